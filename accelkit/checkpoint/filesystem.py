@@ -1,0 +1,149 @@
+"""The few file operations that durable writing needs, each one overridable.
+
+Everything that a save does to the disk goes through one of the primitive methods of
+:class:`FileSystem`, so that a test can fail or stop the program at every single one of them.
+
+The order that makes a write durable on a POSIX file system is: write the file, ``fsync`` it,
+``fsync`` its directory, rename the directory, ``fsync`` the parent. See Pillai et al., "All File
+Systems Are Not Created Equal", OSDI 2014.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from accelkit.errors import CheckpointError
+
+__all__ = ["DirectoryLock", "FileSystem"]
+
+_WRITE_BYTES = 8 << 20
+
+
+class FileSystem:
+    """Primitive operations on the disk, and the durable combinations made of them."""
+
+    # Primitives: one system call each.
+
+    def create(self, path: Path) -> int:
+        """Create a new file for writing and return its descriptor; it must not exist."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        return os.open(path, flags, 0o644)
+
+    def write(self, descriptor: int, data: memoryview) -> int:
+        """Write some of ``data`` and return how many bytes were taken."""
+        return os.write(descriptor, data)
+
+    def sync(self, descriptor: int) -> None:
+        """Wait until the file's content is on the disk."""
+        os.fsync(descriptor)
+
+    def close(self, descriptor: int) -> None:
+        """Close a descriptor."""
+        os.close(descriptor)
+
+    def make_directory(self, path: Path) -> None:
+        """Create one directory; it must not exist."""
+        path.mkdir()
+
+    def sync_directory(self, path: Path) -> None:
+        """Wait until a directory's entries are on the disk."""
+        if sys.platform == "win32":  # a directory cannot be opened there; NTFS journals entries
+            return
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
+        """Give ``source`` another name in the same directory, atomically."""
+        source.rename(target)
+
+    def remove_file(self, path: Path) -> None:
+        """Delete one file."""
+        path.unlink()
+
+    def remove_directory(self, path: Path) -> None:
+        """Delete one empty directory."""
+        path.rmdir()
+
+    # Combinations.
+
+    def write_file(self, path: Path, chunks: Iterable[memoryview]) -> None:
+        """Create ``path``, write all of ``chunks`` and wait until they are on the disk.
+
+        Raises:
+            OSError: if the disk is full or fails; the unfinished file is left for the caller.
+        """
+        descriptor = self.create(path)
+        try:
+            for chunk in chunks:
+                view = chunk.cast("B") if chunk.nbytes else memoryview(b"")
+                while view.nbytes:
+                    taken = self.write(descriptor, view[:_WRITE_BYTES])
+                    view = view[taken:]
+            self.sync(descriptor)
+        finally:
+            self.close(descriptor)
+
+    def remove_tree(self, path: Path) -> None:
+        """Delete a directory and all below it; what is gone already is not an error."""
+        with contextlib.suppress(FileNotFoundError):
+            for entry in sorted(path.iterdir()):
+                if entry.is_dir() and not entry.is_symlink():
+                    self.remove_tree(entry)
+                else:
+                    with contextlib.suppress(FileNotFoundError):
+                        self.remove_file(entry)
+            self.remove_directory(path)
+
+
+class DirectoryLock:
+    """An exclusive lock on a directory, released by the system when the process ends.
+
+    With it held, every temporary directory that is found is a leftover of a dead process and can
+    be removed safely.
+
+    Raises:
+        CheckpointError: if another process (or another manager in this one) holds the lock.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._path = directory / ".lock"
+        self._descriptor: int | None = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            _lock(self._descriptor)
+        except OSError as error:
+            holder = os.read(self._descriptor, 64).decode("ascii", "replace").strip() or "unknown"
+            self._close()
+            raise CheckpointError(
+                f"The checkpoint directory {directory} is being written by another process "
+                f"(pid {holder}). Two runs cannot share one: close the other, or give this run "
+                "a directory of its own."
+            ) from error
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
+
+    def release(self) -> None:
+        """Let others write to the directory."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
