@@ -1,0 +1,109 @@
+"""Where an operation goes: into the active trace, or to the device that holds its operands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from accelkit import device as device_module
+from accelkit import registry
+from accelkit.errors import AccelkitError, CapabilityError, DeviceMismatchError
+from accelkit.primitives.primitive import Primitive
+from accelkit.tracing import active_trace, leaked
+
+if TYPE_CHECKING:
+    from accelkit.backend import Backend
+    from accelkit.device import Device
+    from accelkit.tensor import Tensor
+
+__all__ = ["bind"]
+
+
+def bind(
+    primitive: Primitive,
+    inputs: Sequence[Tensor],
+    parameters: Mapping[str, Any],
+    device: Device | None = None,
+) -> Any:
+    """Record or run one primitive; a tuple of tensors if it has several outputs.
+
+    Args:
+        primitive: What to compute.
+        inputs: Operands, all on one device.
+        parameters: Static arguments.
+        device: Where to create a result that has no operands; the default device if None.
+
+    Raises:
+        DeviceMismatchError: if the operands live on different devices.
+        TraceError: if an operand belongs to a trace that has ended.
+    """
+    trace = active_trace()
+    if trace is not None:
+        return trace.record(primitive, inputs, parameters)
+    if inputs:
+        device = inputs[0]._device
+        for tensor in inputs:
+            if tensor._device is not device or device is None:
+                raise _cannot_mix(primitive, inputs)
+    elif device is None:
+        device = device_module.current_device()
+    assert device is not None
+    backend = registry.backend(device.backend)
+    if not backend.supports(primitive, parameters):
+        return _run_definition(primitive, inputs, parameters, backend)
+    arrays = [tensor._native for tensor in inputs]
+    try:
+        result = backend.run(primitive, arrays, parameters, device)
+    except Exception as error:
+        raise _explain(error, primitive, inputs, parameters, backend) from error
+    if primitive.multiple_outputs:
+        return tuple(_wrap(array, device) for array in result)
+    return _wrap(result, device)
+
+
+def _wrap(array: Any, device: Device) -> Tensor:
+    from accelkit.tensor import Tensor
+
+    globals()["_wrap"] = Tensor._eager  # the import is needed once only
+    return Tensor._eager(array, device)
+
+
+def _run_definition(
+    primitive: Primitive, inputs: Sequence[Tensor], parameters: Mapping[str, Any], backend: Backend
+) -> Any:
+    if primitive.definition is None:
+        raise CapabilityError(
+            f"Backend {backend.name!r} does not implement the primitive {primitive.name!r}, and "
+            f"it has no definition in terms of others. Add one with "
+            f"`accelkit.primitives.get({primitive.name!r}).lowering({backend.name!r})`."
+        )
+    if primitive.elementwise or not inputs:
+        return primitive.definition(*inputs, **parameters)
+    primitive.infer([t.spec for t in inputs], parameters)
+    return primitive.definition(*inputs, **parameters)
+
+
+def _cannot_mix(primitive: Primitive, inputs: Sequence[Tensor]) -> AccelkitError:
+    for tensor in inputs:
+        if tensor._trace is not None:
+            return leaked(tensor)
+    names = list(dict.fromkeys(str(t._device) for t in inputs))
+    return DeviceMismatchError(
+        f"{primitive.name} got tensors on different devices: {' and '.join(names)}. Move one of "
+        f"them with `.to(device)`."
+    )
+
+
+def _explain(
+    error: Exception,
+    primitive: Primitive,
+    inputs: Sequence[Tensor],
+    parameters: Mapping[str, Any],
+    backend: Backend,
+) -> AccelkitError:
+    """The shape or dtype rule's own message if it refuses the operands, else the backend's."""
+    try:
+        primitive.infer([t.spec for t in inputs], parameters)
+    except AccelkitError as refusal:
+        return refusal
+    return backend.translate(error)

@@ -1,0 +1,35 @@
+"""The table of primitives: everything that a backend can be asked to compute.
+
+``PRIMITIVES`` maps names to declarations; :func:`primitive` adds one of your own.
+"""
+
+from accelkit.primitives import (
+    control,
+    convolution,
+    elementwise,
+    linear_algebra,
+    normalization,
+    optimizer,
+    pooling,
+    random,
+    reductions,
+    shaping,
+)
+from accelkit.primitives.primitive import PRIMITIVES, Primitive, get, primitive
+
+__all__ = [
+    "PRIMITIVES",
+    "Primitive",
+    "control",
+    "convolution",
+    "elementwise",
+    "get",
+    "linear_algebra",
+    "normalization",
+    "optimizer",
+    "pooling",
+    "primitive",
+    "random",
+    "reductions",
+    "shaping",
+]

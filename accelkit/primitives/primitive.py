@@ -1,0 +1,215 @@
+"""What a primitive is, and the table of all of them.
+
+A primitive is one declaration. It names an operation, infers the shape and dtype of its
+results, knows its derivative, counts its arithmetic, and explains itself. A *composite*
+primitive also has a ``definition`` in terms of other primitives: a backend that has a fast
+native form for it overrides it, for every other backend the definition is inlined.
+
+Derivatives are vector-Jacobian products. A rule has the signature
+``vjp(g, y, *inputs, **parameters)``: ``g`` is the cotangent of the output ``y`` (tuples of them
+where the primitive has several outputs, with None for an output that nothing uses), and the
+rule returns one cotangent per input, None where an input has none. Rules are written on
+tensors with ordinary operators, so backward passes are differentiable themselves.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from accelkit.errors import OptionError, UnknownNameError
+from accelkit.graph import TensorSpec
+
+if TYPE_CHECKING:
+    from accelkit.tensor import Tensor
+
+__all__ = ["PRIMITIVES", "Primitive", "get", "primitive"]
+
+InferRule = Callable[..., TensorSpec | tuple[TensorSpec, ...]]
+VjpRule = Callable[..., Sequence[Any]]
+CostRule = Callable[[Sequence[TensorSpec], Sequence[TensorSpec], Mapping[str, Any]], int]
+
+
+def _one_per_output_element(
+    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], parameters: Mapping[str, Any]
+) -> int:
+    return sum(spec.size for spec in outputs if spec.dtype.is_floating)
+
+
+def no_flops(
+    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], parameters: Mapping[str, Any]
+) -> int:
+    """Cost of primitives that only move data."""
+    return 0
+
+
+class Primitive:
+    """One operation that backends implement. Call it with tensors and static parameters.
+
+    Attributes:
+        name: Unique name; the key of a backend's table.
+        elementwise: Whether output elements depend on the input elements of the same
+            (broadcast) position only.
+        multiple_outputs: Whether it returns a tuple.
+        definition: Its meaning in terms of other primitives, for composites.
+        lowerings: Native implementations added by users, by backend name.
+        has_side_effect: Never merged or removed.
+    """
+
+    __slots__ = (
+        "__doc__",
+        "_cost",
+        "_infer",
+        "definition",
+        "elementwise",
+        "has_side_effect",
+        "lowerings",
+        "multiple_outputs",
+        "name",
+        "vjp",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        infer: InferRule,
+        *,
+        vjp: VjpRule | None = None,
+        definition: Callable[..., Any] | None = None,
+        flops: CostRule = _one_per_output_element,
+        elementwise: bool = False,
+        multiple_outputs: bool = False,
+        has_side_effect: bool = False,
+        doc: str | None = None,
+    ) -> None:
+        self.name = name
+        self._infer = infer
+        self.vjp = vjp
+        self.definition = definition
+        self._cost = flops
+        self.elementwise = elementwise
+        self.multiple_outputs = multiple_outputs
+        self.has_side_effect = has_side_effect
+        self.lowerings: dict[str, Callable[..., Any]] = {}
+        self.__doc__ = doc
+
+    def infer(
+        self, inputs: Sequence[TensorSpec], parameters: Mapping[str, Any]
+    ) -> tuple[TensorSpec, ...]:
+        """Shapes and dtypes of the outputs.
+
+        Raises:
+            ShapeError, DTypeError: if the operands do not fit.
+        """
+        result = self._infer(*inputs, **parameters)
+        return (result,) if isinstance(result, TensorSpec) else tuple(result)
+
+    def flops(
+        self,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        parameters: Mapping[str, Any],
+    ) -> int:
+        """Floating-point operations of one execution; a multiply-add counts as two."""
+        return self._cost(inputs, outputs, parameters)
+
+    def lowering(self, backend: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+        """Decorator: a native implementation for one backend, ``f(*arrays, **parameters)``.
+
+        Example:
+            >>> import accelkit as ak
+            >>> cube = ak.primitive("doc_cube", lambda x: x, definition=lambda x: x * x * x)
+            >>> @cube.lowering("numpy")
+            ... def cube_numpy(x):
+            ...     return x**3
+        """
+
+        def add(function: Callable[..., Any]) -> Callable[..., Any]:
+            self.lowerings[backend] = function
+            return function
+
+        return add
+
+    def __call__(self, *inputs: Tensor, **parameters: Any) -> Any:
+        from accelkit.dispatch import bind
+
+        return bind(self, inputs, parameters)
+
+    def __repr__(self) -> str:
+        return f"<Primitive {self.name}>"
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return get, (self.name,)
+
+
+PRIMITIVES: dict[str, Primitive] = {}
+
+
+def get(name: str) -> Primitive:
+    """Look a primitive up by its name.
+
+    Raises:
+        UnknownNameError: if there is none of this name.
+    """
+    if name not in PRIMITIVES:
+        raise UnknownNameError.of("primitive", name, PRIMITIVES)
+    return PRIMITIVES[name]
+
+
+def primitive(
+    name: str,
+    infer: InferRule,
+    *,
+    vjp: VjpRule | None = None,
+    definition: Callable[..., Any] | None = None,
+    flops: CostRule = _one_per_output_element,
+    elementwise: bool = False,
+    multiple_outputs: bool = False,
+    has_side_effect: bool = False,
+    doc: str | None = None,
+) -> Primitive:
+    """Declare a primitive and enter it in the table. Research code may add its own.
+
+    Args:
+        name: Unique name.
+        infer: ``infer(*specs, **parameters) -> TensorSpec`` (or a tuple of them).
+        vjp: ``vjp(g, y, *inputs, **parameters) -> cotangents``. Without one, the derivative
+            comes from ``definition``; without either, differentiation refuses by name.
+        definition: The operation in terms of other primitives, on tensors.
+        flops: ``flops(input_specs, output_specs, parameters) -> int``.
+        elementwise: Whether it maps elements independently, broadcasting its operands.
+        multiple_outputs: Whether it returns a tuple.
+        has_side_effect: Never merged or removed.
+        doc: The formula, in words or symbols.
+
+    Raises:
+        OptionError: if the name is taken.
+
+    Example:
+        >>> import accelkit as ak
+        >>> square = ak.primitive(
+        ...     "doc_square", lambda x: x, vjp=lambda g, y, x: (2.0 * g * x,),
+        ...     definition=lambda x: x * x,
+        ... )
+        >>> float(square(ak.asarray(3.0)))
+        9.0
+    """
+    if name in PRIMITIVES:
+        raise OptionError(
+            f"A primitive named {name!r} exists already. Choose another name, or add a native "
+            f"implementation to it with `accelkit.primitives.get({name!r}).lowering(backend)`."
+        )
+    created = Primitive(
+        name,
+        infer,
+        vjp=vjp,
+        definition=definition,
+        flops=flops,
+        elementwise=elementwise,
+        multiple_outputs=multiple_outputs,
+        has_side_effect=has_side_effect,
+        doc=inspect.cleandoc(doc) if doc else None,
+    )
+    PRIMITIVES[name] = created
+    return created

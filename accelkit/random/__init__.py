@@ -1,0 +1,25 @@
+"""Random numbers: Philox4x32-10 streams, the same bits on every backend and machine."""
+
+from accelkit.random.arguments import Key
+from accelkit.random.normal import random_normal
+from accelkit.random.philox import (
+    keep_threshold,
+    philox4x32,
+    philox4x32_block,
+    random_bits,
+    random_keep_mask,
+    random_uniform,
+    subkey,
+)
+
+__all__ = [
+    "Key",
+    "keep_threshold",
+    "philox4x32",
+    "philox4x32_block",
+    "random_bits",
+    "random_keep_mask",
+    "random_normal",
+    "random_uniform",
+    "subkey",
+]

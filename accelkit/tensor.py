@@ -1,0 +1,368 @@
+"""The tensor: one immutable class for every backend.
+
+A tensor holds either a native array of its device's backend (*eager*), or a value of a graph
+that is being traced. Its names and semantics are those of the Python Array API standard, 2024.12
+(https://data-apis.org/array-api/2024.12); the functions are those of the :mod:`accelkit`
+namespace.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from accelkit import device as device_module
+from accelkit import registry
+from accelkit.backend import translated
+from accelkit.dtypes import DType
+from accelkit.errors import AccelkitError, TraceError
+from accelkit.graph import TensorSpec, Value
+from accelkit.tracing import leaked
+
+if TYPE_CHECKING:
+    from accelkit.device import Device
+    from accelkit.tracing import Trace
+
+__all__ = ["Tensor"]
+
+
+def _ops() -> ModuleType:
+    from accelkit import ops
+
+    globals()["_ops"] = lambda: ops
+    return ops
+
+
+def _method(name: str) -> Callable[..., Any]:
+    """A method that calls the function of this name with the tensor first."""
+
+    def method(self: Tensor, *arguments: Any, **options: Any) -> Any:
+        return getattr(_ops(), name)(self, *arguments, **options)
+
+    method.__name__ = name
+    method.__doc__ = f"See :func:`accelkit.{name}`."
+    return method
+
+
+def _operator(name: str) -> tuple[Callable[[Tensor, Any], Any], Callable[[Tensor, Any], Any]]:
+    """The operator and its reflected form, which refuse operands that are no numbers."""
+    cache: list[Callable[[Any, Any], Any]] = []
+
+    def function(a: Any, b: Any) -> Any:
+        if not cache:
+            cache.append(getattr(_ops(), name))
+        return cache[0](a, b)
+
+    def forward(self: Tensor, other: Any) -> Any:
+        if not isinstance(other, Tensor | bool | int | float | np.generic):
+            return NotImplemented
+        return function(self, other)
+
+    def reflected(self: Tensor, other: Any) -> Any:
+        if not isinstance(other, Tensor | bool | int | float | np.generic):
+            return NotImplemented
+        return function(other, self)
+
+    return forward, reflected
+
+
+class Tensor:
+    """An immutable array on a device, or the trace of one. Create it with :func:`asarray`.
+
+    Example:
+        >>> import accelkit as ak
+        >>> x = ak.asarray([[1.0, 2.0], [3.0, 4.0]])
+        >>> (x @ x.T).numpy().tolist()
+        [[5.0, 11.0], [11.0, 25.0]]
+    """
+
+    __slots__ = ("__weakref__", "_device", "_native", "_spec", "_trace", "_value")
+    __array_priority__ = 1000
+    _native: Any
+    _device: Device | None
+    _spec: TensorSpec | None
+    _value: Value | None
+    _trace: Trace | None
+
+    def __init__(self) -> None:
+        raise AccelkitError(
+            "Tensors are created by functions: accelkit.asarray(data), accelkit.zeros(shape), "
+            "accelkit.from_native(array)."
+        )
+
+    @staticmethod
+    def _eager(native: Any, device: Device) -> Tensor:
+        self = _new(Tensor)
+        self._native = native
+        self._device = device
+        self._spec = self._value = self._trace = None
+        return self
+
+    @staticmethod
+    def _traced(value: Value, trace: Trace) -> Tensor:
+        self = _new(Tensor)
+        self._native = self._device = None
+        self._spec = value.spec
+        self._value = value
+        self._trace = trace
+        return self
+
+    # --- what it is ---------------------------------------------------------------------------
+
+    @property
+    def spec(self) -> TensorSpec:
+        """Shape and dtype."""
+        found = self._spec
+        if found is None:
+            assert self._device is not None
+            found = self._spec = registry.backend(self._device.backend).spec(self._native)
+        return found
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Extent of each axis."""
+        return self.spec.shape
+
+    @property
+    def dtype(self) -> DType:
+        """Element type."""
+        return self.spec.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.spec.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.spec.size
+
+    @property
+    def device(self) -> Device:
+        """The device that holds the data, or for which the program is traced."""
+        if self._device is not None:
+            return self._device
+        assert self._trace is not None
+        return self._trace.device or device_module.current_device()
+
+    @property
+    def is_traced(self) -> bool:
+        """Whether this stands for a value of a graph and holds no data."""
+        return self._trace is not None
+
+    @property
+    def native(self) -> Any:
+        """The framework's own array: the escape hatch.
+
+        Raises:
+            TraceError: for a traced tensor.
+        """
+        self._require_data("`.native`")
+        return self._native
+
+    # --- getting data out -----------------------------------------------------------------------
+
+    def _require_data(self, what: str) -> None:
+        if self._trace is None:
+            return
+        if self._trace.closed:
+            raise leaked(self)
+        raise TraceError(
+            f"{what} needs the data of a traced tensor ({self.spec}), which has none: the program "
+            f"{self._trace.name!r} is being traced with shapes only. For a choice that depends on "
+            f"data use accelkit.where or accelkit.cond; for a loop, accelkit.scan."
+        )
+
+    def numpy(self) -> np.ndarray:
+        """A copy of the data as a NumPy array, waiting for the device.
+
+        Raises:
+            TraceError: for a traced tensor.
+        """
+        self._require_data("`.numpy()`")
+        assert self._device is not None
+        backend = registry.backend(self._device.backend)
+        with translated(backend):
+            return backend.get(self._native)
+
+    def item(self) -> bool | int | float:
+        """The only element as a Python number.
+
+        Raises:
+            ValueError: if there is more than one.
+        """
+        self._require_data("Reading a value")
+        result: bool | int | float = self.numpy().item()
+        return result
+
+    def tolist(self) -> Any:
+        """The data as nested lists of Python numbers."""
+        return self.numpy().tolist()
+
+    def to(self, device: str | Device, *, copy: bool | None = None) -> Tensor:
+        """The same data on another device (itself, if it is there already).
+
+        Raises:
+            DeviceError, UnknownNameError: if there is no such device.
+        """
+        target = device_module.device(device)
+        if target is self.device and not copy:
+            return self
+        self._require_data("Moving to another device")
+        backend = registry.backend(target.backend)
+        with translated(backend):
+            if target is self._device:
+                return Tensor._eager(backend.copy(self._native, target), target)
+            return Tensor._eager(backend.put(self.numpy(), target), target)
+
+    to_device = to
+
+    def block_until_ready(self) -> Tensor:
+        """Wait until the data is computed; returns the tensor."""
+        self._require_data("Waiting")
+        assert self._device is not None
+        registry.backend(self._device.backend).synchronize(self._device)
+        return self
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        array = self.numpy()
+        return array if dtype is None else array.astype(dtype)
+
+    def __dlpack__(self, **options: Any) -> Any:
+        self._require_data("DLPack export")
+        assert self._device is not None
+        return registry.backend(self._device.backend).to_dlpack(self._native, **options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        self._require_data("DLPack export")
+        assert self._device is not None
+        return registry.backend(self._device.backend).dlpack_device(self._native)
+
+    def __array_namespace__(self, *, api_version: str | None = None) -> ModuleType:
+        import accelkit
+
+        return accelkit
+
+    def _number(self, kind: str) -> Any:
+        self._require_data(f"Python control flow or {kind}()")
+        if self.size != 1:
+            raise ValueError(
+                f"Only a tensor with one element converts to {kind}, got shape {self.shape}."
+            )
+        return self.numpy().item()
+
+    def __bool__(self) -> bool:
+        return bool(self._number("bool"))
+
+    def __int__(self) -> int:
+        return int(self._number("int"))
+
+    def __float__(self) -> float:
+        return float(self._number("float"))
+
+    def __index__(self) -> int:
+        return operator.index(self._number("index"))
+
+    def __complex__(self) -> complex:
+        return complex(self._number("complex"))
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("A tensor of shape () has no length.")
+        return self.shape[0]
+
+    def __iter__(self) -> Any:
+        return (self[i] for i in range(len(self)))
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        if self._trace is not None:
+            return f"<traced Tensor {self.spec}>"
+        data = np.array2string(self.numpy(), separator=", ", threshold=20, prefix="Tensor(")
+        return f"Tensor({data}, dtype={self.dtype}, device={str(self.device)!r})"
+
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if spec else str(self)
+
+    # --- arithmetic -----------------------------------------------------------------------------
+
+    __add__, __radd__ = _operator("add")
+    __sub__, __rsub__ = _operator("subtract")
+    __mul__, __rmul__ = _operator("multiply")
+    __truediv__, __rtruediv__ = _operator("divide")
+    __floordiv__, __rfloordiv__ = _operator("floor_divide")
+    __mod__, __rmod__ = _operator("remainder")
+    __pow__, __rpow__ = _operator("pow")
+    __and__, __rand__ = _operator("bitwise_and")
+    __or__, __ror__ = _operator("bitwise_or")
+    __xor__, __rxor__ = _operator("bitwise_xor")
+    __lshift__, __rlshift__ = _operator("bitwise_left_shift")
+    __rshift__, __rrshift__ = _operator("bitwise_right_shift")
+    __matmul__, __rmatmul__ = _operator("matmul")
+    __eq__, _ = _operator("equal")  # type: ignore[assignment]
+    __ne__, _ = _operator("not_equal")  # type: ignore[assignment]
+    __lt__, _ = _operator("less")
+    __le__, _ = _operator("less_equal")
+    __gt__, _ = _operator("greater")
+    __ge__, _ = _operator("greater_equal")
+    del _
+    __neg__ = _method("negative")
+    __pos__ = _method("positive")
+    __abs__ = _method("abs")
+    __invert__ = _method("bitwise_invert")
+    __getitem__ = _method("getitem")
+
+    def __setitem__(self, key: Any, value: Any) -> NoReturn:
+        raise TypeError(
+            "Tensors are immutable. Build a new one, for example with accelkit.where(mask, value, "
+            "tensor) or accelkit.concat."
+        )
+
+    # --- shapes and reductions --------------------------------------------------------------------
+
+    astype = _method("astype")
+    sum = _method("sum")
+    mean = _method("mean")
+    max = _method("max")
+    min = _method("min")
+    prod = _method("prod")
+    all = _method("all")
+    any = _method("any")
+    argmax = _method("argmax")
+    argmin = _method("argmin")
+
+    def reshape(self, *shape: Any) -> Tensor:
+        """The same elements under another shape, given as a tuple or as numbers; -1 is deduced."""
+        extents = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
+        result: Tensor = _ops().reshape(self, tuple(extents))
+        return result
+
+    @property
+    def T(self) -> Tensor:  # noqa: N802 - the standard's name
+        """The transpose of a matrix."""
+        return self._transposed("T", need_matrix=True)
+
+    @property
+    def mT(self) -> Tensor:  # noqa: N802 - the standard's name
+        """The transpose of each matrix in a stack: the last two axes swapped."""
+        return self._transposed("mT", need_matrix=False)
+
+    def _transposed(self, name: str, *, need_matrix: bool) -> Tensor:
+        from accelkit.errors import ShapeError
+
+        if self.ndim < 2 or (need_matrix and self.ndim != 2):
+            expected = "two axes" if need_matrix else "at least two axes"
+            raise ShapeError(f"`.{name}` needs {expected}, got shape {self.shape}.")
+        axes = (*range(self.ndim - 2), self.ndim - 1, self.ndim - 2)
+        result: Tensor = _ops().permute_dims(self, axes)
+        return result
+
+
+_new = object.__new__

@@ -1,0 +1,1 @@
+"""Generators of OpenCL C: each returns :class:`~accelkit_opencl.kernels.source.KernelSource`."""

@@ -1,0 +1,237 @@
+"""Convolutions for CPU devices: register tiles that read the image in place.
+
+In NHWC one filter row meets one contiguous stretch of the image (filter columns x channels), so
+nothing is unrolled into a matrix: neighbouring pixels are the rows of a register tile at a
+constant distance, and the packed weights are its columns. Only the zero border is materialised.
+"""
+
+from __future__ import annotations
+
+from accelkit_opencl.kernels.convolution import Convolution, Gather
+from accelkit_opencl.kernels.source import KernelSource, ceil_div, round_up
+from accelkit_opencl.kernels.tile import ONE_ITEM, WIDE_VECTORS, Tile, panel_cases, prelude
+
+__all__ = ["gather_kernel", "pack_weights_kernel", "pad_kernel", "weight_gradient_kernel"]
+
+
+
+def pad_kernel(gather: Gather) -> KernelSource:
+    """``(source, padded)``: copy the source into the middle of zeros."""
+    height, width, channels = gather.source
+    padded_height, padded_width = gather.padded
+    row, padded_row = width * channels, padded_width * channels
+    source = f"""typedef {gather.dtype} real;
+{_pragma(gather.dtype)}{ONE_ITEM}void KERNEL(const __global real* restrict source, __global real* restrict padded) {{
+  const int i = get_global_id(0), n = get_global_id(1);
+  __global real* const out = padded + ((size_t)n * {padded_height} + i) * {padded_row};
+  const int from = i - {gather.low[0]};
+  if (from < 0 || from >= {height}) {{
+    for (int k = 0; k < {padded_row}; k++) out[k] = 0;
+    return;
+  }}
+  const __global real* const in = source + ((size_t)n * {height} + from) * {row};
+  for (int k = 0; k < {gather.low[1] * channels}; k++) out[k] = 0;
+  for (int k = 0; k < {row}; k++) out[{gather.low[1] * channels} + k] = in[k];
+  for (int k = {gather.low[1] * channels + row}; k < {padded_row}; k++) out[k] = 0;
+}}
+"""
+    size = (padded_height, gather.batch)
+    return KernelSource.of("pad_image", source, ("source", "padded"), size, (1, 1))
+
+
+def _pragma(dtype: str) -> str:
+    return "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" if dtype == "double" else ""
+
+
+def packed_weights_size(gather: Gather, tile: Tile) -> int:
+    """Elements of the packed weights."""
+    panels = ceil_div(gather.features, tile.columns)
+    return gather.groups * panels * gather.depth * tile.columns
+
+
+def pack_weights_kernel(gather: Gather, tile: Tile) -> KernelSource:
+    """``(weights, packed)``: HWIO weights to panels [group][panel][tap row][tap column][c][NR]."""
+    rows, columns, nr = gather.rows, gather.columns, tile.columns
+    panels = ceil_div(gather.features, nr)
+    filter_row = f"({rows.filter_start} + ({rows.filter_step}) * tr)"
+    filter_column = f"({columns.filter_start} + ({columns.filter_step}) * tc)"
+    if gather.transposed:  # this product's channels are the filter's features
+        inner, total = gather.features, gather.source[2]
+        place = f"* {total} + g * {gather.channels} + c + (size_t)first * {total}"
+    else:
+        inner, total = gather.channels, gather.out[2]
+        place = f"* {total} + (size_t)c * {total} + g * {gather.features} + first"
+    source = f"""{_pragma(gather.dtype)}typedef {gather.dtype} real;
+__kernel {WIDE_VECTORS}
+void KERNEL(const __global real* restrict weights, __global real* restrict packed) {{
+  const int c = get_global_id(0), tap = get_global_id(1), gp = get_global_id(2);
+  const int tr = tap / {max(columns.count, 1)}, tc = tap % {max(columns.count, 1)};
+  const int g = gp / {panels}, first = gp % {panels} * {nr};
+  __global real* const out = packed
+      + (((size_t)gp * {rows.count * columns.count} + tap) * {gather.channels} + c) * {nr};
+  const __global real* const in = weights
+      + (size_t)({filter_row} * {gather.kernel[1]} + {filter_column}) * {inner} {place};
+  const int count = {gather.features} - first < {nr} ? {gather.features} - first : {nr};
+  for (int e = 0; e < count; e++) out[e] = in[(size_t)e * {total if gather.transposed else 1}];
+  for (int e = count; e < {nr}; e++) out[e] = 0;
+}}
+"""
+    size = (gather.channels, rows.count * columns.count, gather.groups * panels)
+    return KernelSource.of("pack_weights", source, ("weights", "packed"), size, (1, 1, 1))
+
+
+def gather_kernel(gather: Gather, tile: Tile, *, unroll: int = 4) -> KernelSource:
+    """``(source, weights, out)``: padded source and packed weights to the result."""
+    panels = ceil_div(gather.features, tile.columns)
+    columns = gather.grid[1]
+
+    def body(panel_tile: Tile, count: int) -> str:
+        full, rest = divmod(columns, panel_tile.rows)
+        code = ""
+        if full:
+            code += f"for (int j = 0; j < {full * panel_tile.rows}; j += {panel_tile.rows}) {{\n"
+            code += _gather_tile(gather, panel_tile, tile.columns, count, unroll) + "}\n"
+        if rest:
+            code += f"{{ const int j = {full * panel_tile.rows};\n"
+            code += (
+                _gather_tile(gather, panel_tile.with_rows(rest), tile.columns, count, unroll)
+                + "}\n"
+            )
+        return code
+
+    _, padded_width = gather.padded
+    source_channels = gather.source[2]
+    out_height, out_width, out_channels = gather.out
+    source = f"""{prelude(gather.dtype, tile.width)}
+{ONE_ITEM}void KERNEL(const __global real* restrict source, const __global real* restrict weights,
+            __global real* restrict result) {{
+  const int row = get_global_id(0), panel = get_global_id(1), g = get_global_id(2);
+  const int n = row / {gather.grid[0]}, i = row % {gather.grid[0]};
+  const __global real* const source_row = source + g * {gather.channels}
+      + ((size_t)n * {gather.padded[0]} + i * {gather.step[0]} + {gather.rows.start})
+      * {padded_width * source_channels} + {gather.columns.start * source_channels};
+  const __global real* const first_b = weights
+      + (size_t)(g * {panels} + panel) * {gather.depth * tile.columns};
+  __global real* const out_row = result + g * {gather.features} + panel * {tile.columns}
+      + (((size_t)n * {out_height} + i * {gather.out_step[0]} + {gather.out_start[0]})
+      * {out_width} + {gather.out_start[1]}) * {out_channels};
+{panel_cases(gather.features, tile, body)}}}
+"""
+    size = (gather.batch * gather.grid[0], panels, gather.groups)
+    arguments = ("source", "weights", "result")
+    return KernelSource.of("gather", source, arguments, size, (1, 1, 1), gather.flops)
+
+
+def _gather_tile(gather: Gather, tile: Tile, packed_columns: int, count: int, unroll: int) -> str:
+    pixel = gather.step[1] * gather.source[2]
+    out_pixel = gather.out_step[1] * gather.out[2]
+    runs, length = gather.runs
+    image_row = gather.rows.step * gather.padded[1] * gather.source[2]
+    step = tile.step(lambda r: f"a[{r * pixel} + k]", lambda v: f"b + {v * tile.width}")
+    inner = (
+        f"#pragma unroll {unroll}\nfor (int k = 0; k < {length}; k++) {{\n{step}"
+        f"b += {packed_columns}; }}\n"
+    )
+    if runs > 1:
+        inner = (
+            f"for (int tc = 0; tc < {runs}; tc++) {{\n{inner}"
+            f"a += {gather.columns.step * gather.source[2]}; }}\n"
+        )
+
+    def pointer(r: int, v: int) -> str:
+        return f"out + {r * out_pixel + v * tile.width}"
+
+    loop = ""
+    if gather.depth:
+        loop = (
+            f"for (int tr = 0; tr < {gather.rows.count}; tr++) {{\n"
+            f"const __global real* a = source_row + j * {pixel} + tr * {image_row};\n{inner}}}\n"
+        )
+    return (
+        f"{tile.declare()}const __global real* b = first_b;\n{loop}"
+        f"__global real* const out = out_row + j * {out_pixel};\n{tile.finish(pointer, count)}"
+    )
+
+
+def weight_gradient_kernel(
+    conv: Convolution, tile: Tile, *, items: int, block_rows: int = 0, unroll: int = 4
+) -> KernelSource:
+    """``(source, gradient, result)``: padded input and output gradient to the filter's gradient.
+
+    Args:
+        conv: The convolution.
+        tile: Rows run over (filter column, channel), columns over features.
+        items: Work-items wanted at least; the filter's rows are cut until there are as many.
+        block_rows: Image rows between two visits of a tile's accumulators; 0 for all.
+        unroll: Unrolling of the loop over pixels.
+    """
+    gather = conv.forward()
+    runs, length = gather.runs
+    panels = ceil_div(gather.features, tile.columns)
+    tiles = ceil_div(length, tile.rows)
+    bases = conv.kernel[0] * runs * panels * conv.groups
+    chunks = min(tiles, max(1, ceil_div(items, bases)))
+    chunk_tiles = ceil_div(tiles, chunks)
+    chunks = ceil_div(tiles, chunk_tiles)
+    block = min(block_rows or gather.grid[0], gather.grid[0])
+
+    def body(panel_tile: Tile, count: int) -> str:
+        full = length // tile.rows
+        rest = length % tile.rows
+        code = (
+            f"for (int t = chunk * {chunk_tiles}; t < (chunk + 1) * {chunk_tiles}"
+            f" && t < {full}; t++) {{ const int m = t * {tile.rows};\n"
+            f"{_weight_tile(conv, gather, panel_tile, count, unroll)}}}\n"
+        )
+        if rest:
+            code += (
+                f"if (chunk == {chunks - 1}) {{ const int m = {full * tile.rows};\n"
+                f"{_weight_tile(conv, gather, panel_tile.with_rows(rest), count, unroll)}}}\n"
+            )
+        return code
+
+    channels, features = gather.source[2], conv.features
+    run_step = gather.columns.step * channels
+    source = f"""{prelude(conv.dtype, tile.width)}
+{ONE_ITEM}void KERNEL(const __global real* restrict source, const __global real* restrict gradient,
+            __global real* restrict result) {{
+  const int chunk = get_global_id(0) % {chunks}, tap = get_global_id(0) / {chunks};
+  const int kr = tap / {runs}, run = tap % {runs};
+  const int panel = get_global_id(1), g = get_global_id(2);
+  __global real* const out_tap = result
+      + (size_t)tap * {length * features} + g * {gather.features} + panel * {tile.columns};
+  for (int n = 0; n < {conv.batch}; n++)
+  for (int top = 0; top < {gather.grid[0]}; top += {block}) {{
+    const int bottom = top + {block} < {gather.grid[0]} ? top + {block} : {gather.grid[0]};
+    const int fresh = n == 0 && top == 0;
+    const __global real* const source_block = source + g * {gather.channels} + run * {run_step}
+        + ((size_t)n * {gather.padded[0]} + top * {conv.stride[0]} + kr * {conv.dilation[0]})
+        * {gather.padded[1] * channels};
+    const __global real* const gradient_block = gradient + g * {gather.features}
+        + panel * {tile.columns} + ((size_t)n * {gather.grid[0]} + top) * {gather.grid[1] * features};
+{panel_cases(gather.features, tile, body)}  }}
+}}
+"""
+    size = (chunks * conv.kernel[0] * runs, panels, conv.groups)
+    arguments = ("source", "gradient", "result")
+    return KernelSource.of("weight_gradient", source, arguments, size, (1, 1, 1), conv.flops)
+
+
+def _weight_tile(conv: Convolution, gather: Gather, tile: Tile, count: int, unroll: int) -> str:
+    channels, features = gather.source[2], conv.features
+    pixel = conv.stride[1] * channels
+    image_row = conv.stride[0] * gather.padded[1] * channels
+    step = tile.step(lambda r: f"a[{r}]", lambda v: f"b + {v * tile.width}", count)
+
+    def pointer(r: int, v: int) -> str:
+        return f"out + {r * features + v * tile.width}"
+
+    return (
+        f"__global real* const out = out_tap + (size_t)m * {features};\n"
+        f"{tile.declare()}if (!fresh) {{\n{tile.load(pointer, count)}}}\n"
+        f"const __global real* b = gradient_block;\n"
+        f"for (int i = 0; i < bottom - top; i++) {{\n"
+        f"const __global real* a = source_block + m + i * {image_row};\n"
+        f"#pragma unroll {unroll}\nfor (int j = 0; j < {gather.grid[1]}; j++) {{\n{step}"
+        f"a += {pixel}; b += {features}; }} }}\n{tile.finish(pointer, count)}"
+    )

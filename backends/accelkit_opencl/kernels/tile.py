@@ -1,0 +1,159 @@
+"""Register tiles: the inner product loop that every CPU matrix product and convolution shares.
+
+One work-item keeps a tile of ``rows x (vectors * width)`` results in named vector variables and
+runs over the reduction axis. Only plain operators and pointer-cast vector loads appear: on some
+CPU runtimes a builtin such as ``fma`` or ``vload8`` is a real function call, which makes the
+loop ten times slower, and accumulators in an array are not kept in registers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+__all__ = ["ONE_ITEM", "WIDE_VECTORS", "Tile", "best_tile", "panel_cases", "prelude"]
+
+# Without this, compilers for AVX-512 CPUs split 512-bit vectors into halves.
+WIDE_VECTORS = "__attribute__((min_vector_width(512)))"
+ONE_ITEM = f"__kernel __attribute__((reqd_work_group_size(1, 1, 1))) {WIDE_VECTORS}\n"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A register tile.
+
+    Attributes:
+        rows: Number of rows of results.
+        vectors: Number of vectors in a row of results.
+        width: Elements of one vector.
+        dtype: "float" or "double".
+    """
+
+    rows: int
+    vectors: int
+    width: int
+    dtype: str = "float"
+
+    @property
+    def columns(self) -> int:
+        """Results in one row of the tile."""
+        return self.vectors * self.width
+
+    def with_rows(self, rows: int) -> Tile:
+        """The same tile with another number of rows."""
+        return Tile(rows, self.vectors, self.width, self.dtype)
+
+    def cells(self) -> Iterator[tuple[int, int]]:
+        """All (row, vector) pairs."""
+        return ((r, v) for r in range(self.rows) for v in range(self.vectors))
+
+    def declare(self) -> str:
+        """Accumulators set to zero."""
+        zero = "(vec)(0)" if self.width > 1 else "0"
+        return "".join(f"vec c{r}_{v} = {zero};\n" for r, v in self.cells())
+
+    def step(
+        self, a: Callable[[int], str], b: Callable[[int], str], columns: int | None = None
+    ) -> str:
+        """One rank-1 update: ``a(r)`` is the scalar of row r, ``b(v)`` the pointer of vector v.
+
+        With ``columns``, no element past that many is read.
+        """
+        lines = []
+        for v in range(self.vectors):
+            lines.append(f"const vec b{v} = {self._load(b(v), v, columns)};")
+        for r in range(self.rows):
+            updates = " ".join(f"c{r}_{v} += x * b{v};" for v in range(self.vectors))
+            lines.append(f"{{ const real x = {a(r)}; {updates} }}")
+        return "\n".join(lines) + "\n"
+
+    def _load(self, pointer: str, vector: int, columns: int | None) -> str:
+        count = self.width if columns is None else min(self.width, columns - vector * self.width)
+        if count == self.width:
+            return f"LOAD({pointer})"
+        parts = [f"({pointer})[{e}]" for e in range(count)] + ["0"] * (self.width - count)
+        return f"(vec)({', '.join(parts)})"
+
+    def load(self, pointer: Callable[[int, int], str], columns: int) -> str:
+        """Accumulators taken from memory, of which ``columns`` per row exist there.
+
+        ``pointer(r, v)`` addresses the first element of a vector.
+        """
+        return "".join(
+            f"c{r}_{v} = {self._load(pointer(r, v), v, columns)};\n" for r, v in self.cells()
+        )
+
+    def finish(self, pointer: Callable[[int, int], str], columns: int) -> str:
+        """Accumulators written to memory, the first ``columns`` of each row."""
+        lines = []
+        for r, v in self.cells():
+            count = min(self.width, columns - v * self.width)
+            if count == self.width:
+                lines.append(f"STORE({pointer(r, v)}, c{r}_{v});")
+            else:
+                lines.append(f"{{ __global real* const o = {pointer(r, v)};")
+                lines += [f"o[{e}] = c{r}_{v}.s{e:x};" for e in range(count)]
+                lines.append("}")
+        return "\n".join(lines) + "\n"
+
+
+def panel_cases(columns: int, tile: Tile, body: Callable[[Tile, int], str]) -> str:
+    """Code for full panels, and for a last panel that needs fewer vectors or ends inside one.
+
+    ``body(tile, columns)`` emits the code of a panel of which that many columns exist; the
+    variable ``panel`` is in scope.
+    """
+    full, rest = divmod(columns, tile.columns)
+    if not rest:
+        return body(tile, tile.columns)
+    last = Tile(tile.rows, -(-rest // tile.width), tile.width, tile.dtype)
+    if not full:
+        return body(last, rest)
+    return f"if (panel < {full}) {{\n{body(tile, tile.columns)}}} else {{\n{body(last, rest)}}}\n"
+
+
+def prelude(dtype: str, width: int) -> str:
+    """Types and macros that the tile code uses: real, vec, LOAD, STORE.
+
+    The vector type is declared with the alignment of one element, since rows of user data start
+    anywhere; processors load aligned data through it at full speed.
+    """
+    pragma = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" if dtype == "double" else ""
+    size = 8 if dtype == "double" else 4
+    vec = f"{dtype}{width}" if width > 1 else dtype
+    return (
+        f"{pragma}typedef {dtype} real;\ntypedef {vec} vec;\n"
+        f"typedef {vec} __attribute__((aligned({size}))) loose_vec;\n"
+        "#define LOAD(p) (*(const __global loose_vec*)(p))\n"
+        "#define STORE(p, x) (*(__global loose_vec*)(p) = (x))\n"
+    )
+
+
+def best_tile(
+    rows: int, columns: int, width: int, registers: int, dtype: str = "float"
+) -> Tile:
+    """The tile with the least estimated time for a ``rows x columns`` result.
+
+    ``rows`` is the extent that row tiles must cut (one image row, or the rows of a matrix). The
+    estimate counts, per step of the reduction, the larger of multiply and load instructions
+    (two of either per cycle), with the overshoot of the last column panel included.
+    """
+    best: tuple[float, Tile] | None = None
+    for vectors in (1, 2, 3, 4, 6):
+        limit = (registers - 1 - vectors) // vectors
+        if limit < 1:
+            continue
+        count = -(-rows // limit)
+        tall = -(-rows // count)
+        panels = -(-columns // (vectors * width))
+        short = rows - tall * (count - 1)
+
+        def cost(r: int, v: int = vectors) -> float:
+            # A tile below 8 independent sums waits for the latency of the multiplier.
+            return max(r * v, 8, r + 2 * v) + 0.5
+
+        total = panels * (cost(tall) * (count - 1) + cost(short))
+        if best is None or total < best[0]:
+            best = (total, Tile(tall, vectors, width, dtype))
+    assert best is not None
+    return best[1]
