@@ -58,7 +58,7 @@ class Primitive:
     """
 
     __slots__ = (
-        "__doc__",
+        "__dict__",
         "_cost",
         "_infer",
         "definition",

@@ -1,0 +1,73 @@
+"""The machine that the program runs on: its processor, and the memory of this process."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+from pathlib import Path
+
+from accelkit.backend import MemoryStatistics
+
+__all__ = ["memory_bytes", "process_memory", "processor_name", "reset_peak_memory"]
+
+_STATUS = Path("/proc/self/status")
+_CLEAR_REFERENCES = Path("/proc/self/clear_refs")
+
+
+@functools.cache
+def processor_name() -> str:
+    """The processor's model name with its number of logical cores."""
+    name = ""
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    name = name or platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
+
+
+@functools.cache
+def memory_bytes() -> int | None:
+    """Physical memory of the machine; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, OSError, ValueError):
+        import psutil
+
+        return int(psutil.virtual_memory().total)
+
+
+def process_memory() -> MemoryStatistics:
+    """Resident memory of this process, all its libraries included.
+
+    On Linux the kernel keeps the exact peak. Elsewhere the peak is that of the process's whole
+    life where the system records one.
+    """
+    if _STATUS.exists():
+        fields = dict(
+            line.split(":", 1) for line in _STATUS.read_text(encoding="ascii").splitlines()
+        )
+        in_use, peak = (int(fields[key].split()[0]) * 1024 for key in ("VmRSS", "VmHWM"))
+        return MemoryStatistics(in_use, peak, "process resident set (VmRSS, VmHWM)")
+    import psutil
+
+    information = psutil.Process().memory_info()
+    recorded = getattr(information, "peak_wset", None)
+    if recorded is None:
+        import resource
+
+        unit = 1 if platform.system() == "Darwin" else 1024
+        recorded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return MemoryStatistics(information.rss, recorded, "process resident set (whole life's peak)")
+
+
+def reset_peak_memory() -> None:
+    """Start a new peak of :func:`process_memory`, where the system allows it (Linux)."""
+    if _CLEAR_REFERENCES.exists():
+        try:
+            _CLEAR_REFERENCES.write_text("5", encoding="ascii")
+        except OSError:
+            return  # a sandbox may forbid it: the peak stays the whole life's
