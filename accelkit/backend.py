@@ -289,9 +289,7 @@ def evaluate(
     """Run ``graph`` once, node by node: how tracing compilers see a graph."""
     environment: dict[Any, Any] = dict(zip(graph.inputs, arrays, strict=True))
     for node in graph.nodes:
-        result = implementation(node)(
-            *(environment[v] for v in node.inputs), **node.parameters
-        )
+        result = implementation(node)(*(environment[v] for v in node.inputs), **node.parameters)
         results = result if node.primitive.multiple_outputs else (result,)
         environment.update(zip(node.outputs, results, strict=True))
     return [environment[v] for v in graph.outputs]

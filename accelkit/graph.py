@@ -263,7 +263,10 @@ class GraphBuilder:
         """
         key: tuple[Any, ...] | None = None
         if self._seen is not None and not primitive.has_side_effect:
-            key = (primitive.name, *map(id, inputs), *sorted(parameters.items()))
+            statics = (
+                item for name in sorted(parameters) for item in (name, _exact(parameters[name]))
+            )
+            key = (primitive.name, *map(id, inputs), *statics)
             found = self._seen.get(key)
             if found is not None:
                 return found.outputs
@@ -304,6 +307,11 @@ class GraphBuilder:
             name=source.name,
             input_names=source.input_names,
         )
+
+
+def _exact(value: Any) -> Any:
+    """A key under which -0.0 and 0.0 differ and NaN equals itself."""
+    return value.hex() if isinstance(value, float) else value
 
 
 def rewrite(

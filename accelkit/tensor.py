@@ -345,12 +345,12 @@ class Tensor:
         return result
 
     @property
-    def T(self) -> Tensor:  # noqa: N802 - the standard's name
+    def T(self) -> Tensor:
         """The transpose of a matrix."""
         return self._transposed("T", need_matrix=True)
 
     @property
-    def mT(self) -> Tensor:  # noqa: N802 - the standard's name
+    def mT(self) -> Tensor:
         """The transpose of each matrix in a stack: the last two axes swapped."""
         return self._transposed("mT", need_matrix=False)
 

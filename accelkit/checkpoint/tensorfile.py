@@ -88,10 +88,10 @@ def check_storable(tensors: Mapping[str, Array]) -> None:
             not a NumPy array, or a dtype that the format does not have.
     """
     for name, array in tensors.items():
-        if not isinstance(name, str) or name == "__metadata__":
+        if not isinstance(name, str) or name == "__metadata__" or not _is_text(name):
             raise CheckpointError(
-                f"A tensor cannot be named {name!r}: names are strings, and `__metadata__` is "
-                "reserved by the safetensors format."
+                f"A tensor cannot be named {name!r}: names are Unicode strings, and "
+                "`__metadata__` is reserved by the safetensors format."
             )
         if not isinstance(array, np.ndarray):
             raise CheckpointError(
@@ -103,6 +103,14 @@ def check_storable(tensors: Mapping[str, Array]) -> None:
                 f"Tensor {name!r} has dtype {array.dtype}, which a checkpoint cannot hold. "
                 f"Supported: {', '.join(_CODES)}."
             )
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def decode_tensors(data: bytearray | bytes) -> dict[str, Array]:
@@ -183,6 +191,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     table = dict(pairs)
     if len(table) != len(pairs):
         raise ValueError("a key is repeated")
+    for key, value in pairs:  # half a surrogate pair is no text: this raises a ValueError
+        key.encode("utf-8")
+        if isinstance(value, str):
+            value.encode("utf-8")
     return table
 
 

@@ -25,7 +25,11 @@ def window_extent(extent: int, window: int, stride: int, padding: Pair, dilation
 
 
 def _check(
-    x_shape: tuple[int, ...], w_shape: tuple[int, ...], dilation: Pair, padding: Padding, groups: int
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    dilation: Pair,
+    padding: Padding,
+    groups: int,
 ) -> None:
     if len(x_shape) != 4 or len(w_shape) != 4:
         raise ShapeError(
@@ -185,7 +189,12 @@ conv2d_weight_grad = primitive(
 
 
 def windows(
-    x: Any, window: Pair, strides: Pair, padding: Padding, dilation: Pair = (1, 1), value: float = 0.0
+    x: Any,
+    window: Pair,
+    strides: Pair,
+    padding: Padding,
+    dilation: Pair = (1, 1),
+    value: float = 0.0,
 ) -> list[Any]:
     """Strided views of NHWC ``x``, one per window position in row-major order."""
     height, width = (

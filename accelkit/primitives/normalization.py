@@ -59,9 +59,7 @@ softmax = primitive(
 log_softmax = primitive(
     "log_softmax",
     lambda x, *, axis: _floating("log_softmax", x),
-    vjp=lambda g, y, x, *, axis: (
-        g - exp(y) * keep_axes(reduce_sum(g, axes=(axis,)), x, (axis,)),
-    ),
+    vjp=lambda g, y, x, *, axis: (g - exp(y) * keep_axes(reduce_sum(g, axes=(axis,)), x, (axis,)),),
     definition=_log_softmax_definition,
     flops=lambda inputs, outputs, parameters: 4 * inputs[0].size,
     doc="x - log(sum(exp(x))) along axis.",
@@ -135,9 +133,7 @@ softmax_cross_entropy_grad = primitive(
 # --- local response normalisation ---------------------------------------------------------------
 
 
-def _lrn_infer(
-    x: TensorSpec, *, size: int, alpha: float, beta: float, k: float
-) -> TensorSpec:
+def _lrn_infer(x: TensorSpec, *, size: int, alpha: float, beta: float, k: float) -> TensorSpec:
     return _floating("local_response_norm", x)
 
 
@@ -174,9 +170,7 @@ def _lrn_definition(x: Any, *, size: int, alpha: float, beta: float, k: float) -
     return x * _negative_power(_lrn_scale(x, size, alpha, k), beta)
 
 
-def _lrn_grad_definition(
-    x: Any, g: Any, *, size: int, alpha: float, beta: float, k: float
-) -> Any:
+def _lrn_grad_definition(x: Any, g: Any, *, size: int, alpha: float, beta: float, k: float) -> Any:
     scale = _lrn_scale(x, size, alpha, k)
     factor = _negative_power(scale, beta)
     inner = g * x * factor / scale

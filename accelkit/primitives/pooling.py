@@ -33,9 +33,7 @@ def pool_output_shape(
         raise ShapeError(f"Pooling needs images (N, H, W, C), got shape {shape}.")
     if any(p >= window[i] for i in (0, 1) for p in padding[i]):
         raise ShapeError(f"Padding {padding} must be smaller than the pooling window {window}.")
-    height, width = (
-        window_extent(shape[1 + i], window[i], strides[i], padding[i]) for i in (0, 1)
-    )
+    height, width = (window_extent(shape[1 + i], window[i], strides[i], padding[i]) for i in (0, 1))
     if height < 1 or width < 1:
         raise ShapeError(
             f"A {shape[1]}x{shape[2]} image with padding {padding} is smaller than the "

@@ -196,4 +196,3 @@ sort = primitive(
     flops=no_flops,
     doc="x sorted along axis, ascending unless descending. NaN is outside the contract.",
 )
-

@@ -172,9 +172,7 @@ def _slice_infer(x: TensorSpec, *, start: Shape, stop: Shape, step: Shape) -> Te
     )
 
 
-def _slice_vjp(
-    g: Any, y: Any, x: Any, *, start: Shape, stop: Shape, step: Shape
-) -> Sequence[Any]:
+def _slice_vjp(g: Any, y: Any, x: Any, *, start: Shape, stop: Shape, step: Shape) -> Sequence[Any]:
     covered = [
         a + (n - 1) * s + 1 if n else a for a, n, s in zip(start, y.shape, step, strict=True)
     ]
@@ -245,9 +243,7 @@ def _concatenate_vjp(g: Any, y: Any, *tensors: Any, axis: int) -> Sequence[Any]:
         start, stop = [0] * g.ndim, list(g.shape)
         start[axis], stop[axis] = position, position + tensor.shape[axis]
         position = stop[axis]
-        cotangents.append(
-            slice_(g, start=tuple(start), stop=tuple(stop), step=(1,) * g.ndim)
-        )
+        cotangents.append(slice_(g, start=tuple(start), stop=tuple(stop), step=(1,) * g.ndim))
     return cotangents
 
 

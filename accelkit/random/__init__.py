@@ -11,10 +11,14 @@ from accelkit.random.philox import (
     random_uniform,
     subkey,
 )
+from accelkit.random.stream import Stream, key, normal, uniform
 
 __all__ = [
     "Key",
+    "Stream",
     "keep_threshold",
+    "key",
+    "normal",
     "philox4x32",
     "philox4x32_block",
     "random_bits",
@@ -22,4 +26,5 @@ __all__ = [
     "random_normal",
     "random_uniform",
     "subkey",
+    "uniform",
 ]

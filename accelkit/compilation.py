@@ -1,0 +1,282 @@
+"""Compiling graphs and functions: :func:`compile_graph` and :func:`jit`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from accelkit import device as device_module
+from accelkit import passes, registry, tree
+from accelkit.backend import CompileOptions, Executable, translated
+from accelkit.device import Device
+from accelkit.errors import CompileError, DeviceMismatchError, OptionError, OutOfMemoryError
+from accelkit.graph import Graph, TensorSpec
+from accelkit.ops.coercion import asarray
+from accelkit.tensor import Tensor
+from accelkit.tracing import active_trace, trace_graph
+
+__all__ = ["compile_graph", "jit", "run", "trace"]
+
+
+def compile_graph(
+    graph: Graph,
+    device: Device,
+    *,
+    donate: Iterable[int] = (),
+    options: CompileOptions | None = None,
+) -> Executable:
+    """Prepare a graph for a device's backend and compile it.
+
+    Args:
+        graph: Any graph.
+        device: Where it will run.
+        donate: Positions of inputs whose memory may be reused for outputs.
+        options: Precision and determinism.
+
+    Raises:
+        CapabilityError: if the backend lacks a primitive that has no definition.
+        CompileError: if the backend refuses the graph; its own error is the cause.
+    """
+    backend = registry.backend(device.backend)
+    prepared = passes.prepare(graph, backend)
+    try:
+        with translated(backend):
+            return backend.compile(prepared, device, donate=frozenset(donate), options=options)
+    except OutOfMemoryError as error:
+        raise describe_memory(error, prepared) from error
+    except Exception as error:
+        raise CompileError(
+            f"Backend {backend.name!r} could not compile {graph.name!r} "
+            f"({len(prepared)} primitives) for {device}: {error}"
+        ) from error
+
+
+def describe_memory(error: OutOfMemoryError, graph: Graph) -> OutOfMemoryError:
+    """The error with what the graph needs, and its largest tensors."""
+    return OutOfMemoryError(
+        f"{error}\nThe program {graph.name!r} needs: {passes.plan_values(graph)}\n"
+        f"Use a smaller batch."
+    )
+
+
+def run(executable: Executable, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Run an executable on tensors of its device.
+
+    Raises:
+        OutOfMemoryError: with the program's largest tensors.
+        BackendError: for any other failure; the framework's error is the cause.
+    """
+    device = executable.device
+    backend = registry.backend(device.backend)
+    try:
+        with translated(backend):
+            arrays = executable([t._native for t in tensors])
+    except OutOfMemoryError as error:
+        raise describe_memory(error, executable.graph) from error
+    return [Tensor._eager(array, device) for array in arrays]
+
+
+class _Static(NamedTuple):
+    """A leaf that is part of the program, keyed so that 1, 1.0 and True differ."""
+
+    kind: type
+    value: Any
+
+
+class _Call(NamedTuple):
+    """The arguments of one call, taken apart."""
+
+    key: Any
+    tensors: list[Tensor]
+    rebuild: Callable[[Sequence[Tensor]], tuple[tuple[Any, ...], dict[str, Any]]]
+    donate: list[int]
+    names: list[str]
+
+
+class _Program(NamedTuple):
+    executable: Executable
+    captured: list[Tensor]
+    structure: Any
+    leaves: list[Any]
+    positions: list[int]
+
+
+class Jitted:
+    """A function compiled per structure, shapes and dtypes of its arguments. See :func:`jit`."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        donate_argnums: Sequence[int],
+        options: CompileOptions,
+    ) -> None:
+        self.function = function
+        self.donate_argnums = tuple(donate_argnums)
+        self.options = options
+        self._programs: dict[Any, _Program] = {}
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if active_trace() is not None:
+            return self.function(*args, **kwargs)
+        call = self._take_apart(args, kwargs)
+        device = self._device(call.tensors)
+        key = (call.key, device)
+        program = self._programs.get(key)
+        if program is None:
+            program = self._programs[key] = self._compile(call, device)
+        results = run(program.executable, [*call.tensors, *program.captured])
+        leaves = list(program.leaves)
+        for position, result in zip(program.positions, results, strict=True):
+            leaves[position] = result
+        return tree.unflatten(program.structure, leaves)
+
+    def lower(self, *args: Any, **kwargs: Any) -> Graph:
+        """The graph for these arguments, before any pass: ``print`` it."""
+        call = self._take_apart(args, kwargs)
+        return self._trace(call, self._device(call.tensors))[0]
+
+    @property
+    def cache_size(self) -> int:
+        """How many programs were compiled so far."""
+        return len(self._programs)
+
+    def _take_apart(self, args: Any, kwargs: Any) -> _Call:
+        names, leaves, structure = tree.flatten_with_names((args, kwargs))
+        tensors: list[Tensor] = []
+        keys: list[Any] = []
+        positions: list[int] = []
+        donate: list[int] = []
+        labels: list[str] = []
+        for position, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
+            if isinstance(leaf, Tensor | np.ndarray):
+                tensor = leaf if isinstance(leaf, Tensor) else asarray(leaf)
+                parts = name.split(".")
+                if parts[0] == "0" and int(parts[1]) in self.donate_argnums:
+                    donate.append(len(tensors))
+                positions.append(position)
+                tensors.append(tensor)
+                keys.append(tensor.spec)
+                labels.append(".".join(parts[1:]))
+            else:
+                keys.append(_Static(type(leaf), leaf))
+
+        def rebuild(replacements: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            filled = list(leaves)
+            for position, tensor in zip(positions, replacements, strict=True):
+                filled[position] = tensor
+            result: tuple[tuple[Any, ...], dict[str, Any]] = tree.unflatten(structure, filled)
+            return result
+
+        key = (structure, *keys)
+        try:
+            hash(key)
+        except TypeError:
+            unhashable = next(k.value for k in keys if isinstance(k, _Static))
+            raise OptionError(
+                f"jit got an argument of type {type(unhashable).__name__} that is neither a tensor "
+                f"nor hashable. Pass numbers that change as tensors, fixed ones as hashable values."
+            ) from None
+        return _Call(key, tensors, rebuild, donate, labels)
+
+    @staticmethod
+    def _device(tensors: Sequence[Tensor]) -> Device:
+        found = list(dict.fromkeys(t.device for t in tensors))
+        if len(found) > 1:
+            raise DeviceMismatchError(
+                f"A compiled function got tensors on {' and '.join(map(str, found))}. Move them to "
+                f"one device with `.to(device)`."
+            )
+        return found[0] if found else device_module.current_device()
+
+    def _trace(self, call: _Call, device: Device) -> tuple[Graph, list[Tensor], Any]:
+        result: list[Any] = []
+
+        def flat(*tensors: Tensor) -> list[Tensor]:
+            args, kwargs = call.rebuild(tensors)
+            leaves, structure = tree.flatten(self.function(*args, **kwargs))
+            positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+            result.append((structure, leaves, positions))
+            return [leaves[i] for i in positions]
+
+        specs = [TensorSpec(t.shape, t.dtype) for t in call.tensors]
+        name = getattr(self.function, "__name__", "function")
+        graph, captured = trace_graph(flat, specs, name=name, input_names=call.names, device=device)
+        return graph, captured, result[0]
+
+    def _compile(self, call: _Call, device: Device) -> _Program:
+        graph, captured, (structure, leaves, positions) = self._trace(call, device)
+        executable = compile_graph(graph, device, donate=call.donate, options=self.options)
+        kept = [None if i in set(positions) else leaf for i, leaf in enumerate(leaves)]
+        return _Program(executable, captured, structure, kept, positions)
+
+
+def jit(
+    function: Callable[..., Any] | None = None,
+    *,
+    donate_argnums: int | Sequence[int] = (),
+    precision: str = "float32",
+    deterministic: bool = False,
+) -> Any:
+    """Compile a function for the device of its arguments; usable as a decorator.
+
+    It is traced once for each combination of argument structure, shapes and dtypes. Arguments are
+    pytrees: tensors and NumPy arrays are inputs; everything else (numbers, strings, None) is part
+    of the program, so that another value compiles again.
+
+    Args:
+        function: From pytrees to a pytree. It must be pure: what it does beside computing tensors
+            happens while tracing only.
+        donate_argnums: Positional arguments whose memory may be reused for the results; they must
+            not be used afterwards.
+        precision: ``"float32"``, or ``"tf32"`` to allow reduced-precision matrix units for
+            float32 products.
+        deterministic: Ask for algorithms that give the same bits every time.
+
+    Example:
+        >>> import accelkit as ak
+        >>> @ak.jit
+        ... def length(x):
+        ...     return ak.sqrt((x * x).sum())
+        >>> float(length(ak.asarray([3.0, 4.0])))
+        5.0
+    """
+    if function is None:
+        return functools.partial(
+            jit, donate_argnums=donate_argnums, precision=precision, deterministic=deterministic
+        )
+    positions = (donate_argnums,) if isinstance(donate_argnums, int) else tuple(donate_argnums)
+    options = CompileOptions(check_precision(precision), deterministic)
+    return Jitted(function, donate_argnums=positions, options=options)
+
+
+def check_precision(precision: str) -> str:
+    """The matmul precision, checked.
+
+    Raises:
+        OptionError: if there is no such policy.
+    """
+    known = ("float32", "tf32")
+    if precision not in known:
+        raise OptionError(f"precision must be one of {', '.join(known)}, got {precision!r}.")
+    return precision
+
+
+def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Graph:
+    """The graph of a function for these arguments (tensors stand for their shape and dtype).
+
+    Example:
+        >>> import accelkit as ak
+        >>> print(ak.trace(lambda x: x + 1.0, ak.zeros((2,))))
+        graph <lambda>(
+            %0: float32[2] 0,
+        ):
+          %1: float32[] = full(shape=(), value=1.0, dtype=float32)
+          %2: float32[2] = add(%0, %1)
+          return %2
+    """
+    return Jitted(function, donate_argnums=(), options=CompileOptions()).lower(*args, **kwargs)

@@ -1,0 +1,84 @@
+"""The order of an epoch and each sample's randomness, as pure functions.
+
+Both come from Philox4x32-10 (:mod:`accelkit.random`): the order depends on the seed and the
+epoch alone, a sample's draws on the seed, the epoch and the sample's index. So neither depends
+on the number of workers, on the batch size, or on where a run was interrupted.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from accelkit.random import philox4x32, philox4x32_block, subkey
+
+__all__ = ["SampleRandom", "epoch_order", "sample_randoms"]
+
+_WORD: Final = 0xFFFFFFFF
+_FIRST_BLOCKS: Final = 4
+_NORMAL: Final = NormalDist()
+
+
+def epoch_order(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
+    """A uniformly random permutation of ``range(count)``, a pure function of its arguments.
+
+    Every index gets a random 64-bit key, and the indices are sorted by it.
+    """
+    blocks = np.arange((count + 1) // 2)
+    key = subkey(seed, epoch, "accelkit.data.order", 0)
+    words = philox4x32((blocks & _WORD, blocks >> 32, 0, 0), key)
+    keys = np.stack(words, axis=-1).view(np.uint64).reshape(-1)[:count]
+    return np.argsort(keys, kind="stable")
+
+
+class SampleRandom:
+    """The random draws for one sample, in the order in which a transform asks for them."""
+
+    __slots__ = ("_index", "_key", "_next", "_words")
+
+    def __init__(self, key: tuple[int, int], index: int, words: Sequence[int] = ()) -> None:
+        self._key = key
+        self._index = index
+        self._words = list(words)
+        self._next = 0
+
+    def word(self) -> int:
+        """A uniform 32-bit integer."""
+        if self._next == len(self._words):
+            counter = (self._index & _WORD, self._index >> 32, len(self._words) // 4, 0)
+            self._words.extend(philox4x32_block(counter, self._key))
+        self._next += 1
+        return self._words[self._next - 1]
+
+    def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
+        """A uniform number in [low, high), from 24 random bits."""
+        return low + (high - low) * ((self.word() >> 8) * 2.0**-24)
+
+    def integer(self, count: int) -> int:
+        """A uniform integer in [0, count); the bias is at most ``count * 2**-32``."""
+        return (self.word() * count) >> 32
+
+    def normal(self) -> float:
+        """A standard normal, by the inverse of the distribution function."""
+        return _NORMAL.inv_cdf((self.word() + 0.5) * 2.0**-32)
+
+
+def sample_randoms(seed: int, epoch: int, indices: npt.NDArray[np.int64]) -> list[SampleRandom]:
+    """The draws of many samples; their first words are computed together, which is faster."""
+    key = _sample_key(seed, epoch)
+    column = indices.reshape(-1, 1)
+    counter = (column & _WORD, column >> 32, np.arange(_FIRST_BLOCKS), 0)
+    words = np.stack(philox4x32(counter, key), axis=-1).reshape(len(indices), -1).tolist()
+    return [
+        SampleRandom(key, index, row) for index, row in zip(indices.tolist(), words, strict=True)
+    ]
+
+
+@functools.lru_cache(maxsize=64)
+def _sample_key(seed: int, epoch: int) -> tuple[int, int]:
+    return subkey(seed, epoch, "accelkit.data.sample", 0)

@@ -1,0 +1,281 @@
+"""Turning what users pass into tensors of one dtype on one device."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+
+from accelkit import device as device_module
+from accelkit import dtypes, registry
+from accelkit.backend import translated
+from accelkit.device import Device
+from accelkit.dispatch import bind
+from accelkit.dtypes import DType
+from accelkit.errors import DTypeError, OptionError, ShapeError
+from accelkit.primitives import elementwise, shaping
+from accelkit.tensor import Tensor
+from accelkit.tracing import activate, active_trace
+
+Scalar = bool | int | float
+ArrayLike = Any
+
+_CONSTANT_LIMIT = 4096  # elements; larger arrays become inputs of a traced program
+
+
+def as_shape(shape: Any) -> tuple[int, ...]:
+    """A shape from a tuple, a list or a number.
+
+    Raises:
+        ShapeError: if an extent is negative or no integer.
+    """
+    extents = shape if isinstance(shape, tuple | list) else (shape,)
+    try:
+        result = tuple(operator.index(n) for n in extents)
+    except TypeError:
+        raise ShapeError(f"A shape holds integers, got {shape!r}.") from None
+    if any(n < 0 for n in result):
+        raise ShapeError(f"A shape holds no negative extents, got {shape!r}.")
+    return result
+
+
+def as_axis(axis: int, ndim: int) -> int:
+    """A non-negative axis.
+
+    Raises:
+        ShapeError: if there is no such axis.
+    """
+    index = operator.index(axis)
+    if not -ndim <= index < ndim:
+        raise ShapeError(f"Axis {axis} does not exist: the tensor has {ndim} axes.")
+    return index % ndim
+
+
+def as_axes(axis: int | tuple[int, ...] | list[int] | None, ndim: int) -> tuple[int, ...]:
+    """Sorted non-negative axes; all of them for None.
+
+    Raises:
+        ShapeError: if one does not exist or stands twice.
+    """
+    if axis is None:
+        return tuple(range(ndim))
+    given = axis if isinstance(axis, tuple | list) else (axis,)
+    axes = sorted(as_axis(a, ndim) for a in given)
+    if len(set(axes)) != len(axes):
+        raise ShapeError(f"Axes {axis} name one axis twice.")
+    return tuple(axes)
+
+
+_scalar_cache: dict[Any, Tensor] = {}
+
+
+def scalar(value: Scalar, dtype: DType, device: Device | None) -> Tensor:
+    """A tensor of shape () on the device; the same one again for the same number."""
+    if active_trace() is not None:
+        return _full_scalar(value, dtype, None)
+    # The key tells -0.0 from 0.0 and True from 1.
+    key = (value, math.copysign(1.0, value), dtype, device)
+    found = _scalar_cache.get(key)
+    if found is None:
+        if len(_scalar_cache) > 4096:
+            _scalar_cache.clear()
+        found = _scalar_cache[key] = _full_scalar(value, dtype, device)
+    return found
+
+
+def _full_scalar(value: Scalar, dtype: DType, device: Device | None) -> Tensor:
+    kind = dtype.kind
+    number = bool(value) if kind == "b" else float(value) if kind == "f" else int(value)
+    parameters = {"shape": (), "value": number, "dtype": dtype}
+    result: Tensor = bind(shaping.full, (), parameters, device)
+    return result
+
+
+def scalar_like(value: Scalar, tensor: Tensor) -> Tensor:
+    """A Python number as a tensor of the dtype of the tensor beside it.
+
+    Raises:
+        DTypeError: if its kind does not fit.
+    """
+    if not isinstance(value, bool | int | float):
+        if isinstance(value, np.generic):
+            value = value.item()
+        else:
+            raise DTypeError(
+                f"Expected a Tensor or a Python number, got {type(value).__name__}. Convert it "
+                f"with accelkit.asarray."
+            )
+    dtype = dtypes.promote_scalar(tensor.dtype, value)
+    return scalar(value, dtype, None if tensor._trace is not None else tensor._device)
+
+
+def cast(x: Tensor, dtype: DType) -> Tensor:
+    """The tensor in another dtype; itself if it has it already."""
+    result: Tensor = x if x.dtype is dtype else elementwise.cast(x, dtype=dtype)
+    return result
+
+
+def pair(a: ArrayLike, b: ArrayLike) -> tuple[Tensor, Tensor]:
+    """Two operands in their common dtype; at least one of them is a tensor."""
+    if type(a) is Tensor and type(b) is Tensor:
+        da, db = a.dtype, b.dtype
+        if da is db:
+            return a, b
+        dtype = dtypes.promote(da, db)
+        return cast(a, dtype), cast(b, dtype)
+    if type(a) is Tensor:
+        return a, scalar_like(b, a)
+    if type(b) is Tensor:
+        return scalar_like(a, b), b
+    raise DTypeError(
+        f"Expected at least one Tensor, got {type(a).__name__} and {type(b).__name__}. Convert "
+        f"one with accelkit.asarray."
+    )
+
+
+def tensor(x: ArrayLike) -> Tensor:
+    """The operand itself, or a new tensor of it."""
+    return x if type(x) is Tensor else asarray(x)
+
+
+def floating(x: ArrayLike, name: str) -> Tensor:
+    """A floating tensor.
+
+    Raises:
+        DTypeError: for other kinds, which the standard does not convert silently.
+    """
+    t = tensor(x)
+    if not t.dtype.is_floating:
+        raise DTypeError(
+            f"{name} needs a floating tensor, got {t.dtype}. Convert it with `.astype('float32')`."
+        )
+    return t
+
+
+def asarray(
+    obj: ArrayLike,
+    /,
+    *,
+    dtype: DType | str | None = None,
+    device: str | Device | None = None,
+    copy: bool | None = None,
+) -> Tensor:
+    """A tensor of the given data.
+
+    Args:
+        obj: A Tensor, a NumPy array, a number, nested lists of numbers, a native array of an
+            installed backend, or any object with ``__dlpack__``.
+        dtype: The element type; by default that of the data, float32 for Python floats and
+            int64 for Python integers.
+        device: Where it goes; by default where it is, and the default device for host data.
+        copy: False to refuse a copy.
+
+    Raises:
+        OptionError: if ``copy=False`` cannot be had.
+    """
+    wanted = None if dtype is None else dtypes.dtype(dtype)
+    if isinstance(obj, Tensor):
+        moved = obj if device is None else obj.to(device)
+        result = cast(moved, wanted) if wanted else moved
+        if copy is False and result is not obj:
+            raise OptionError("asarray(copy=False) cannot change the dtype or the device.")
+        if copy and result is obj and not obj.is_traced:
+            return obj.to(obj.device, copy=True)
+        return result
+    if copy is False:
+        raise OptionError("asarray(copy=False) of host data is not possible: it goes to a device.")
+    target = None if device is None else device_module.device(device)
+    if hasattr(obj, "__dlpack__") and not isinstance(obj, np.ndarray | np.generic):
+        imported = from_dlpack(obj, device=target)
+        return cast(imported, wanted) if wanted else imported
+    array = _host_array(obj, wanted)
+    if active_trace() is not None:
+        return _traced_constant(array, target)
+    return put(array, target or device_module.current_device())
+
+
+def _host_array(obj: ArrayLike, dtype: DType | None) -> np.ndarray:
+    if isinstance(obj, list | tuple) and any(isinstance(item, Tensor) for item in obj):
+        raise DTypeError("asarray got a list of tensors. Join them with accelkit.stack instead.")
+    try:
+        array = np.asarray(obj)
+    except ValueError as error:
+        raise ShapeError(f"The data is no regular array: {error}") from error
+    if dtype is None and not isinstance(obj, np.ndarray | np.generic):
+        kinds = {"f": dtypes.default_float, "i": dtypes.default_int}
+        default = kinds.get(array.dtype.kind)
+        dtype = default if array.size or default else dtypes.default_float
+    return array.astype((dtype or dtypes.dtype(array.dtype)).numpy, copy=False)
+
+
+def _traced_constant(array: np.ndarray, device: Device | None) -> Tensor:
+    """An array inside a trace: part of the program if small, otherwise an extra input."""
+    trace = active_trace()
+    assert trace is not None
+    if array.size <= _CONSTANT_LIMIT:
+        result: Tensor = shaping.constant(value=shaping.ConstantArray(array.copy()))
+        return result
+    with activate(None):
+        return put(array, device or trace.device or device_module.current_device())
+
+
+def put(array: np.ndarray, device: Device) -> Tensor:
+    """A host array on a device.
+
+    Raises:
+        DTypeError: if the device has no such dtype.
+    """
+    backend = registry.backend(device.backend)
+    found = dtypes.dtype(array.dtype)
+    if found.name not in backend.dtype_names(device):
+        raise DTypeError(
+            f"{device} has no {found}. It has: {', '.join(sorted(backend.dtype_names(device)))}."
+        )
+    with translated(backend):
+        return Tensor._eager(backend.put(array, device), device)
+
+
+def from_dlpack(
+    x: Any, /, *, device: str | Device | None = None, copy: bool | None = None
+) -> Tensor:
+    """A tensor of any object with ``__dlpack__``, without a copy where the memory is shared.
+
+    An array of an installed backend stays where it is; other objects are imported by the default
+    device's backend, or by that of ``device``.
+    """
+    target = None if device is None else device_module.device(device)
+    if target is None:
+        owner = owning_backend(x)
+        if owner is not None:
+            return from_native(x)
+        target = device_module.current_device()
+    backend = registry.backend(target.backend)
+    with activate(None), translated(backend):
+        return Tensor._eager(backend.from_dlpack(x, target), target)
+
+
+def owning_backend(array: object) -> Any:
+    """The backend whose own array this is, by the name of the array's module; None if none."""
+    root = type(array).__module__.partition(".")[0]
+    for name in registry.backend_names():
+        if root in (name, {"jax": "jaxlib"}.get(name)):
+            backend = registry.backend(name)
+            return backend if backend.owns(array) else None
+    return None
+
+
+def from_native(array: Any) -> Tensor:
+    """A tensor around a framework's own array, without a copy.
+
+    Raises:
+        DTypeError: if no installed backend knows the array's type.
+    """
+    backend = owning_backend(array)
+    if backend is None:
+        raise DTypeError(
+            f"{type(array).__module__}.{type(array).__name__} is no array of a registered backend "
+            f"({', '.join(registry.backend_names())}). Use accelkit.asarray."
+        )
+    return Tensor._eager(array, backend.device_of(array))

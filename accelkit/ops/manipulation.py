@@ -1,0 +1,223 @@
+"""Functions that rearrange, join and repeat."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+from accelkit import dtypes
+from accelkit.errors import OptionError, ShapeError
+from accelkit.ops.coercion import as_axes, as_axis, as_shape, cast, tensor
+from accelkit.primitives import shaping
+from accelkit.primitives.elementwise import broadcast_shapes
+from accelkit.tensor import Tensor
+
+Axis = int | tuple[int, ...] | None
+
+
+def reshape(x: Tensor, /, shape: Any, *, copy: bool | None = None) -> Tensor:
+    """The same elements in row-major order under another shape; one extent may be -1.
+
+    Raises:
+        ShapeError: if the number of elements differs.
+    """
+    x = tensor(x)
+    extents = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
+    extents = tuple(operator.index(n) for n in extents)
+    if extents.count(-1) == 1:
+        known = math.prod(n for n in extents if n != -1)
+        if known == 0 or x.size % known:
+            raise ShapeError(f"Cannot deduce the -1 of {extents} for {x.size} elements.")
+        extents = tuple(x.size // known if n == -1 else n for n in extents)
+    target = as_shape(extents)
+    return x if target == x.shape else shaping.reshape(x, shape=target)  # type: ignore[no-any-return]
+
+
+def permute_dims(x: Tensor, /, axes: Sequence[int]) -> Tensor:
+    """Axis i of the result is axis axes[i] of x."""
+    x = tensor(x)
+    permutation = tuple(as_axis(a, x.ndim) for a in axes)
+    return shaping.transpose(x, permutation=permutation)  # type: ignore[no-any-return]
+
+
+def matrix_transpose(x: Tensor, /) -> Tensor:
+    """Each matrix of a stack transposed: the last two axes swapped."""
+    return tensor(x).mT
+
+
+def swap_axes(x: Tensor, a: int, b: int) -> Tensor:
+    """x with two axes swapped."""
+    x = tensor(x)
+    axes = list(range(x.ndim))
+    a, b = as_axis(a, x.ndim), as_axis(b, x.ndim)
+    axes[a], axes[b] = axes[b], axes[a]
+    return permute_dims(x, axes)
+
+
+def moveaxis(x: Tensor, source: Any, destination: Any, /) -> Tensor:
+    """Axes moved to new positions; the others keep their order."""
+    x = tensor(x)
+    sources = [as_axis(a, x.ndim) for a in _listed(source)]
+    targets = [as_axis(a, x.ndim) for a in _listed(destination)]
+    if len(sources) != len(targets):
+        raise ShapeError(f"moveaxis got {len(sources)} sources and {len(targets)} destinations.")
+    order = [a for a in range(x.ndim) if a not in sources]
+    for target, axis in sorted(zip(targets, sources, strict=True)):
+        order.insert(target, axis)
+    return permute_dims(x, order)
+
+
+def _listed(value: Any) -> list[int]:
+    return list(value) if isinstance(value, tuple | list) else [value]
+
+
+def expand_dims(x: Tensor, /, axis: Any = 0) -> Tensor:
+    """x with new axes of extent 1 at the given positions of the result."""
+    x = tensor(x)
+    count = len(_listed(axis))
+    axes = as_axes(axis, x.ndim + count)
+    extents = iter(x.shape)
+    return reshape(x, tuple(1 if i in axes else next(extents) for i in range(x.ndim + count)))
+
+
+def squeeze(x: Tensor, /, axis: Any) -> Tensor:
+    """x without the given axes, which must have extent 1."""
+    x = tensor(x)
+    axes = as_axes(axis, x.ndim)
+    for a in axes:
+        if x.shape[a] != 1:
+            raise ShapeError(f"squeeze needs extent 1 on axis {a}, got shape {x.shape}.")
+    return reshape(x, tuple(n for i, n in enumerate(x.shape) if i not in axes))
+
+
+def broadcast_to(x: Tensor, /, shape: Any) -> Tensor:
+    """x repeated to a shape by NumPy's rules."""
+    x = tensor(x)
+    target = as_shape(shape)
+    return x if target == x.shape else shaping.broadcast_to(x, shape=target)  # type: ignore[no-any-return]
+
+
+def broadcast_arrays(*arrays: Tensor) -> list[Tensor]:
+    """All arrays repeated to their common shape."""
+    tensors = [tensor(a) for a in arrays]
+    shape = broadcast_shapes(*(t.shape for t in tensors))
+    return [broadcast_to(t, shape) for t in tensors]
+
+
+def _promoted(arrays: Sequence[Tensor]) -> list[Tensor]:
+    tensors = [tensor(a) for a in arrays]
+    if not tensors:
+        raise OptionError("Expected at least one tensor to join, got none.")
+    dtype = tensors[0].dtype
+    for other in tensors[1:]:
+        dtype = dtypes.promote(dtype, other.dtype)
+    return [cast(t, dtype) for t in tensors]
+
+
+def concat(arrays: Sequence[Tensor], /, *, axis: int | None = 0) -> Tensor:
+    """Tensors joined along an existing axis; flattened first if axis is None."""
+    tensors = _promoted(arrays)
+    if axis is None:
+        tensors, axis = [reshape(t, (-1,)) if t.size else reshape(t, (0,)) for t in tensors], 0
+    return shaping.concatenate(*tensors, axis=as_axis(axis, tensors[0].ndim))  # type: ignore[no-any-return]
+
+
+def stack(arrays: Sequence[Tensor], /, *, axis: int = 0) -> Tensor:
+    """Tensors of one shape joined along a new axis."""
+    tensors = _promoted(arrays)
+    for other in tensors[1:]:
+        if other.shape != tensors[0].shape:
+            raise ShapeError(f"stack needs equal shapes, got {tensors[0].shape}, {other.shape}.")
+    position = as_axis(axis, tensors[0].ndim + 1)
+    return concat([expand_dims(t, position) for t in tensors], axis=position)
+
+
+def unstack(x: Tensor, /, *, axis: int = 0) -> tuple[Tensor, ...]:
+    """The slices of x along an axis, which they lose."""
+    x = tensor(x)
+    position = as_axis(axis, x.ndim)
+    before = (slice(None),) * position
+    return tuple(x[(*before, i)] for i in range(x.shape[position]))
+
+
+def split(x: Tensor, parts: int, *, axis: int = 0) -> tuple[Tensor, ...]:
+    """x cut along an axis into equal parts."""
+    x = tensor(x)
+    position = as_axis(axis, x.ndim)
+    extent = x.shape[position]
+    if parts < 1 or extent % parts:
+        raise ShapeError(f"Cannot split extent {extent} of axis {axis} into {parts} equal parts.")
+    width = extent // parts
+    before = (slice(None),) * position
+    return tuple(x[(*before, slice(i * width, (i + 1) * width))] for i in range(parts))
+
+
+def flip(x: Tensor, /, *, axis: Axis = None) -> Tensor:
+    """x with the order of elements reversed along axes; along all of them for None."""
+    x = tensor(x)
+    return shaping.reverse(x, axes=as_axes(axis, x.ndim))  # type: ignore[no-any-return]
+
+
+def roll(x: Tensor, /, shift: Any, *, axis: Axis = None) -> Tensor:
+    """Elements moved along axes; what leaves at one end enters at the other."""
+    x = tensor(x)
+    if axis is None:
+        return reshape(roll(reshape(x, (x.size,)), shift, axis=0), x.shape)
+    axes = _listed(axis)
+    shifts = _listed(shift) * (len(axes) if not isinstance(shift, tuple | list) else 1)
+    for amount, a in zip(shifts, axes, strict=True):
+        position = as_axis(a, x.ndim)
+        extent = x.shape[position]
+        cut = -amount % extent if extent else 0
+        if cut:
+            before = (slice(None),) * position
+            x = concat([x[(*before, slice(cut, None))], x[(*before, slice(0, cut))]], axis=position)
+    return x
+
+
+def repeat(x: Tensor, repeats: int, /, *, axis: int | None = None) -> Tensor:
+    """Each element repeated a fixed number of times, next to each other."""
+    x = tensor(x)
+    if not isinstance(repeats, int):
+        raise OptionError(
+            f"repeat needs one Python integer, got {type(repeats).__name__}: a number per element "
+            f"would make the shape depend on data. Use accelkit.take with an index tensor."
+        )
+    if axis is None:
+        return repeat(reshape(x, (x.size,)), repeats, axis=0)
+    position = as_axis(axis, x.ndim)
+    shape = x.shape
+    wide = (*shape[: position + 1], repeats, *shape[position + 1 :])
+    spread = broadcast_to(expand_dims(x, position + 1), wide)
+    return reshape(spread, (*shape[:position], shape[position] * repeats, *shape[position + 1 :]))
+
+
+def tile(x: Tensor, repetitions: tuple[int, ...], /) -> Tensor:
+    """x repeated as a whole along each axis."""
+    x = tensor(x)
+    ndim = max(x.ndim, len(repetitions))
+    counts = (1,) * (ndim - len(repetitions)) + tuple(repetitions)
+    x = reshape(x, (1,) * (ndim - x.ndim) + x.shape)
+    narrow = tuple(n for extent in x.shape for n in (1, extent))
+    wide = tuple(n for count, extent in zip(counts, x.shape, strict=True) for n in (count, extent))
+    joined = tuple(c * n for c, n in zip(counts, x.shape, strict=True))
+    return reshape(broadcast_to(reshape(x, narrow), wide), joined)
+
+
+def pad(
+    x: Tensor, /, widths: Sequence[tuple[int, int]], *, value: bool | int | float = 0
+) -> Tensor:
+    """x with ``value`` before and after the elements of each axis: one (before, after) pair each."""
+    x = tensor(x)
+    pairs = [tuple(operator.index(n) for n in pair) for pair in widths]
+    if len(pairs) != x.ndim:
+        raise ShapeError(f"pad needs {x.ndim} pairs for shape {x.shape}, got {len(pairs)}.")
+    return shaping.pad(  # type: ignore[no-any-return]
+        x,
+        low=tuple(a for a, _ in pairs),
+        high=tuple(b for _, b in pairs),
+        interior=(0,) * x.ndim,
+        value=float(value) if x.dtype.is_floating else value,
+    )

@@ -1,0 +1,239 @@
+"""Functions of neural networks: activations, convolution, pooling, normalisation, losses."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from accelkit.errors import OptionError, ShapeError
+from accelkit.ops.coercion import as_axis, asarray, floating, tensor
+from accelkit.ops.linear_algebra import einsum
+from accelkit.ops.reductions import mean
+from accelkit.primitives import convolution, elementwise, normalization, pooling
+from accelkit.tensor import Tensor
+
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
+
+
+def as_pair(value: Any, name: str, *, minimum: int = 1) -> Pair:
+    """Two integers from a number or a pair.
+
+    Raises:
+        OptionError: if there are not two, or one is below ``minimum``.
+    """
+    pair = (value, value) if isinstance(value, int) else tuple(value)
+    if len(pair) != 2 or any(not isinstance(n, int) or n < minimum for n in pair):
+        raise OptionError(f"{name} must be one or two integers of at least {minimum}, got {value}.")
+    return pair
+
+
+def as_padding(value: Any) -> Padding:
+    """((top, bottom), (left, right)) from a number, a pair per axis, or itself.
+
+    Raises:
+        OptionError: for negative padding, or names such as "same": padding is explicit.
+    """
+    if isinstance(value, str):
+        raise OptionError(f"Padding is given in explicit integers, got {value!r}.")
+    if isinstance(value, int):
+        return (as_pair(value, "padding", minimum=0),) * 2  # type: ignore[return-value]
+    rows, columns = value
+    return (as_pair(rows, "padding", minimum=0), as_pair(columns, "padding", minimum=0))
+
+
+def relu(x: Tensor) -> Tensor:
+    """max(x, 0), with derivative 0 at 0; NaN stays NaN."""
+    return elementwise.relu(floating(x, "relu"))  # type: ignore[no-any-return]
+
+
+def gelu(x: Tensor, *, approximate: bool = False) -> Tensor:
+    """x times the standard normal distribution function (Hendrycks and Gimpel, 2016).
+
+    Exact by erf, or approximately 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
+    """
+    x = floating(x, "gelu")
+    if approximate:
+        inner = (x + x * x * x * 0.044715) * math.sqrt(2.0 / math.pi)
+        return x * 0.5 * (elementwise.tanh(inner) + 1.0)
+    return x * 0.5 * (elementwise.erf(x * math.sqrt(0.5)) + 1.0)
+
+
+def silu(x: Tensor) -> Tensor:
+    """x * sigmoid(x)"""
+    x = floating(x, "silu")
+    return x * elementwise.sigmoid(x)  # type: ignore[no-any-return]
+
+
+def softmax(x: Tensor, *, axis: int = -1) -> Tensor:
+    """exp(x) / sum(exp(x)) along axis."""
+    x = floating(x, "softmax")
+    return normalization.softmax(x, axis=as_axis(axis, x.ndim))  # type: ignore[no-any-return]
+
+
+def log_softmax(x: Tensor, *, axis: int = -1) -> Tensor:
+    """x - log(sum(exp(x))) along axis."""
+    x = floating(x, "log_softmax")
+    return normalization.log_softmax(x, axis=as_axis(axis, x.ndim))  # type: ignore[no-any-return]
+
+
+def softmax_cross_entropy(
+    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy per row, from logits (..., classes) and integer labels (...)."""
+    if not 0.0 <= label_smoothing < 1.0:
+        raise OptionError(f"label_smoothing must be in [0, 1), got {label_smoothing}.")
+    return normalization.softmax_cross_entropy(  # type: ignore[no-any-return]
+        floating(logits, "softmax_cross_entropy"),
+        tensor(labels),
+        label_smoothing=float(label_smoothing),
+    )
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    strides: int | Pair = 1,
+    padding: Any = 0,
+    dilation: int | Pair = 1,
+    groups: int = 1,
+) -> Tensor:
+    """Cross-correlation of images (N, H, W, C) with weights (kh, kw, C / groups, O).
+
+    Args:
+        x: Images.
+        weight: Filters.
+        strides: Step of the window along height and width.
+        padding: Zeros around the image: a number, or ((top, bottom), (left, right)).
+        dilation: Distance of neighbouring weights in the image.
+        groups: Output group k sees input group k only.
+
+    Returns:
+        (N, OH, OW, O) with OH = (H + top + bottom - dilation * (kh - 1) - 1) // stride + 1.
+    """
+    return convolution.conv2d(  # type: ignore[no-any-return]
+        floating(x, "conv2d"),
+        floating(weight, "conv2d"),
+        strides=as_pair(strides, "strides"),
+        padding=as_padding(padding),
+        dilation=as_pair(dilation, "dilation"),
+        groups=groups,
+    )
+
+
+def depthwise_conv2d(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    strides: int | Pair = 1,
+    padding: Any = 0,
+    dilation: int | Pair = 1,
+) -> Tensor:
+    """Each channel of (N, H, W, C) with its own filters (kh, kw, C, M), to (N, OH, OW, C * M)."""
+    return convolution.depthwise_conv2d(  # type: ignore[no-any-return]
+        floating(x, "depthwise_conv2d"),
+        floating(weight, "depthwise_conv2d"),
+        strides=as_pair(strides, "strides"),
+        padding=as_padding(padding),
+        dilation=as_pair(dilation, "dilation"),
+    )
+
+
+def max_pool2d(
+    x: Tensor, window: int | Pair, *, strides: int | Pair | None = None, padding: Any = 0
+) -> Tensor:
+    """Maximum over windows of (N, H, W, C); strides are the window's size by default."""
+    size = as_pair(window, "window")
+    return pooling.max_pool2d(  # type: ignore[no-any-return]
+        floating(x, "max_pool2d"),
+        window=size,
+        strides=size if strides is None else as_pair(strides, "strides"),
+        padding=as_padding(padding),
+    )
+
+
+def avg_pool2d(
+    x: Tensor,
+    window: int | Pair,
+    *,
+    strides: int | Pair | None = None,
+    padding: Any = 0,
+    count_include_pad: bool = True,
+) -> Tensor:
+    """Mean over windows of (N, H, W, C); padding counts as zeros unless told otherwise."""
+    x = floating(x, "avg_pool2d")
+    size = as_pair(window, "window")
+    step = size if strides is None else as_pair(strides, "strides")
+    margins = as_padding(padding)
+    result: Tensor = pooling.avg_pool2d(x, window=size, strides=step, padding=margins)
+    if count_include_pad or margins == ((0, 0), (0, 0)):
+        return result
+    share = _inside_share(x.shape, size, step, margins).astype(x.dtype.numpy)
+    return result / asarray(share, device=None if x.is_traced else x.device)  # type: ignore[no-any-return]
+
+
+def _inside_share(
+    shape: tuple[int, ...], window: Pair, strides: Pair, padding: Padding
+) -> np.ndarray:
+    """Which part of each window lies inside the image, (1, OH, OW, 1)."""
+    _, height, width, _ = pooling.pool_output_shape(shape, window, strides, padding)
+    counts = []
+    for axis, count in enumerate((height, width)):
+        start = np.arange(count) * strides[axis] - padding[axis][0]
+        stop = np.minimum(start + window[axis], shape[1 + axis])
+        counts.append(stop - np.maximum(start, 0))
+    share: np.ndarray = counts[0][:, None] * counts[1][None, :] / (window[0] * window[1])
+    return share.reshape(1, height, width, 1)
+
+
+def adaptive_avg_pool2d(x: Tensor, output_size: int | Pair) -> Tensor:
+    """Mean over output_size windows that cover (N, H, W, C) evenly, as in torch.
+
+    Window i of n covers rows floor(i H / n) to ceil((i + 1) H / n). Where these differ in size,
+    the mean is a product with one small matrix per axis.
+    """
+    x = floating(x, "adaptive_avg_pool2d")
+    if x.ndim != 4:
+        raise ShapeError(f"adaptive_avg_pool2d needs images (N, H, W, C), got shape {x.shape}.")
+    size = as_pair(output_size, "output_size")
+    extents = x.shape[1:3]
+    if size == (1, 1):
+        return mean(x, axis=(1, 2), keepdims=True)
+    if all(extent % n == 0 for extent, n in zip(extents, size, strict=True)):
+        window = (extents[0] // size[0], extents[1] // size[1])
+        return x if window == (1, 1) else avg_pool2d(x, window)
+    device = None if x.is_traced else x.device
+    rows, columns = (
+        asarray(_averaging_matrix(extent, n).astype(x.dtype.numpy), device=device)
+        for extent, n in zip(extents, size, strict=True)
+    )
+    return einsum("nhvc,wv->nhwc", einsum("nuvc,hu->nhvc", x, rows), columns)
+
+
+def _averaging_matrix(extent: int, count: int) -> np.ndarray:
+    matrix = np.zeros((count, extent))
+    for i in range(count):
+        start, stop = i * extent // count, -(-(i + 1) * extent // count)
+        matrix[i, start:stop] = 1.0 / (stop - start)
+    return matrix
+
+
+def local_response_norm(
+    x: Tensor, *, size: int = 5, alpha: float = 1e-4, beta: float = 0.75, k: float = 2.0
+) -> Tensor:
+    """x_i / (k + alpha * sum of x_j^2 over size neighbouring channels)^beta.
+
+    The form and the defaults of Krizhevsky et al. (2012); torch divides alpha by size.
+    """
+    if size < 1:
+        raise OptionError(f"size must be at least 1, got {size}.")
+    return normalization.local_response_norm(  # type: ignore[no-any-return]
+        floating(x, "local_response_norm"),
+        size=size,
+        alpha=float(alpha),
+        beta=float(beta),
+        k=float(k),
+    )

@@ -1,0 +1,204 @@
+"""Reductions, statistics, sorting and searching."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from accelkit import dtypes
+from accelkit.dtypes import DType
+from accelkit.errors import OptionError, ShapeError
+from accelkit.ops.coercion import as_axes, as_axis, cast, floating, scalar_like, tensor
+from accelkit.ops.manipulation import concat, expand_dims, reshape
+from accelkit.primitives import elementwise, reductions
+from accelkit.primitives.primitive import Primitive
+from accelkit.tensor import Tensor
+
+Axis = int | tuple[int, ...] | None
+
+
+def _reduce(primitive: Primitive, x: Tensor, axis: Axis, keepdims: bool) -> Tensor:
+    axes = as_axes(axis, x.ndim)
+    result: Tensor = primitive(x, axes=axes)
+    if keepdims:
+        return reshape(result, tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
+    return result
+
+
+def _sum_dtype(x: Tensor, dtype: DType | str | None) -> DType:
+    """Integers and bool sum in 64 bits, as the standard says."""
+    if dtype is not None:
+        return dtypes.dtype(dtype)
+    kind = x.dtype.kind
+    return {"u": dtypes.uint64, "f": x.dtype}.get(kind, dtypes.int64)
+
+
+def sum(
+    x: Tensor, /, *, axis: Axis = None, dtype: DType | str | None = None, keepdims: bool = False
+) -> Tensor:
+    """Sum over axes, all of them for None; 0 over nothing."""
+    x = tensor(x)
+    return _reduce(reductions.reduce_sum, cast(x, _sum_dtype(x, dtype)), axis, keepdims)
+
+
+def prod(
+    x: Tensor, /, *, axis: Axis = None, dtype: DType | str | None = None, keepdims: bool = False
+) -> Tensor:
+    """Product over axes, all of them for None; 1 over nothing."""
+    x = tensor(x)
+    return _reduce(reductions.reduce_product, cast(x, _sum_dtype(x, dtype)), axis, keepdims)
+
+
+def max(x: Tensor, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Maximum over axes; NaN if there is one."""
+    return _reduce(reductions.reduce_max, tensor(x), axis, keepdims)
+
+
+def min(x: Tensor, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Minimum over axes; NaN if there is one."""
+    return _reduce(reductions.reduce_min, tensor(x), axis, keepdims)
+
+
+def _count(x: Tensor, axis: Axis) -> int:
+    count = 1
+    for a in as_axes(axis, x.ndim):
+        count *= x.shape[a]
+    return count
+
+
+def mean(x: Tensor, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Arithmetic mean over axes."""
+    x = floating(x, "mean")
+    return sum(x, axis=axis, keepdims=keepdims) / float(_count(x, axis))  # type: ignore[no-any-return]
+
+
+def var(
+    x: Tensor, /, *, axis: Axis = None, correction: int | float = 0.0, keepdims: bool = False
+) -> Tensor:
+    """Variance over axes: the sum of squared deviations by count - correction."""
+    x = floating(x, "var")
+    deviation = x - mean(x, axis=axis, keepdims=True)
+    total = sum(deviation * deviation, axis=axis, keepdims=keepdims)
+    return total / float(_count(x, axis) - correction)  # type: ignore[no-any-return]
+
+
+def std(
+    x: Tensor, /, *, axis: Axis = None, correction: int | float = 0.0, keepdims: bool = False
+) -> Tensor:
+    """Standard deviation over axes: the square root of :func:`var`."""
+    return elementwise.sqrt(var(x, axis=axis, correction=correction, keepdims=keepdims))  # type: ignore[no-any-return]
+
+
+def _truth(x: Tensor) -> Tensor:
+    return x if x.dtype is dtypes.bool_ else elementwise.not_equal(x, scalar_like(0, x))
+
+
+def all(x: Tensor, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Whether all elements are true (not zero)."""
+    return _reduce(reductions.reduce_all, _truth(tensor(x)), axis, keepdims)
+
+
+def any(x: Tensor, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Whether any element is true (not zero)."""
+    return _reduce(reductions.reduce_any, _truth(tensor(x)), axis, keepdims)
+
+
+def count_nonzero(x: Tensor, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """How many elements are not zero."""
+    return sum(cast(_truth(tensor(x)), dtypes.int64), axis=axis, keepdims=keepdims)
+
+
+def _argument(primitive: Primitive, x: Tensor, axis: int | None, keepdims: bool) -> Tensor:
+    x = tensor(x)
+    if axis is None:
+        found: Tensor = primitive(reshape(x, (x.size,)), axis=0)
+        return reshape(found, (1,) * x.ndim) if keepdims else found
+    position = as_axis(axis, x.ndim)
+    found = primitive(x, axis=position)
+    return expand_dims(found, position) if keepdims else found
+
+
+def argmax(x: Tensor, /, *, axis: int | None = None, keepdims: bool = False) -> Tensor:
+    """int64 index of the first maximum along axis, in the flattened tensor for None."""
+    return _argument(reductions.argmax, x, axis, keepdims)
+
+
+def argmin(x: Tensor, /, *, axis: int | None = None, keepdims: bool = False) -> Tensor:
+    """int64 index of the first minimum along axis, in the flattened tensor for None."""
+    return _argument(reductions.argmin, x, axis, keepdims)
+
+
+def _only_axis(x: Tensor, axis: int | None, name: str) -> int:
+    if axis is None:
+        if x.ndim != 1:
+            raise ShapeError(f"{name} needs an axis for a tensor of shape {x.shape}.")
+        return 0
+    return as_axis(axis, x.ndim)
+
+
+def cumulative_sum(
+    x: Tensor,
+    /,
+    *,
+    axis: int | None = None,
+    dtype: DType | str | None = None,
+    include_initial: bool = False,
+) -> Tensor:
+    """Running sums along axis; with include_initial a 0 in front."""
+    x = tensor(x)
+    position = _only_axis(x, axis, "cumulative_sum")
+    x = cast(x, _sum_dtype(x, dtype))
+    result: Tensor = reductions.cumulative_sum(x, axis=position)
+    if include_initial:
+        from accelkit.ops.creation import zeros
+
+        shape = tuple(1 if i == position else n for i, n in enumerate(x.shape))
+        device = None if x.is_traced else x.device
+        result = concat([zeros(shape, dtype=x.dtype, device=device), result], axis=position)
+    return result
+
+
+def sort(x: Tensor, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
+    """x sorted along axis."""
+    x = tensor(x)
+    return reductions.sort(x, axis=as_axis(axis, x.ndim), descending=descending)  # type: ignore[no-any-return]
+
+
+def argsort(
+    x: Tensor, /, *, axis: int = -1, descending: bool = False, stable: bool = True
+) -> Tensor:
+    """int64 indices that sort x along axis; equal elements keep their order."""
+    x = tensor(x)
+    return reductions.argsort(x, axis=as_axis(axis, x.ndim), descending=descending)  # type: ignore[no-any-return]
+
+
+def searchsorted(x1: Tensor, x2: Tensor, /, *, side: str = "left") -> Tensor:
+    """int64 positions at which x2 (...) would keep the sorted vector x1 sorted."""
+    if side not in ("left", "right"):
+        raise OptionError(f"side must be 'left' or 'right', got {side!r}.")
+    a, b = tensor(x1), tensor(x2)
+    compare = elementwise.less if side == "left" else elementwise.less_equal
+    below = compare(a, reshape(b, (*b.shape, 1)))
+    return sum(cast(below, dtypes.int64), axis=-1)
+
+
+def diff(x: Tensor, /, *, axis: int = -1, n: int = 1) -> Tensor:
+    """Differences of neighbours along axis, n times."""
+    x = tensor(x)
+    position = as_axis(axis, x.ndim)
+    before = (slice(None),) * position
+    for _ in range(n):
+        x = x[(*before, slice(1, None))] - x[(*before, slice(None, -1))]
+    return x
+
+
+def top_k(x: Tensor, k: int, /, *, axis: int = -1) -> tuple[Tensor, Tensor]:
+    """The k largest elements along axis, largest first, and their int64 indices."""
+    x = tensor(x)
+    position = as_axis(axis, x.ndim)
+    if not 0 < k <= x.shape[position]:
+        raise OptionError(f"top_k needs 0 < k <= {x.shape[position]}, got {k}.")
+    cut: Any = (*((slice(None),) * position), slice(0, k))
+    order = argsort(x, axis=position, descending=True)[cut]
+    from accelkit.primitives.shaping import take_along_axis
+
+    return take_along_axis(x, order, axis=position), order

@@ -1,0 +1,43 @@
+"""Passes: functions from graph to graph, and what prepares a graph for a backend."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from accelkit.graph import Graph
+from accelkit.passes.cleanup import eliminate_dead_code
+from accelkit.passes.grouped_convolution import split_grouped_convolutions
+from accelkit.passes.inline import inline_composites
+from accelkit.passes.memory import MemoryPlan, plan_memory, plan_values
+from accelkit.passes.simplify import simplify
+
+if TYPE_CHECKING:
+    from accelkit.backend import Backend
+
+__all__ = [
+    "MemoryPlan",
+    "eliminate_dead_code",
+    "inline_composites",
+    "plan_memory",
+    "plan_values",
+    "prepare",
+    "simplify",
+    "split_grouped_convolutions",
+]
+
+
+def prepare(graph: Graph, backend: Backend) -> Graph:
+    """The graph that ``backend`` compiles.
+
+    Composites that the backend lacks are replaced by their definitions, grouped convolutions are
+    split unless it declares ``fast_grouped_convolution``, and then expressions are simplified,
+    equal ones merged, and unused ones dropped.
+
+    Raises:
+        CapabilityError: if a primitive has neither a native form nor a definition.
+    """
+    graph = eliminate_dead_code(graph)
+    graph = inline_composites(graph, backend)
+    if "fast_grouped_convolution" not in backend.capabilities:
+        graph = split_grouped_convolutions(graph)
+    return eliminate_dead_code(simplify(graph))

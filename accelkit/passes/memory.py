@@ -1,0 +1,141 @@
+"""Planning memory: which tensors are alive when, and where each one goes in one arena.
+
+Each intermediate occupies its bytes from the node that defines it to the last one that reads it.
+Offsets are assigned largest first, each at the lowest place that is free for its whole life
+(Pisarchyk and Lee, 2020, "Efficient memory management for deep neural net inference"). No plan
+can need less than the most that is alive at one moment: the lower bound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from accelkit.graph import Graph, Value
+
+__all__ = ["Interval", "MemoryPlan", "plan_memory", "plan_values"]
+
+ALIGNMENT_BYTES = 128
+
+
+class Interval(NamedTuple):
+    """A block of memory and its life, from step ``first`` to step ``last`` inclusive."""
+
+    memory_bytes: int
+    first: int
+    last: int
+
+
+class ArenaPlan(NamedTuple):
+    """Offset of each block in one arena, its size, and the least any plan could need."""
+
+    offsets: list[int]
+    peak_bytes: int
+    lower_bound_bytes: int
+
+
+def _aligned(memory_bytes: int) -> int:
+    return -(-memory_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+
+
+def plan_memory(intervals: Sequence[Interval]) -> ArenaPlan:
+    """Assign offsets so that no two blocks overlap while both are alive."""
+    sizes = [_aligned(block.memory_bytes) for block in intervals]
+    order = sorted(range(len(intervals)), key=lambda i: (-sizes[i], intervals[i].first))
+    offsets = [0] * len(intervals)
+    placed: list[int] = []
+    peak = 0
+    for index in order:
+        block = intervals[index]
+        neighbours = sorted(
+            (offsets[other], offsets[other] + sizes[other])
+            for other in placed
+            if intervals[other].first <= block.last and block.first <= intervals[other].last
+        )
+        position = 0
+        for start, end in neighbours:
+            if start - position >= sizes[index]:
+                break
+            position = max(position, end)
+        offsets[index] = position
+        placed.append(index)
+        peak = max(peak, position + sizes[index])
+    return ArenaPlan(offsets, peak, _lower_bound(intervals, sizes))
+
+
+def _lower_bound(intervals: Sequence[Interval], sizes: Iterable[int]) -> int:
+    changes: dict[int, int] = {}
+    for block, size in zip(intervals, sizes, strict=True):
+        changes[block.first] = changes.get(block.first, 0) + size
+        changes[block.last + 1] = changes.get(block.last + 1, 0) - size
+    alive = most = 0
+    for step in sorted(changes):
+        alive += changes[step]
+        most = max(most, alive)
+    return most
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Where the values of a graph live.
+
+    Attributes:
+        offsets: Byte offset in the arena of every intermediate value.
+        arena_bytes: Size of the arena.
+        lower_bound_bytes: The most that is alive at one moment.
+        input_bytes: Size of all inputs (parameters and batch), outside of the arena.
+        largest: The largest intermediates, as (bytes, description), largest first.
+    """
+
+    offsets: Mapping[Value, int]
+    arena_bytes: int
+    lower_bound_bytes: int
+    input_bytes: int
+    largest: tuple[tuple[int, str], ...]
+
+    def __str__(self) -> str:
+        lines = [
+            f"arena {self.arena_bytes / 2**20:.1f} MiB (lower bound "
+            f"{self.lower_bound_bytes / 2**20:.1f} MiB), inputs {self.input_bytes / 2**20:.1f} MiB"
+        ]
+        lines += [f"  {size / 2**20:8.1f} MiB  {text}" for size, text in self.largest]
+        return "\n".join(lines)
+
+
+def plan_values(graph: Graph, *, largest: int = 5) -> MemoryPlan:
+    """Plan the arena of a graph's intermediates; values that are views share their source's."""
+    last = graph.last_uses()
+    source: dict[Value, Value] = {}
+    life: dict[Value, list[int]] = {}
+    for position, node in enumerate(graph.nodes):
+        for value in node.outputs:
+            root = value
+            if node.primitive.name == "reshape":
+                root = source.get(node.inputs[0], node.inputs[0])
+            source[value] = root
+            end = last.get(value, position)
+            if root in life:
+                life[root][1] = max(life[root][1], end)
+            elif root.node is not None:
+                life[root] = [position, end]
+    values = list(life)
+    plan = plan_memory([Interval(v.spec.memory_bytes, *life[v]) for v in values])
+    offsets = dict(zip(values, plan.offsets, strict=True))
+    offsets.update({v: offsets[r] for v, r in source.items() if r in offsets})
+    ranked = sorted(values, key=lambda v: -v.spec.memory_bytes)[:largest]
+    return MemoryPlan(
+        offsets=offsets,
+        arena_bytes=plan.peak_bytes,
+        lower_bound_bytes=plan.lower_bound_bytes,
+        input_bytes=sum(v.spec.memory_bytes for v in graph.inputs),
+        largest=tuple((v.spec.memory_bytes, describe(v)) for v in ranked),
+    )
+
+
+def describe(value: Value) -> str:
+    """A value in words, for error messages."""
+    if value.node is None:
+        return f"input {value.spec}"
+    place = f" in {value.node.scope}" if value.node.scope else ""
+    return f"{value.spec} of {value.node.primitive.name}{place} ({value.node.phase})"
