@@ -8,11 +8,10 @@ constant distance, and the packed weights are its columns. Only the zero border 
 from __future__ import annotations
 
 from accelkit_opencl.kernels.convolution import Convolution, Gather
-from accelkit_opencl.kernels.source import KernelSource, ceil_div, round_up
+from accelkit_opencl.kernels.source import KernelSource, ceil_div
 from accelkit_opencl.kernels.tile import ONE_ITEM, WIDE_VECTORS, Tile, panel_cases, prelude
 
 __all__ = ["gather_kernel", "pack_weights_kernel", "pad_kernel", "weight_gradient_kernel"]
-
 
 
 def pad_kernel(gather: Gather) -> KernelSource:
@@ -20,8 +19,9 @@ def pad_kernel(gather: Gather) -> KernelSource:
     height, width, channels = gather.source
     padded_height, padded_width = gather.padded
     row, padded_row = width * channels, padded_width * channels
-    source = f"""typedef {gather.dtype} real;
-{_pragma(gather.dtype)}{ONE_ITEM}void KERNEL(const __global real* restrict source, __global real* restrict padded) {{
+    source = f"""{_pragma(gather.dtype)}typedef {gather.dtype} real;
+{ONE_ITEM}void KERNEL(const __global real* restrict source,
+            __global real* restrict padded) {{
   const int i = get_global_id(0), n = get_global_id(1);
   __global real* const out = padded + ((size_t)n * {padded_height} + i) * {padded_row};
   const int from = i - {gather.low[0]};
@@ -208,7 +208,8 @@ def weight_gradient_kernel(
         + ((size_t)n * {gather.padded[0]} + top * {conv.stride[0]} + kr * {conv.dilation[0]})
         * {gather.padded[1] * channels};
     const __global real* const gradient_block = gradient + g * {gather.features}
-        + panel * {tile.columns} + ((size_t)n * {gather.grid[0]} + top) * {gather.grid[1] * features};
+        + panel * {tile.columns}
+        + ((size_t)n * {gather.grid[0]} + top) * {gather.grid[1] * features};
 {panel_cases(gather.features, tile, body)}  }}
 }}
 """

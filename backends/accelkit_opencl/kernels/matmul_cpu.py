@@ -58,14 +58,24 @@ class Matmul:
         return (1, self.k) if self.transpose_b else (self.n, 1)
 
 
-def _pack(name: str, dtype: str, outer: int, outer_stride: int, k: int, k_stride: int,
-          width: int, batch: int) -> KernelSource:
+def _pack(
+    name: str,
+    dtype: str,
+    outer: int,
+    outer_stride: int,
+    k: int,
+    k_stride: int,
+    width: int,
+    batch: int,
+) -> KernelSource:
     """Copy to panels [outer / width][k][width], zeros past the end; 16 steps of k per item."""
     panels, block = ceil_div(outer, width), 16
     # The innermost loop runs along the axis that is contiguous in memory.
-    loops = ("for (int e = 0; e < count; e++) for (int t = 0; t < steps; t++)"
-             if k_stride == 1 else
-             "for (int t = 0; t < steps; t++) for (int e = 0; e < count; e++)")
+    loops = (
+        "for (int e = 0; e < count; e++) for (int t = 0; t < steps; t++)"
+        if k_stride == 1
+        else "for (int t = 0; t < steps; t++) for (int e = 0; e < count; e++)"
+    )
     source = f"""{prelude(dtype, 1)}
 __kernel {WIDE_VECTORS}
 void KERNEL(const __global real* restrict in, __global real* restrict packed) {{
@@ -88,15 +98,24 @@ void KERNEL(const __global real* restrict in, __global real* restrict packed) {{
 def pack_left_kernel(product: Matmul, tile: Tile) -> KernelSource:
     """``(a, packed)``: a to panels of ``tile.rows`` rows."""
     stride, k_stride = product.left_strides()
-    return _pack("pack_left", product.dtype, product.m, stride, product.k, k_stride,
-                 tile.rows, product.batch)
+    return _pack(
+        "pack_left", product.dtype, product.m, stride, product.k, k_stride, tile.rows, product.batch
+    )
 
 
 def pack_right_kernel(product: Matmul, tile: Tile) -> KernelSource:
     """``(b, packed)``: b to panels of ``tile.columns`` columns."""
     k_stride, stride = product.right_strides()
-    return _pack("pack_right", product.dtype, product.n, stride, product.k, k_stride,
-                 tile.columns, product.batch)
+    return _pack(
+        "pack_right",
+        product.dtype,
+        product.n,
+        stride,
+        product.k,
+        k_stride,
+        tile.columns,
+        product.batch,
+    )
 
 
 def packed_sizes(product: Matmul, tile: Tile) -> tuple[int, int]:
@@ -173,7 +192,8 @@ def direct_kernel(product: Matmul, tile: Tile, *, block: int = 128) -> KernelSou
         step = part.step(
             lambda r: f"a[(size_t){r * row_stride}]", lambda v: f"b + {v * tile.width}", count
         )
-        return f"""const __global real* a = left + (size_t)i * {row_stride} + (size_t)k0 * {k_stride};
+        return f"""const __global real* a = left
+    + (size_t)i * {row_stride} + (size_t)k0 * {k_stride};
 const __global real* b = right + (size_t)k0 * {n};
 {part.declare()}if (k0) {{ {part.load(place, count)} }}
 for (int t = k0; t < end; t++) {{

@@ -129,14 +129,12 @@ def prelude(dtype: str, width: int) -> str:
     )
 
 
-def best_tile(
-    rows: int, columns: int, width: int, registers: int, dtype: str = "float"
-) -> Tile:
+def best_tile(rows: int, columns: int, width: int, registers: int, dtype: str = "float") -> Tile:
     """The tile with the least estimated time for a ``rows x columns`` result.
 
     ``rows`` is the extent that row tiles must cut (one image row, or the rows of a matrix). The
-    estimate counts, per step of the reduction, the larger of multiply and load instructions
-    (two of either per cycle), with the overshoot of the last column panel included.
+    estimate counts, per step of the reduction, multiplications and a part of the loads: scalars
+    of a row come from the first-level cache and mostly hide, vectors of a panel from the second.
     """
     best: tuple[float, Tile] | None = None
     for vectors in (1, 2, 3, 4, 6):
@@ -145,15 +143,20 @@ def best_tile(
             continue
         count = -(-rows // limit)
         tall = -(-rows // count)
-        panels = -(-columns // (vectors * width))
         short = rows - tall * (count - 1)
-
-        def cost(r: int, v: int = vectors) -> float:
-            # A tile below 8 independent sums waits for the latency of the multiplier.
-            return max(r * v, 8, r + 2 * v) + 0.5
-
-        total = panels * (cost(tall) * (count - 1) + cost(short))
+        full, rest = divmod(columns, vectors * width)
+        total = 0.0
+        for number, breadth in ((full, vectors), (1, -(-rest // width))):
+            if breadth:
+                tiles = _cost(tall, breadth) * (count - 1) + _cost(short, breadth)
+                total += number * tiles
         if best is None or total < best[0]:
             best = (total, Tile(tall, vectors, width, dtype))
     assert best is not None
     return best[1]
+
+
+def _cost(rows: int, vectors: int) -> float:
+    """Time of one step of a tile, in units of half a cycle."""
+    # Below 8 independent sums the latency of the multiplier shows.
+    return max(rows * vectors, 8) + 0.25 * rows + vectors

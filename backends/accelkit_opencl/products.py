@@ -1,0 +1,253 @@
+"""Matrix products and convolutions: which kernels, in which order, with which scratch memory.
+
+A :class:`Lowering` is a short list of launches over named buffers. The forms and tile sizes come
+from the device's profile, or from the tuner's table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from accelkit_opencl.kernels import blocked_gpu, convolution_cpu, matmul_cpu
+from accelkit_opencl.kernels.blocked_gpu import Block, Product
+from accelkit_opencl.kernels.convolution import Convolution, Gather
+from accelkit_opencl.kernels.matmul_cpu import Matmul
+from accelkit_opencl.kernels.source import KernelSource, ceil_div
+from accelkit_opencl.kernels.tile import Tile, best_tile
+
+__all__ = [
+    "Choice",
+    "Launch",
+    "Lowering",
+    "Profile",
+    "candidates",
+    "lower_forward",
+    "lower_input_gradient",
+    "lower_matmul",
+    "lower_weight_gradient",
+]
+
+_SKINNY_ROWS = 64  # up to here the copies of the packed form cost more than they save
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What the choice of kernels depends on.
+
+    Attributes:
+        cpu: CPU forms, or GPU forms.
+        vector_bytes: Width of the native vectors.
+        registers: Vector registers of a CPU.
+        compute_units: Of the device.
+        max_group: Most work-items of a group.
+        local_bytes: Local memory of a group.
+    """
+
+    cpu: bool
+    vector_bytes: int = 64
+    registers: int = 32
+    compute_units: int = 1
+    max_group: int = 256
+    local_bytes: int = 32768
+
+    def width(self, dtype: str) -> int:
+        """Elements of one native vector."""
+        return max(1, self.vector_bytes // _itemsize(dtype))
+
+
+def _itemsize(dtype: str) -> int:
+    return 8 if dtype == "double" else 4
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One way to run a product on a CPU: what the tuner tries and remembers.
+
+    Attributes:
+        rows, vectors: Register tile; zero rows mean the default by estimate.
+        unroll: Of the reduction loop.
+        items: Work-items wanted per compute unit (weight gradient).
+        block_rows: Image rows between visits of the accumulators (weight gradient), 0 for all.
+    """
+
+    rows: int = 0
+    vectors: int = 0
+    unroll: int = 4
+    items: int = 4
+    block_rows: int = 0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel and the names of its buffers."""
+
+    source: KernelSource
+    buffers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Lowering:
+    """Launches over named buffers.
+
+    Attributes:
+        launches: In order.
+        scratch_bytes: Size of each temporary buffer by name.
+    """
+
+    launches: tuple[Launch, ...]
+    scratch_bytes: dict[str, int] = field(default_factory=dict)
+
+
+Chooser = Callable[[str], Choice]
+
+
+def _tile(rows: int, columns: int, profile: Profile, dtype: str, choice: Choice) -> Tile:
+    width = profile.width(dtype)
+    if choice.rows:
+        return Tile(min(choice.rows, rows), choice.vectors, width, dtype)
+    return best_tile(rows, columns, width, profile.registers, dtype)
+
+
+def candidates(profile: Profile, *, rows: int) -> list[Choice]:
+    """Choices worth trying for a product whose row tiles cut an extent of ``rows``."""
+    registers = profile.registers
+    tiles = []
+    for vectors in (2, 3, 4):
+        limit = (registers - 1 - vectors) // vectors
+        count = ceil_div(rows, limit)
+        tiles += [(ceil_div(rows, count), vectors), (min(rows, limit), vectors)]
+    return [Choice()] + [Choice(r, v) for r, v in dict.fromkeys(tiles)]
+
+
+# --- matrix products ---------------------------------------------------------------------------
+
+
+def lower_matmul(product: Matmul, profile: Profile, choice: Choice = Choice()) -> Lowering:
+    """Buffers "a", "b" and "out"."""
+    if not profile.cpu:
+        return _blocked(blocked_gpu.matmul_product(product), ("a", "b", "out"), profile)
+    width = profile.width(product.dtype)
+    tile = _tile(product.m, product.n, profile, product.dtype, choice)
+    if product.m <= _SKINNY_ROWS and not product.transpose_b:
+        source = matmul_cpu.direct_kernel(product, tile)
+        return Lowering((Launch(source, ("a", "b", "out")),))
+    if product.m <= _SKINNY_ROWS and not product.transpose_a:
+        rows, columns = (6, 4) if profile.registers >= 32 else (3, 3)
+        source = matmul_cpu.dot_kernel(
+            product, width, rows=min(rows, product.m), columns=min(columns, product.n)
+        )
+        return Lowering((Launch(source, ("a", "b", "out")),))
+    left, right = matmul_cpu.packed_sizes(product, tile)
+    itemsize = _itemsize(product.dtype)
+    return Lowering(
+        (
+            Launch(matmul_cpu.pack_left_kernel(product, tile), ("a", "left")),
+            Launch(matmul_cpu.pack_right_kernel(product, tile), ("b", "right")),
+            Launch(
+                matmul_cpu.packed_kernel(product, tile, unroll=choice.unroll),
+                ("left", "right", "out"),
+            ),
+        ),
+        {"left": left * itemsize, "right": right * itemsize},
+    )
+
+
+# --- convolutions ------------------------------------------------------------------------------
+
+
+def lower_forward(conv: Convolution, profile: Profile, choice: Choice = Choice()) -> Lowering:
+    """Buffers "x", "w" and "out"."""
+    if not profile.cpu:
+        return _blocked(blocked_gpu.forward_product(conv), ("x", "w", "out"), profile)
+    return _gathers("x", [conv.forward()], profile, choice)
+
+
+def lower_input_gradient(
+    conv: Convolution,
+    profile: Profile,
+    choice: Choice = Choice(),
+) -> Lowering:
+    """Buffers "g", "w" and "out"."""
+    if not profile.cpu:
+        return _blocked(blocked_gpu.input_gradient_product(conv), ("g", "w", "out"), profile)
+    return _gathers("g", list(conv.input_gradient()), profile, choice)
+
+
+def _gathers(source: str, gathers: Sequence[Gather], profile: Profile, choice: Choice) -> Lowering:
+    launches, scratch = [], {}
+    itemsize = _itemsize(gathers[0].dtype)
+    padded = source
+    if gathers[0].needs_padding:
+        padded = "padded"
+        scratch["padded"] = gathers[0].padded_size * itemsize
+        launches.append(Launch(convolution_cpu.pad_kernel(gathers[0]), (source, padded)))
+    for number, gather in enumerate(gathers):
+        tile = _tile(gather.grid[1], gather.features, profile, gather.dtype, choice)
+        packed = f"packed{number}"
+        size = convolution_cpu.packed_weights_size(gather, tile)
+        scratch[packed] = max(size, 1) * itemsize
+        if size:
+            pack = convolution_cpu.pack_weights_kernel(gather, tile)
+            launches.append(Launch(pack, ("w", packed)))
+        kernel = convolution_cpu.gather_kernel(gather, tile, unroll=choice.unroll)
+        launches.append(Launch(kernel, (padded, packed, "out")))
+    return Lowering(tuple(launches), scratch)
+
+
+def lower_weight_gradient(
+    conv: Convolution,
+    profile: Profile,
+    choice: Choice = Choice(),
+) -> Lowering:
+    """Buffers "x", "g" and "out"."""
+    if not profile.cpu:
+        return _blocked(blocked_gpu.weight_gradient_product(conv), ("x", "g", "out"), profile)
+    gather = conv.forward()
+    tile = _tile(gather.runs[1], gather.features, profile, conv.dtype, choice)
+    launches, scratch, padded = [], {}, "x"
+    if gather.needs_padding:
+        padded = "padded"
+        scratch["padded"] = gather.padded_size * _itemsize(conv.dtype)
+        launches.append(Launch(convolution_cpu.pad_kernel(gather), ("x", padded)))
+    kernel = convolution_cpu.weight_gradient_kernel(
+        conv,
+        tile,
+        items=choice.items * profile.compute_units,
+        block_rows=choice.block_rows,
+        unroll=choice.unroll,
+    )
+    launches.append(Launch(kernel, (padded, "g", "out")))
+    return Lowering(tuple(launches), scratch)
+
+
+# --- GPU forms ---------------------------------------------------------------------------------
+
+
+def _blocked(product: Product, names: tuple[str, str, str], profile: Profile) -> Lowering:
+    itemsize = _itemsize(product.dtype)
+    small = product.m <= 32 or product.n <= 32
+    block = Block(32, 32, 16, 2, 2) if small else Block()
+    block = block.fitted(
+        max_group=profile.max_group, local_bytes=profile.local_bytes, itemsize=itemsize
+    )
+    groups = ceil_div(product.m, block.m) * ceil_div(product.n, block.n) * product.batch
+    # A long reduction on few blocks is shared until the device is busy.
+    wanted = ceil_div(4 * profile.compute_units, groups)
+    splits = max(1, min(wanted, product.k // (8 * block.k)))
+    steps = ceil_div(ceil_div(product.k, splits), block.k) * block.k
+    splits = max(1, ceil_div(product.k, steps)) if product.k else 1
+    block = Block(block.m, block.n, block.k, block.rows, block.columns, splits)
+    kernel = blocked_gpu.blocked_kernel(product, block)
+    if splits == 1:
+        return Lowering((Launch(kernel, names),))
+    dtype = product.dtype
+    return Lowering(
+        (
+            Launch(kernel, (*names[:2], "partials")),
+            Launch(
+                blocked_gpu.add_partials_kernel(product.size, splits, dtype), ("partials", names[2])
+            ),
+        ),
+        {"partials": product.size * splits * itemsize},
+    )

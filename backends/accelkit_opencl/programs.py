@@ -1,0 +1,167 @@
+"""Where compiled programs come from.
+
+A *provider* turns kernel sources into kernels. :class:`SourceProvider` builds them with the
+device's compiler and keeps the binaries in the user's cache folder. A bundle (see
+:mod:`accelkit_opencl.bundle`) is the other provider: it holds binaries only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import threading
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import pyopencl as cl
+from accelkit_opencl.failures import code_name
+from accelkit_opencl.kernels.source import KernelSource
+from accelkit_opencl.runtime import Runtime
+
+from accelkit.errors import CompileError
+
+__all__ = ["Provider", "SourceProvider", "build_from_binary", "cache_folder"]
+
+_MAGIC = b"accelkit-opencl-1\n"
+_OPTIONS = ["-cl-std=CL1.2"]
+
+
+class Provider(Protocol):
+    """Source of kernels for one device."""
+
+    def kernels(self, sources: Sequence[KernelSource]) -> list[cl.Kernel]:
+        """One fresh kernel object per source, in order.
+
+        Raises:
+            CompileError: if one cannot be had.
+        """
+        ...
+
+
+def cache_folder() -> Path:
+    """Folder of cached binaries and tuning results of this user."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("accelkit")) / "opencl"
+
+
+class SourceProvider:
+    """Builds from source, through a cache of binaries on disk.
+
+    Args:
+        runtime: The device.
+        folder: Cache folder; None for the user's own.
+    """
+
+    def __init__(self, runtime: Runtime, folder: Path | None = None) -> None:
+        self._runtime = runtime
+        self._folder = folder or cache_folder()
+        self._programs: dict[str, cl.Program] = {}
+        self._lock = threading.Lock()
+
+    def kernels(self, sources: Sequence[KernelSource]) -> list[cl.Kernel]:
+        """One fresh kernel object per source; equal sources share a program."""
+        with self._lock:
+            return [self._kernel(source) for source in sources]
+
+    def _kernel(self, source: KernelSource) -> cl.Kernel:
+        program = self._programs.get(source.name)
+        if program is None:
+            program = self._programs[source.name] = self._program(source)
+        return cl.Kernel(program, source.name)
+
+    def _program(self, source: KernelSource) -> cl.Program:
+        path = self._folder / f"{self._key(source)}.bin"
+        cached = read_cached(path)
+        if cached is not None:
+            try:
+                return build_from_binary(self._runtime, cached)
+            except cl.Error as error:
+                warnings.warn(
+                    f"The cached OpenCL binary {path} does not load ({code_name(error)}); "
+                    f"building from source.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        program = self.build(source)
+        binary = program.get_info(cl.program_info.BINARIES)[0]
+        if binary:
+            write_cached(path, binary)
+        return program
+
+    def _key(self, source: KernelSource) -> str:
+        identity = json.dumps([self._runtime.identity, _OPTIONS, source.source], sort_keys=True)
+        return f"{source.name}-{hashlib.sha256(identity.encode()).hexdigest()[:24]}"
+
+    def build(self, source: KernelSource) -> cl.Program:
+        """Build a program from source, without the cache.
+
+        Raises:
+            CompileError: with the compiler's log; the source is saved to a named file.
+        """
+        runtime = self._runtime
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", cl.CompilerWarning)
+                return cl.Program(runtime.context, source.source).build(
+                    options=_OPTIONS, devices=[runtime.handle], cache_dir=False
+                )
+        except cl.Error as error:
+            with tempfile.NamedTemporaryFile(
+                "w", prefix=f"{source.name}-", suffix=".cl", delete=False
+            ) as file:
+                file.write(source.source)
+            raise CompileError(
+                f"The OpenCL compiler of {runtime.handle.name.strip()} refused the kernel "
+                f"{source.name!r}: {code_name(error)}. Its source was saved to {file.name}. "
+                f"The compiler says:\n{str(error)[:4000]}"
+            ) from error
+
+
+def build_from_binary(runtime: Runtime, binary: bytes) -> cl.Program:
+    """Load a program from a device binary; never reaches the source compiler."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", cl.CompilerWarning)
+        return cl.Program(runtime.context, [runtime.handle], [binary]).build()
+
+
+def read_cached(path: Path) -> bytes | None:
+    """Content of a cache file, None if it is absent, or corrupt, which warns."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        _warn(path, str(error))
+        return None
+    start = len(_MAGIC) + 32
+    body = content[start:]
+    if content[:start] != _MAGIC + hashlib.sha256(body).digest():
+        _warn(path, "it is truncated or was changed")
+        return None
+    return body
+
+
+def write_cached(path: Path, body: bytes) -> None:
+    """Write a cache file atomically; a cache that cannot be written is not an error."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(_MAGIC + hashlib.sha256(body).digest() + body)
+        Path(name).replace(path)
+    except OSError as error:
+        warnings.warn(
+            f"The OpenCL cache file {path} cannot be written: {error}. Programs are built anew "
+            f"in every process.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
+def _warn(path: Path, why: str) -> None:
+    warnings.warn(f"The cache file {path} is ignored: {why}.", RuntimeWarning, stacklevel=3)

@@ -1,0 +1,182 @@
+"""Matrix products and convolutions against float64 oracles, in CPU and GPU forms."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from accelkit_opencl.kernels.convolution import Convolution
+from accelkit_opencl.kernels.matmul_cpu import Matmul
+from accelkit_opencl.products import (
+    Choice,
+    Profile,
+    lower_forward,
+    lower_input_gradient,
+    lower_matmul,
+    lower_weight_gradient,
+)
+
+PROFILES = {
+    "cpu-wide": Profile(cpu=True, vector_bytes=64, registers=32, compute_units=2),
+    "cpu-narrow": Profile(cpu=True, vector_bytes=16, registers=16, compute_units=3),
+    "gpu": Profile(cpu=False, max_group=256, local_bytes=32768, compute_units=4),
+    "gpu-small": Profile(cpu=False, max_group=64, local_bytes=4096, compute_units=16),
+}
+BOUND = {"float": 2e-6, "double": 5e-15}  # of max|a - b| / max|b|, at these small reductions
+NUMPY = {"float": np.float32, "double": np.float64}
+
+
+def deviation(actual: np.ndarray, expected: np.ndarray) -> float:
+    """max|a - b| / max|b|; NaN, where nothing was written, counts as infinite."""
+    difference = np.abs(actual.astype(np.float64) - expected).max()
+    return (
+        float(difference / max(np.abs(expected).max(), 1e-30))
+        if difference == difference
+        else np.inf
+    )
+
+
+def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+    return rng.standard_normal(shape).astype(NUMPY[dtype])
+
+
+# Every kernel takes a compiler half a second, so the rarer profiles get a choice of shapes.
+COMMON = ("cpu-wide", "gpu")
+
+MATMULS = [
+    Matmul(1, 1, 1, 1),
+    Matmul(1, 3, 5, 7),
+    Matmul(2, 37, 45, 19),
+    Matmul(1, 65, 50, 17),
+    Matmul(1, 70, 131, 260),
+    Matmul(3, 20, 16, 40, dtype="double"),
+]
+
+
+MATMUL_CASES = [
+    (profile, shape, transpose_a, transpose_b)
+    for profile in PROFILES
+    for shape in (MATMULS if profile in COMMON else MATMULS[2:3])
+    for transpose_a in (False, True)
+    for transpose_b in (False, True)
+]
+
+
+@pytest.mark.parametrize(("profile", "shape", "transpose_a", "transpose_b"), MATMUL_CASES)
+def test_matmul(lab, profile: str, shape: Matmul, transpose_a: bool, transpose_b: bool) -> None:
+    product = Matmul(shape.batch, shape.m, shape.n, shape.k, transpose_a, transpose_b, shape.dtype)
+    rng = np.random.default_rng(product.m)
+    a = draw(rng, (product.batch, product.m, product.k), product.dtype)
+    b = draw(rng, (product.batch, product.k, product.n), product.dtype)
+    stored_a = np.ascontiguousarray(a.swapaxes(1, 2)) if transpose_a else a
+    stored_b = np.ascontiguousarray(b.swapaxes(1, 2)) if transpose_b else b
+    lowering = lower_matmul(product, PROFILES[profile])
+    out = lab.run(lowering, {"a": stored_a, "b": stored_b}, (product.batch, product.m, product.n))
+    expected = a.astype(np.float64) @ b.astype(np.float64)
+    assert deviation(out, expected) < BOUND[product.dtype]
+
+
+CONVOLUTIONS = {
+    "plain": Convolution(2, 7, 8, 3, (3, 3), 5),
+    "alexnet-first": Convolution(1, 30, 30, 3, (11, 11), 20, (4, 4), ((2, 2), (2, 2))),
+    "alexnet-second": Convolution(2, 9, 9, 16, (5, 5), 48, (1, 1), ((2, 2), (2, 2))),
+    "wide": Convolution(1, 5, 33, 8, (3, 3), 70, (1, 1), ((1, 1), (1, 1))),
+    "pointwise": Convolution(2, 6, 6, 10, (1, 1), 17),
+    "pointwise-strided": Convolution(1, 7, 7, 4, (1, 1), 6, (2, 2)),
+    "uneven-padding": Convolution(1, 8, 6, 2, (3, 2), 3, (2, 1), ((0, 1), (2, 0))),
+    "dilated": Convolution(1, 11, 12, 3, (3, 3), 4, (1, 1), ((2, 2), (2, 2)), (2, 3)),
+    "strided-dilated": Convolution(1, 12, 13, 2, (3, 2), 3, (2, 3), ((1, 1), (1, 2)), (3, 2)),
+    "grouped": Convolution(2, 6, 7, 8, (3, 3), 12, (1, 1), ((1, 1), (1, 1)), groups=4),
+    "grouped-strided": Convolution(1, 9, 9, 6, (3, 3), 4, (2, 2), ((1, 0), (0, 1)), groups=2),
+    "rows-left-over": Convolution(1, 10, 10, 2, (3, 3), 2, (4, 4)),
+    "one-pixel": Convolution(3, 1, 1, 5, (1, 1), 2),
+    "filter-is-image": Convolution(2, 4, 5, 3, (4, 5), 7),
+    "double": Convolution(1, 7, 7, 5, (3, 3), 9, (2, 1), ((1, 1), (1, 1)), dtype="double"),
+}
+
+
+def oracle(conv: Convolution, x: np.ndarray, w: np.ndarray) -> np.ndarray:
+    """The defining sum, in float64."""
+    padded = np.pad(x.astype(np.float64), ((0, 0), *conv.padding, (0, 0)))
+    out = np.zeros((conv.batch, conv.out_height, conv.out_width, conv.features))
+    c, f = conv.group_channels, conv.group_features
+    for kr, kc, g in itertools.product(*map(range, (*conv.kernel, conv.groups))):
+        rows = slice(kr * conv.dilation[0], None, conv.stride[0])
+        columns = slice(kc * conv.dilation[1], None, conv.stride[1])
+        view = padded[:, rows, columns, g * c : (g + 1) * c]
+        view = view[:, : conv.out_height, : conv.out_width]
+        out[..., g * f : (g + 1) * f] += view @ w[kr, kc, :, g * f : (g + 1) * f].astype(np.float64)
+    return out
+
+
+def oracle_gradients(
+    conv: Convolution, x: np.ndarray, w: np.ndarray, g: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Both gradients by torch's autograd in float64: independent of the formulas here."""
+    torch = pytest.importorskip("torch")
+    (top, bottom), (left, right) = conv.padding
+    images = torch.from_numpy(x.astype(np.float64)).permute(0, 3, 1, 2).requires_grad_()
+    filters = torch.from_numpy(w.astype(np.float64)).permute(3, 2, 0, 1).requires_grad_()
+    padded = torch.nn.functional.pad(images, (left, right, top, bottom))
+    y = torch.nn.functional.conv2d(
+        padded, filters, None, conv.stride, 0, conv.dilation, conv.groups
+    )
+    cotangent = torch.from_numpy(g.astype(np.float64)).permute(0, 3, 1, 2)
+    dx, dw = torch.autograd.grad(y, (images, filters), cotangent)
+    return dx.permute(0, 2, 3, 1).numpy(), dw.permute(2, 3, 1, 0).numpy()
+
+
+def operands(conv: Convolution) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(7)
+    x = draw(rng, (conv.batch, conv.height, conv.width, conv.channels), conv.dtype)
+    w = draw(rng, (*conv.kernel, conv.group_channels, conv.features), conv.dtype)
+    g = draw(rng, (conv.batch, conv.out_height, conv.out_width, conv.features), conv.dtype)
+    return x, w, g
+
+
+CASES = [
+    (profile, name)
+    for profile in PROFILES
+    for name in (
+        ["plain", "alexnet-first", "strided-dilated", "grouped"]
+        if profile not in COMMON
+        else CONVOLUTIONS
+    )
+]
+
+
+@pytest.mark.parametrize(("profile", "name"), CASES)
+def test_convolution(lab, profile: str, name: str) -> None:
+    conv = CONVOLUTIONS[name]
+    x, w, g = operands(conv)
+    expected = oracle(conv, x, w)
+    dx, dw = oracle_gradients(conv, x, w, g)
+    chosen = PROFILES[profile]
+    y = lab.run(lower_forward(conv, chosen), {"x": x, "w": w}, expected.shape)
+    assert deviation(y, expected) < BOUND[conv.dtype]
+    out = lab.run(lower_input_gradient(conv, chosen), {"g": g, "w": w}, dx.shape)
+    assert deviation(out, dx) < BOUND[conv.dtype]
+    out = lab.run(lower_weight_gradient(conv, chosen), {"x": x, "g": g}, dw.shape)
+    assert deviation(out, dw) < BOUND[conv.dtype]
+
+
+@pytest.mark.parametrize("block_rows", [0, 1, 4])
+@pytest.mark.parametrize("items", [1, 64])
+def test_weight_gradient_blocking_changes_nothing(lab, items: int, block_rows: int) -> None:
+    conv = CONVOLUTIONS["alexnet-second"]
+    x, w, g = operands(conv)
+    _, dw = oracle_gradients(conv, x, w, g)
+    choice = Choice(6, 2, items=items, block_rows=block_rows)
+    lowering = lower_weight_gradient(conv, PROFILES["cpu-wide"], choice)
+    assert deviation(lab.run(lowering, {"x": x, "g": g}, dw.shape), dw) < BOUND["float"]
+
+
+def test_results_are_the_same_bits_every_time(lab) -> None:
+    conv = CONVOLUTIONS["alexnet-second"]
+    x, _, g = operands(conv)
+    shape = (*conv.kernel, conv.group_channels, conv.features)
+    for profile in PROFILES.values():
+        lowering = lower_weight_gradient(conv, profile)
+        first, second = (lab.run(lowering, {"x": x, "g": g}, shape) for _ in range(2))
+        assert first.tobytes() == second.tobytes()
