@@ -1,0 +1,102 @@
+"""Graphs as ahead-of-time compiled XLA programs."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import SingleDeviceSharding
+
+from accelkit.backend import CompileOptions, Executable, evaluate
+from accelkit.device import Device
+from accelkit.errors import OptionError
+from accelkit.graph import Graph, Node
+from accelkit_jax.runtime import wide_types
+
+__all__ = ["PRECISIONS", "JaxExecutable", "compile_graph"]
+
+# XLA's three levels: on GPUs the middle one is TF32, on TPUs three bfloat16 passes.
+PRECISIONS = {"float32": jax.lax.Precision.HIGHEST, "tf32": jax.lax.Precision.HIGH}
+
+
+class JaxExecutable(Executable):
+    """One compiled XLA program."""
+
+    def __init__(self, graph: Graph, device: Device, program: Any, compile_time_s: float) -> None:
+        self.graph = graph
+        self.device = device
+        self.compile_time_s = compile_time_s
+        self._program = program
+
+    def __call__(self, arrays: Sequence[Any]) -> list[Any]:
+        with wide_types():
+            return list(self._program(*arrays))
+
+    def temporary_memory_bytes(self) -> int | None:
+        analysis = self._program.memory_analysis()
+        return None if analysis is None else int(analysis.temp_size_in_bytes)
+
+
+def compile_graph(
+    graph: Graph,
+    device: Device,
+    native_device: jax.Device,
+    implementation: Callable[[Node], Callable[..., Any]],
+    donate: Iterable[int],
+    options: CompileOptions,
+) -> JaxExecutable:
+    """Trace, lower and compile a prepared graph for one device. Call it in wide types."""
+    start = time.perf_counter()
+    sharding = SingleDeviceSharding(native_device)
+    specs = [
+        jax.ShapeDtypeStruct(v.spec.shape, v.spec.dtype.numpy, sharding=sharding)
+        for v in graph.inputs
+    ]
+
+    def program(*arrays: Any) -> tuple[Any, ...]:
+        return tuple(evaluate(graph, arrays, implementation))
+
+    program.__name__ = program.__qualname__ = graph.name
+    jitted = jax.jit(
+        program, donate_argnums=reusable(graph, donate), out_shardings=sharding, keep_unused=True
+    )
+    compiled = jitted.lower(*specs).compile(_compiler_options(native_device, options) or None)
+    return JaxExecutable(graph, device, compiled, time.perf_counter() - start)
+
+
+def reusable(graph: Graph, donate: Iterable[int]) -> tuple[int, ...]:
+    """The donated inputs that have an output of their own shape and dtype to become.
+
+    JAX warns of the others, and could not use them.
+    """
+    wanted = Counter(v.spec for v in graph.outputs)
+    found = []
+    for position in sorted(donate):
+        spec = graph.inputs[position].spec
+        if wanted[spec] > 0:
+            wanted[spec] -= 1
+            found.append(position)
+    return tuple(found)
+
+
+def _compiler_options(native_device: jax.Device, options: CompileOptions) -> dict[str, Any]:
+    if options.deterministic and native_device.platform == "gpu":
+        return {"xla_gpu_deterministic_ops": True}
+    return {}
+
+
+def precision(options: CompileOptions) -> jax.lax.Precision:
+    """XLA's precision for these options.
+
+    Raises:
+        OptionError: if the precision is unknown.
+    """
+    if options.matmul_precision not in PRECISIONS:
+        raise OptionError(
+            f"matmul_precision must be one of {', '.join(map(repr, PRECISIONS))}, got "
+            f"{options.matmul_precision!r}."
+        )
+    return PRECISIONS[options.matmul_precision]

@@ -1,0 +1,92 @@
+"""Convolutions and their gradients; XLA sees them as convolutions of NHWC images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax import lax
+
+from accelkit_jax.shaping import accumulation_dtype
+
+Pair = tuple[int, int]
+Padding = tuple[Pair, Pair]
+
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+_FULL = lax.Precision.HIGHEST
+
+
+def conv2d(
+    x: Any,
+    w: Any,
+    *,
+    strides: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+    precision: lax.Precision = _FULL,
+) -> Any:
+    """Cross-correlation: (N, H, W, C) and (kh, kw, C / groups, O) to (N, OH, OW, O)."""
+    return lax.conv_general_dilated(
+        x,
+        w,
+        strides,
+        padding,
+        rhs_dilation=dilation,
+        dimension_numbers=_LAYOUT,
+        feature_group_count=groups,
+        precision=precision,
+        preferred_element_type=accumulation_dtype(x.dtype),
+    ).astype(x.dtype)
+
+
+def conv2d_input_grad(g: Any, w: Any, *, image_size: Pair, groups: int, **parameters: Any) -> Any:
+    """The cotangent of the images: (N, OH, OW, O) and the weights to (N, H, W, C)."""
+    wide = accumulation_dtype(g.dtype)
+    weights = w.astype(wide)
+    images = jax.ShapeDtypeStruct((g.shape[0], *image_size, w.shape[2] * groups), wide)
+    transposed = jax.linear_transpose(
+        lambda x: conv2d(x, weights, groups=groups, **parameters), images
+    )
+    return transposed(g.astype(wide))[0].astype(g.dtype)
+
+
+def conv2d_weight_grad(x: Any, g: Any, *, kernel_size: Pair, groups: int, **parameters: Any) -> Any:
+    """The cotangent of the weights: (N, H, W, C) and (N, OH, OW, O) to (kh, kw, C / groups, O)."""
+    wide = accumulation_dtype(x.dtype)
+    images = x.astype(wide)
+    weights = jax.ShapeDtypeStruct((*kernel_size, x.shape[3] // groups, g.shape[3]), wide)
+    transposed = jax.linear_transpose(
+        lambda w: conv2d(images, w, groups=groups, **parameters), weights
+    )
+    return transposed(g.astype(wide))[0].astype(x.dtype)
+
+
+def depthwise_conv2d(
+    x: Any,
+    w: Any,
+    *,
+    strides: Pair,
+    padding: Padding,
+    dilation: Pair,
+    precision: lax.Precision = _FULL,
+) -> Any:
+    """Each channel with filters of its own: (N, H, W, C), (kh, kw, C, M) to (N, OH, OW, C*M)."""
+    channels, multiplier = w.shape[2:]
+    return conv2d(
+        x,
+        w.reshape(*w.shape[:2], 1, channels * multiplier),
+        strides=strides,
+        padding=padding,
+        dilation=dilation,
+        groups=channels,
+        precision=precision,
+    )
+
+
+CONVOLUTION = {
+    "conv2d": conv2d,
+    "conv2d_input_grad": conv2d_input_grad,
+    "conv2d_weight_grad": conv2d_weight_grad,
+    "depthwise_conv2d": depthwise_conv2d,
+}
