@@ -12,15 +12,6 @@ from accelkit_numpy.precision import widen_bfloat16_1, widen_bfloat16_2, widen_h
 from accelkit_numpy.special import erf
 
 
-def _rounding(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Integers are rounded already; older NumPy would turn them into float64."""
-
-    def run(x: Any) -> Any:
-        return x if x.dtype.kind in "iu" else function(x)
-
-    return run
-
-
 def _sigmoid(x: Any) -> Any:
     e = np.exp(-np.abs(x))  # never overflows
     one = x.dtype.type(1)
@@ -58,10 +49,10 @@ _UNARY = {
     "negative": np.negative,
     "absolute": np.absolute,
     "sign": np.sign,
-    "floor": _rounding(np.floor),
-    "ceil": _rounding(np.ceil),
-    "round": _rounding(np.rint),
-    "trunc": _rounding(np.trunc),
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round": np.rint,
+    "trunc": np.trunc,
     "exp": np.exp,
     "expm1": np.expm1,
     "log": np.log,

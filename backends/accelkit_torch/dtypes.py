@@ -1,0 +1,27 @@
+"""Which torch dtype stands for which of accelkit's."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+
+from accelkit import dtypes
+from accelkit.dtypes import DType
+
+TO_TORCH: Final[dict[DType, torch.dtype]] = {
+    dtypes.bool_: torch.bool,
+    dtypes.int8: torch.int8,
+    dtypes.int16: torch.int16,
+    dtypes.int32: torch.int32,
+    dtypes.int64: torch.int64,
+    dtypes.uint8: torch.uint8,
+    dtypes.uint16: torch.uint16,
+    dtypes.uint32: torch.uint32,
+    dtypes.uint64: torch.uint64,
+    dtypes.float16: torch.float16,
+    dtypes.bfloat16: torch.bfloat16,
+    dtypes.float32: torch.float32,
+    dtypes.float64: torch.float64,
+}
+FROM_TORCH: Final[dict[torch.dtype, DType]] = {native: own for own, native in TO_TORCH.items()}

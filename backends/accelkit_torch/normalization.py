@@ -1,0 +1,133 @@
+"""Softmax, its cross-entropy, and local response normalisation."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+Tensor = torch.Tensor
+
+
+def _softmax(x: Tensor, *, axis: int) -> Tensor:
+    return torch.softmax(x, axis)
+
+
+def _log_softmax(x: Tensor, *, axis: int) -> Tensor:
+    return torch.log_softmax(x, axis)
+
+
+def _target(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Index (..., 1) of each row's label, and whether it is one."""
+    index = labels.to(torch.int64).unsqueeze(-1)
+    return index.clamp(0, classes - 1), (index >= 0) & (index < classes)
+
+
+def _softmax_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
+    log_probability = torch.log_softmax(logits, -1)
+    index, known = _target(labels, logits.shape[-1])
+    picked = torch.where(known, log_probability.gather(-1, index), 0).squeeze(-1)
+    if label_smoothing == 0.0:
+        return picked.neg_()
+    uniform = log_probability.sum(-1) / logits.shape[-1]
+    return -(picked * (1.0 - label_smoothing) + uniform * label_smoothing)
+
+
+def _softmax_cross_entropy_grad(
+    logits: Tensor, labels: Tensor, g: Tensor, *, label_smoothing: float
+) -> Tensor:
+    dx = torch.softmax(logits, -1)
+    index, known = _target(labels, logits.shape[-1])
+    if label_smoothing:
+        dx.sub_(label_smoothing / logits.shape[-1])
+    share = known.to(dx.dtype).mul_(label_smoothing - 1.0)
+    dx.scatter_add_(-1, index, share)
+    return dx.mul_(g.unsqueeze(-1))
+
+
+# --- local response normalisation -----------------------------------------------------------------
+
+# Rows of a piece are few enough for its temporaries to stay in a processor's cache.
+_CPU_PIECE_ELEMENTS = 1 << 16
+
+
+@functools.lru_cache(maxsize=64)
+def _band(
+    channels: int, before: int, after: int, value: float, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """(C, C): column i holds ``value`` in the rows of the window around channel i."""
+    index = torch.arange(channels, device=device)
+    offset = index[:, None] - index[None, :]
+    inside = (offset >= -before) & (offset <= after)
+    return inside.to(dtype).mul_(value)
+
+
+def _factor(scale: Tensor, beta: float) -> Tensor:
+    """scale ** -beta; ``scale`` may be overwritten."""
+    if beta == 0.75:
+        root = scale.rsqrt_()
+        return torch.sqrt(root).mul_(root)
+    return scale.pow_(-beta)
+
+
+def _pieces(x: Tensor, *others: Tensor) -> Any:
+    """Row-matrix views (rows, C) of NHWC arrays, cut into pieces that run one by one."""
+    flat = [t.reshape(-1, x.shape[-1]) for t in (x, *others)]
+    if x.device.type != "cpu":
+        return [flat]
+    rows = max(1, _CPU_PIECE_ELEMENTS // max(1, x.shape[-1]))
+    return zip(*(t.split(rows) for t in flat), strict=True)
+
+
+def _scale(x: Tensor, band: Tensor, k: float) -> Tensor:
+    return torch.mm(x * x, band).add_(k)
+
+
+def _widened(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Sixteen-bit floats are computed in float32 and rounded once."""
+
+    @functools.wraps(function)
+    def run(*arrays: Tensor, **parameters: Any) -> Tensor:
+        dtype = arrays[0].dtype
+        if dtype not in (torch.float16, torch.bfloat16):
+            return function(*arrays, **parameters)
+        return function(*(a.to(torch.float32) for a in arrays), **parameters).to(dtype)
+
+    return run
+
+
+@_widened
+def _local_response_norm(x: Tensor, *, size: int, alpha: float, beta: float, k: float) -> Tensor:
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    band = _band(x.shape[-1], size // 2, (size - 1) // 2, alpha, x.dtype, x.device)
+    for part, out in _pieces(x, y):
+        torch.mul(part, _factor(_scale(part, band, k), beta), out=out)
+    return y
+
+
+@_widened
+def _local_response_norm_grad(
+    x: Tensor, g: Tensor, *, size: int, alpha: float, beta: float, k: float
+) -> Tensor:
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    before, after = size // 2, (size - 1) // 2
+    band = _band(x.shape[-1], before, after, alpha, x.dtype, x.device)
+    spread = _band(x.shape[-1], after, before, -2.0 * alpha * beta, x.dtype, x.device)
+    for part, cotangent, out in _pieces(x, g, dx):
+        scale = _scale(part, band, k)
+        scaled = cotangent * _factor(scale.clone(), beta)
+        inner = torch.mul(scaled, part).div_(scale)
+        torch.addcmul(scaled, part, torch.mm(inner, spread), out=out)
+    return dx
+
+
+NORMALIZATION: dict[str, Callable[..., Any]] = {
+    "softmax": _softmax,
+    "log_softmax": _log_softmax,
+    "softmax_cross_entropy": _softmax_cross_entropy,
+    "softmax_cross_entropy_grad": _softmax_cross_entropy_grad,
+    "local_response_norm": _local_response_norm,
+    "local_response_norm_grad": _local_response_norm_grad,
+}

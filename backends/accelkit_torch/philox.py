@@ -1,0 +1,115 @@
+"""Philox4x32-10 in torch, the same bits as :mod:`accelkit.random.philox`.
+
+Words are held in int64, since torch has no unsigned arithmetic: a product of two 32-bit words
+fills all 64 bits, and masking after the shift takes care of its sign.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Final
+
+import torch
+
+from accelkit import dtypes
+from accelkit.dtypes import DType
+from accelkit.random.philox import keep_threshold
+
+Tensor = torch.Tensor
+Shape = tuple[int, ...]
+_ROUNDS: Final = 10
+_WORD: Final = 0xFFFFFFFF
+_MULTIPLIERS: Final = (0xD2511F53, 0xCD9E8D57)
+_WEYL: Final = (0x9E3779B9, 0xBB67AE85)
+# All four words of a chunk of blocks stay within a processor's second-level cache.
+_CPU_CHUNK_BLOCKS: Final = 1 << 14
+
+
+def _key_schedule(key: Tensor) -> tuple[list[Tensor], Tensor]:
+    """The two key words of every round, (10,) each, and those of the first round."""
+    words = key.to(torch.int64)
+    steps = torch.tensor(
+        [[r * weyl & _WORD for r in range(_ROUNDS)] for weyl in _WEYL], device=key.device
+    )
+    schedule = words[:, None] + steps
+    schedule &= _WORD
+    return [*schedule.unbind(0)], words
+
+
+def _rounds(c: list[Tensor], spare: list[Tensor], schedule: list[list[Tensor]]) -> None:
+    """Ten rounds in place on the four words ``c``; ``spare`` are two arrays of their shape."""
+    c0, c1, c2, c3 = c
+    p0, p1 = spare
+    for k0, k1 in zip(*schedule, strict=True):
+        torch.mul(c0, _MULTIPLIERS[0], out=p0)
+        torch.mul(c2, _MULTIPLIERS[1], out=p1)
+        torch.bitwise_right_shift(p1, 32, out=c0)
+        c0.bitwise_xor_(c1).bitwise_xor_(k0).bitwise_and_(_WORD)
+        torch.bitwise_right_shift(p0, 32, out=c2)
+        c2.bitwise_xor_(c3).bitwise_xor_(k1).bitwise_and_(_WORD)
+        # The low words keep what stands above their 32 bits until the next exclusive or.
+        c1, p1 = p1, c1
+        c3, p0 = p0, c3
+    c1.bitwise_and_(_WORD)
+    c3.bitwise_and_(_WORD)
+    c[:] = c0, c1, c2, c3
+
+
+def _blocks(words: Tensor, schedule: list[list[Tensor]], first: int, count: int) -> list[Tensor]:
+    """The four words of ``count`` blocks from block ``first`` on, each (count,) int64."""
+    index = torch.arange(first, first + count, device=words.device)
+    c = [index & _WORD, index >> 32, *(word.repeat(count) for word in words.split(1))]
+    _rounds(c, [torch.empty_like(index), torch.empty_like(index)], schedule)
+    return c
+
+
+def random_words(
+    key: Tensor, start: int, out: Tensor, convert: Callable[[Tensor, Tensor], Any]
+) -> None:
+    """Draw the stream from element ``start`` on and convert it into ``out``, piece by piece.
+
+    Args:
+        key: uint32 (2,).
+        start: Index of the first element within the stream.
+        out: (count,) of any dtype.
+        convert: ``convert(words, part)`` with int64 words and the piece of ``out`` they are for.
+    """
+    keys, words = _key_schedule(key)
+    schedule = [[*k.unbind(0)] for k in keys]
+    stop = start + out.numel()
+    first, last = start // 4, -(-stop // 4)
+    size = _CPU_CHUNK_BLOCKS if key.device.type == "cpu" else max(1, last - first)
+    for block in range(first, last, size):
+        c = _blocks(words, schedule, block, min(size, last - block))
+        begin, end = max(start, 4 * block), min(stop, 4 * (block + size))
+        drawn = torch.stack(c, dim=1).view(-1)[begin - 4 * block : end - 4 * block]
+        convert(drawn, out[begin - start : end - start])
+
+
+def random_keep_mask(key: Tensor, *, shape: Shape, rate: float, offset: int) -> Tensor:
+    """True where the random word is at least ``round(rate * 2^32)``."""
+    threshold = keep_threshold(rate)
+    out = torch.empty(math.prod(shape), dtype=torch.bool, device=key.device)
+    random_words(key, offset, out, lambda words, part: torch.ge(words, threshold, out=part))
+    return out.view(shape)
+
+
+def random_uniform(key: Tensor, *, shape: Shape, dtype: DType, offset: int) -> Tensor:
+    """Uniform in [0, 1): one word per float32, two per float64."""
+    size = math.prod(shape)
+    if dtype is dtypes.float32:
+        out = torch.empty(size, dtype=torch.float32, device=key.device)
+        random_words(key, offset, out, lambda words, part: part.copy_(words >> 8).mul_(2.0**-24))
+        return out.view(shape)
+    drawn = torch.empty(2 * size, dtype=torch.int64, device=key.device)
+    random_words(key, 2 * offset, drawn, lambda words, part: part.copy_(words))
+    pairs = drawn.view(-1, 2)
+    bits = ((pairs[:, 0] >> 5) << 26) + (pairs[:, 1] >> 6)
+    return bits.to(torch.float64).mul_(2.0**-53).view(shape)
+
+
+RANDOM: dict[str, Callable[..., Any]] = {
+    "random_keep_mask": random_keep_mask,
+    "random_uniform": random_uniform,
+}
