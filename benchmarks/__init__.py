@@ -1,0 +1,1 @@
+"""Benchmarks: accelkit beside hand-written programs in each framework, in one run."""
