@@ -1,0 +1,47 @@
+"""Data: sources with random access, augmentation, and batches in a reproducible order.
+
+A source gives records by index; a transform makes a uint8 array of each image; a
+:class:`Loader` makes batches of them; a :class:`Prefetcher` sends them to the device ahead of
+time. The order is a pure function of the seed and the epoch, each sample's augmentation of the
+seed, the epoch and the sample's index.
+"""
+
+from accelkit.data.arrays import ArraySource, SequenceSource, load_npz
+from accelkit.data.batches import Batch, Position, Skipped
+from accelkit.data.digits import digits
+from accelkit.data.folder import ImageFolder
+from accelkit.data.images import Image, open_image
+from accelkit.data.loader import Loader
+from accelkit.data.prefetch import Prefetcher, WaitTimes
+from accelkit.data.randomness import SampleRandom, epoch_order
+from accelkit.data.records import Record, Source
+from accelkit.data.shapes import SHAPE_CLASSES, ShapesSource
+from accelkit.data.shards import TarShards
+from accelkit.data.transforms import EvaluationTransform, Resize, TrainingTransform, Transform
+
+__all__ = [
+    "SHAPE_CLASSES",
+    "ArraySource",
+    "Batch",
+    "EvaluationTransform",
+    "Image",
+    "ImageFolder",
+    "Loader",
+    "Position",
+    "Prefetcher",
+    "Record",
+    "Resize",
+    "SampleRandom",
+    "SequenceSource",
+    "ShapesSource",
+    "Skipped",
+    "Source",
+    "TarShards",
+    "TrainingTransform",
+    "Transform",
+    "WaitTimes",
+    "digits",
+    "epoch_order",
+    "load_npz",
+    "open_image",
+]

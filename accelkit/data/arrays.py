@@ -76,7 +76,7 @@ def load_npz(
         CorruptDataError: if it is damaged or would need unpickling.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             names = list(archive.files)
             image_name = _pick(names, images, (*_IMAGE_KEYS, "images", "x_train"), str(path))
             label_name = _pick(names, labels, (*_LABEL_KEYS, "y_train"), str(path))

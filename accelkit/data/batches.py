@@ -10,7 +10,7 @@ import functools
 import os
 import time
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,14 +24,21 @@ from accelkit.errors import CorruptDataError, DataError, OptionError
 __all__ = ["Batch", "BatchPlan", "BatchSequence", "Position", "Skipped"]
 
 
-class Position(NamedTuple):
-    """A place in the stream of samples: ``index`` counts the samples of the epoch, over all shards."""
+@dataclass(frozen=True)
+class Position:
+    """A place in the stream of samples.
 
-    epoch: int
-    index: int
+    Attributes:
+        epoch: Passes over the data that are complete.
+        sample: Samples of the current pass that are done, over all shards.
+    """
+
+    epoch: int = 0
+    sample: int = 0
 
 
-class Skipped(NamedTuple):
+@dataclass(frozen=True)
+class Skipped:
     """A sample that could not be read."""
 
     index: int
@@ -105,9 +112,9 @@ class BatchPlan:
                 "Use a smaller batch, or partial='pad'."
             )
 
-    def batches_from(self, index: int) -> int:
-        """How many batches of an epoch start at sample ``index`` or after it."""
-        remaining = max(0, len(self.source) - index)
+    def batches_from(self, sample: int) -> int:
+        """How many batches of an epoch start at place ``sample`` or after it."""
+        remaining = max(0, len(self.source) - sample)
         return (
             remaining // self.batch_size
             if self.partial == "drop"
@@ -116,9 +123,9 @@ class BatchPlan:
 
     def following(self, position: Position) -> Position:
         """Where the batch after the one at ``position`` starts."""
-        index = position.index + self.batch_size
-        if self.batches_from(index):
-            return Position(position.epoch, index)
+        sample = position.sample + self.batch_size
+        if self.batches_from(sample):
+            return Position(position.epoch, sample)
         return Position(position.epoch + 1, 0)
 
     @functools.cached_property
@@ -150,8 +157,8 @@ class BatchPlan:
         """
         start = time.perf_counter()
         rows = self.batch_size // self.shard_count
-        first = position.index + self.shard_index * rows
-        stop = min(first + rows, position.index + self.batch_size, len(self.source))
+        first = position.sample + self.shard_index * rows
+        stop = min(first + rows, position.sample + self.batch_size, len(self.source))
         indices = self._indices(position.epoch, first, stop)
         if self.partial == "keep":
             rows = len(indices)
@@ -256,9 +263,9 @@ class BatchSequence:
     def position(self, number: int) -> Position:
         """Where batch ``number`` starts."""
         plan, start = self.plan, self.start
-        first, each = plan.batches_from(start.index), plan.batches_from(0)
+        first, each = plan.batches_from(start.sample), plan.batches_from(0)
         if number < first:
-            return Position(start.epoch, start.index + number * plan.batch_size)
+            return Position(start.epoch, start.sample + number * plan.batch_size)
         epochs, batch = divmod(number - first, each)
         return Position(start.epoch + 1 + epochs, batch * plan.batch_size)
 

@@ -26,7 +26,6 @@ __all__ = [
     "ArrayImage",
     "EncodedImage",
     "Image",
-    "encode_jpeg",
     "open_image",
     "simplejpeg",
 ]
@@ -214,19 +213,3 @@ def _check_size(height: int, width: int, name: str, max_pixels: int) -> None:
             f"The image {name} claims {height}x{width} pixels, more than the limit of "
             f"{max_pixels}. Shrink it, or raise `max_pixels`."
         )
-
-
-def encode_jpeg(pixels: Pixels, *, quality: int = 90) -> bytes:
-    """Compress an RGB image, by simplejpeg or else by Pillow.
-
-    Raises:
-        DataError: if neither is installed.
-    """
-    if (module := simplejpeg()) is not None:
-        array = np.ascontiguousarray(pixels)
-        return bytes(module.encode_jpeg(array, quality=quality, colorsubsampling="420"))
-    if (module := pillow()) is None:
-        raise DataError(f"No JPEG encoder is installed. {_INSTALL}")
-    stream = io.BytesIO()
-    module.fromarray(pixels).save(stream, "JPEG", quality=quality, subsampling="4:2:0")
-    return stream.getvalue()

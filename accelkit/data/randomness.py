@@ -73,9 +73,10 @@ def sample_randoms(seed: int, epoch: int, indices: npt.NDArray[np.int64]) -> lis
     key = _sample_key(seed, epoch)
     column = indices.reshape(-1, 1)
     counter = (column & _WORD, column >> 32, np.arange(_FIRST_BLOCKS), 0)
-    words = np.stack(philox4x32(counter, key), axis=-1).reshape(len(indices), -1).tolist()
+    words = np.stack(philox4x32(counter, key), axis=-1).reshape(len(indices), 4 * _FIRST_BLOCKS)
     return [
-        SampleRandom(key, index, row) for index, row in zip(indices.tolist(), words, strict=True)
+        SampleRandom(key, index, row)
+        for index, row in zip(indices.tolist(), words.tolist(), strict=True)
     ]
 
 

@@ -139,9 +139,11 @@ def _distance(kind: str, x: Field, y: Field) -> Field:
         edge = np.maximum(np.abs(x), np.abs(y)) - 0.85
         return edge if kind == "square" else np.abs(edge + 0.18) - 0.18
     if kind == "triangle":
-        return _half_planes(x, y, 3).max(axis=0) - 0.55
+        triangle: Field = _half_planes(x, y, 3).max(axis=0) - 0.55
+        return triangle
     if kind == "star":  # at most one of the pentagram's five lines is crossed
-        return np.sort(_half_planes(x, y, 5), axis=0)[-2] - 0.36
+        star: Field = np.sort(_half_planes(x, y, 5), axis=0)[-2] - 0.36
+        return star
     if kind == "cross":
         across = np.maximum(np.abs(x) - 1.0, np.abs(y) - 0.28)
         return np.minimum(across, np.maximum(np.abs(x) - 0.28, np.abs(y) - 1.0))

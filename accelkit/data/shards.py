@@ -172,6 +172,9 @@ def _samples(path: str, stream: Any) -> Iterator[_Sample]:
                     seen.add(key)
                     current = _Sample(key)
                 current.parts[suffix] = (member.offset_data, member.size)
+            stream.seek(archive.offset)
+            if stream.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+                raise CorruptDataError(f"The shard {path} is cut off: it lacks its end marker.")
     except tarfile.TarError as error:
         raise CorruptDataError(
             f"The shard {path} is not a well-formed tar file: {error}."

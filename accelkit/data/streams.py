@@ -13,13 +13,13 @@ import importlib
 import logging
 import multiprocessing
 import os
+import secrets
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
-import numpy as np
-
-from accelkit.data.batches import Batch, BatchPlan, BatchSequence, Position, Skipped
+from accelkit.data.batches import Batch, BatchPlan, BatchSequence, Position
+from accelkit.data.shared import SharedArrays, free
 from accelkit.errors import DataError
 
 __all__ = ["ProcessStream", "SerialStream", "Stream", "ThreadStream"]
@@ -84,31 +84,31 @@ class ThreadStream:
         self._pending.clear()
 
 
-class _Shipped:
-    """Batches as trees of arrays, which Grain passes through shared memory."""
+class _ShippedBatches:
+    """What Grain's workers make: batches whose arrays travel through shared memory."""
 
-    def __init__(self, plan: BatchPlan, start: Position) -> None:
+    def __init__(self, plan: BatchPlan, start: Position, token: str) -> None:
         self._sequence = BatchSequence(plan, start)
+        self._token = token
 
     def __len__(self) -> int:
         return len(self._sequence)
 
-    def __getitem__(self, number: int, /) -> dict[str, Any]:
-        _exit_with_parent()
+    def __getitem__(self, number: int, /) -> tuple[SharedArrays, tuple[Any, ...]]:
         batch = self._sequence[number]
-        return {
-            "arrays": (batch.image, batch.label, batch.weight, batch.index),
-            "rest": (tuple(batch.position), batch.skipped, batch.work_s, batch.worker),
-        }
+        arrays = (batch.image, batch.label, batch.weight, batch.index)
+        shared = SharedArrays.write(self.block_name(number), arrays)
+        return shared, (batch.position, batch.skipped, batch.work_s, batch.worker)
+
+    def block_name(self, number: int) -> str:
+        """Name of the block of shared memory of one batch; macOS allows 30 characters."""
+        return f"accelkit-{self._token}-{number:x}"
 
 
-_watching = threading.Lock()
-
-
-def _exit_with_parent() -> None:
+def _exit_with_parent(worker: int, workers: int) -> None:
     """End this worker when the training process is killed; it would wait for it forever."""
     parent = multiprocessing.parent_process()
-    if parent is None or not _watching.acquire(blocking=False):
+    if parent is None:
         return
 
     def watch() -> None:
@@ -146,6 +146,9 @@ class ProcessStream:
                 "Worker processes need Grain, which is not installed: pip install "
                 "'accelkit[data]'. Or use threads instead of workers: the batches are the same."
             ) from error
+        flags: Any = importlib.import_module("absl.flags").FLAGS
+        if not flags.is_parsed():  # Grain reads its flags; a program may be no absl application
+            flags.mark_as_parsed()
         plan.form  # noqa: B018 - computed once here, not in every worker
         self._plan = plan
         self._next = start
@@ -161,10 +164,11 @@ class ProcessStream:
         options = grain.MultiprocessingOptions(
             num_workers=self._workers, per_worker_buffer_size=self._buffer
         )
-        dataset = grain.MapDataset.source(_Shipped(self._plan, self._next))
+        self._batches = _ShippedBatches(self._plan, self._next, secrets.token_hex(4))
+        dataset = grain.MapDataset.source(self._batches)
         reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         self._delivered = 0
-        return iter(dataset.to_iter_dataset(reading).mp_prefetch(options))
+        return iter(dataset.to_iter_dataset(reading).mp_prefetch(options, _exit_with_parent))
 
     def next(self) -> Batch:
         """Wait for the next batch.
@@ -175,22 +179,16 @@ class ProcessStream:
         while True:
             worker = self._delivered % self._workers
             try:
-                shipped = next(self._iterator)
+                shared, rest = next(self._iterator)
             except RuntimeError as error:
                 if "terminated unexpectedly" not in str(error):
                     raise
                 self._replace(worker, error)
                 continue
             break
-        position, skipped, work_s, pid = shipped["rest"]
-        batch = Batch(
-            *(np.asarray(array) for array in shipped["arrays"]),
-            position=Position(*position),
-            skipped=tuple(Skipped(*entry) for entry in skipped),
-            work_s=work_s,
-            worker=pid,
-        )
-        self._pids[worker] = pid
+        image, label, weight, index = shared.take()
+        batch = Batch(image, label, weight, index, *rest)
+        self._pids[worker] = batch.worker
         self._delivered += 1
         self._next = batch.position
         return batch
@@ -199,7 +197,7 @@ class ProcessStream:
         pid = self._pids.get(worker, "not known yet")
         death = (
             f"The data worker {worker} of {self._workers} (process {pid}) died while it made the "
-            f"batch at sample {self._next.index} of epoch {self._next.epoch}: {error}"
+            f"batch at sample {self._next.sample} of epoch {self._next.epoch}: {error}"
         )
         self.close()
         if self._restarts == 0:
@@ -218,3 +216,6 @@ class ProcessStream:
         closing = threading.Thread(target=self._iterator.close, daemon=True)
         closing.start()
         closing.join(30)
+        ahead = self._workers * (2 * self._buffer + 2)  # in Grain's two buffers and in the making
+        for number in range(self._delivered, self._delivered + ahead):
+            free(self._batches.block_name(number))

@@ -83,10 +83,7 @@ def check_file(data: bytes) -> str:
         tensors = decode_tensors(data)
     except CorruptCheckpointError:
         return "file refused"
-    try:
-        reference = dict(safetensors.deserialize(data))
-    except safetensors.SafetensorError:
-        return "file accepted, the library refuses"
+    reference = dict(safetensors.deserialize(data))  # no stricter than ours, or this raises
     assert tensors.keys() == reference.keys(), data
     for name, array in tensors.items():
         assert list(array.shape) == reference[name]["shape"], data

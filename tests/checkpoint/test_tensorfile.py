@@ -90,6 +90,7 @@ def test_byte_order_is_normalised() -> None:
         ({"a": [1.0]}, "is a list, expected a NumPy array"),
         ({"__metadata__": np.zeros(1)}, "reserved"),
         ({3: np.zeros(1)}, "named 3"),
+        ({"\ud800": np.zeros(1)}, "named '.ud800'"),
     ],
 )
 def test_what_cannot_be_stored_is_named(tensors: dict, message: str) -> None:
@@ -117,6 +118,7 @@ def entry(dtype: object = "U8", shape: object = (4,), offsets: object = (0, 4)) 
         pytest.param(file_of(b"\xff\xff"), id="not UTF-8"),
         pytest.param(file_of(b"[" * 100_000), id="nested deeply"),
         pytest.param(file_of(b'{"a":NaN}'), id="NaN"),
+        pytest.param(file_of({"__metadata__": {"a": "\ud800"}}), id="half a surrogate pair"),
         pytest.param(
             file_of(b'{"a":%b,"a":%b}' % ((json.dumps(entry()).encode(),) * 2), b"1234"),
             id="repeated name",

@@ -1,0 +1,160 @@
+"""Transfers ahead of the training step, so that copying and loading overlap computing."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+
+from accelkit.data.batches import Batch
+from accelkit.data.loader import Loader
+from accelkit.data.records import Array
+from accelkit.errors import OptionError
+
+__all__ = ["Prefetcher", "WaitTimes"]
+
+OnDevice = TypeVar("OnDevice")
+
+
+@dataclass
+class WaitTimes:
+    """Where the time between batches went, in seconds.
+
+    Attributes:
+        data_s: The transfer thread waited for the loader.
+        transfer_s: It was in the ``put`` call.
+        starved_s: The training step waited for a batch.
+        step_s: The training step had the batch.
+    """
+
+    data_s: float = 0.0
+    transfer_s: float = 0.0
+    starved_s: float = 0.0
+    step_s: float = 0.0
+
+    @property
+    def starved_share(self) -> float:
+        """Share of the time that the step waited for a batch, 0 to 1."""
+        total = self.starved_s + self.step_s
+        return self.starved_s / total if total else 0.0
+
+    def bottleneck(self) -> str:
+        """``"compute"``, ``"data"`` or ``"transfer"``: what makes the run as slow as it is."""
+        if self.starved_share < 0.03:
+            return "compute"
+        return "data" if self.data_s >= self.transfer_s else "transfer"
+
+
+class Prefetcher(Generic[OnDevice]):
+    """Yields ``(put(batch.arrays()), batch)`` for a loader's epoch, ``depth`` batches ahead.
+
+    A thread takes batches from the loader and calls ``put``, which should start the transfer and
+    return. With a depth of 2, one batch is computed on while the next one is transferred.
+
+    Args:
+        loader: Its batches are taken; nothing else may iterate over it meanwhile.
+        put: Sends a dict of arrays to the device; called in the thread.
+        depth: Batches on the device or on their way, at least 1.
+
+    Example:
+        >>> from accelkit.data import Loader, Prefetcher, ShapesSource
+        >>> loader = Loader(ShapesSource(64), batch_size=32)
+        >>> with Prefetcher(loader, put=lambda arrays: arrays["label"].sum()) as batches:
+        ...     for total, batch in batches:
+        ...         print(total, batch.image.shape)
+        ...     batches.state()["epoch"]
+        144 (32, 32, 32, 3)
+        132 (32, 32, 32, 3)
+        1
+    """
+
+    def __init__(
+        self, loader: Loader, put: Callable[[dict[str, Array]], OnDevice], *, depth: int = 2
+    ) -> None:
+        if depth < 1:
+            raise OptionError(f"depth is {depth}, expected at least 1.")
+        self.times = WaitTimes()
+        self._loader = loader
+        self._put = put
+        self._depth = depth
+        self._position = loader.position
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __iter__(self) -> Iterator[tuple[OnDevice, Batch]]:
+        """The rest of the loader's current epoch."""
+        self.close()
+        self._stop.clear()
+        # The step holds one batch and the thread another, beyond those in the queue.
+        ready: queue.Queue[Any] = queue.Queue(max(1, self._depth - 1))
+        self._thread = threading.Thread(
+            target=self._fill, args=(ready,), name="accelkit-prefetch", daemon=True
+        )
+        self._thread.start()
+        try:
+            while True:
+                start = time.perf_counter()
+                item = ready.get()
+                given = time.perf_counter()
+                self.times.starved_s += given - start
+                if item is None:
+                    return
+                if isinstance(item, BaseException):
+                    raise item
+                self._position = item[1].position
+                yield item
+                self.times.step_s += time.perf_counter() - given
+        finally:
+            self.close()
+
+    def _fill(self, ready: queue.Queue[Any]) -> None:
+        try:
+            batches = iter(self._loader)
+            while not self._stop.is_set():
+                start = time.perf_counter()
+                batch = next(batches, None)
+                loaded = time.perf_counter()
+                self.times.data_s += loaded - start
+                if batch is None:
+                    break
+                item = (self._put(batch.arrays()), batch)
+                self.times.transfer_s += time.perf_counter() - loaded
+                self._offer(ready, item)
+            self._offer(ready, None)
+        except BaseException as error:  # it belongs to the consumer, whatever it is
+            self._offer(ready, error)
+
+    def _offer(self, ready: queue.Queue[Any], item: object) -> None:
+        while not self._stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def state(self) -> dict[str, Any]:
+        """The loader's state after the last batch that was yielded; what a checkpoint needs."""
+        return self._loader.state(self._position)
+
+    def close(self) -> None:
+        """Stop the thread. The loader goes back to just after the last batch that was yielded."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            self._loader.seek(self._position)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
