@@ -12,7 +12,7 @@ from typing import Any
 
 from accelkit.errors import DTypeError, ShapeError
 from accelkit.graph import TensorSpec
-from accelkit.primitives.primitive import primitive
+from accelkit.primitives.primitive import CostRule, primitive
 from accelkit.primitives.shaping import pad, reshape, slice_
 
 Pair = tuple[int, int]
@@ -119,7 +119,7 @@ def _weight_grad_infer(
     return TensorSpec(shape, g.dtype)
 
 
-def _flops_by(position: int, is_output: bool) -> Any:
+def _flops_by(position: int, is_output: bool) -> CostRule:
     """Every multiply-add belongs to one element of g (or y) and one of its window's weights."""
 
     def flops(
@@ -131,7 +131,7 @@ def _flops_by(position: int, is_output: bool) -> Any:
             window = math.prod(parameters["kernel_size"]) * channels
         else:
             window = math.prod(inputs[1].shape[:3])
-        return 2 * result.size * window
+        return 2 * result.size * int(window)
 
     return flops
 

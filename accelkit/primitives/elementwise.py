@@ -7,13 +7,16 @@ business of the functions above. Integer arithmetic wraps around.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelkit import dtypes
 from accelkit.dtypes import DType
 from accelkit.errors import DTypeError, ShapeError
 from accelkit.graph import TensorSpec
 from accelkit.primitives.primitive import Primitive, no_flops, primitive
+
+if TYPE_CHECKING:
+    from accelkit.tensor import Tensor
 
 
 def broadcast_shapes(*shapes: tuple[int, ...]) -> tuple[int, ...]:
@@ -56,12 +59,16 @@ def unbroadcast(g: Any, shape: tuple[int, ...]) -> Any:
     return summed if summed.shape == shape else reshape(summed, shape=shape)
 
 
+_KIND_NAMES = {"b": "bool", "i": "signed integer", "u": "unsigned integer", "f": "floating"}
+
+
 def _require_kind(name: str, kinds: str, *specs: TensorSpec) -> None:
     for spec in specs:
         if spec.dtype.kind not in kinds:
-            words = {"b": "bool", "i": "signed integer", "u": "unsigned integer", "f": "floating"}
-            expected = " or ".join(words[k] for k in kinds)
-            raise DTypeError(f"{name} needs a {expected} dtype, got {spec.dtype}.")
+            expected = " or ".join(_KIND_NAMES[k] for k in kinds)
+            raise DTypeError(
+                f"{name} needs a {expected} dtype, got {spec.dtype}. Convert it with `.astype(...)`."
+            )
 
 
 def _require_same_dtype(name: str, *specs: TensorSpec) -> DType:
@@ -80,7 +87,7 @@ def _unary(
     kinds: str = "f",
     result: DType | None = None,
     definition: Callable[..., Any] | None = None,
-) -> Primitive:
+) -> Primitive[Tensor]:
     def infer(x: TensorSpec) -> TensorSpec:
         _require_kind(name, kinds, x)
         return TensorSpec(x.shape, result or x.dtype)
@@ -99,11 +106,13 @@ def _binary(
     kinds: str = "iuf",
     result: DType | None = None,
     definition: Callable[..., Any] | None = None,
-) -> Primitive:
+) -> Primitive[Tensor]:
     def infer(a: TensorSpec, b: TensorSpec) -> TensorSpec:
-        _require_kind(name, kinds, a, b)
-        dtype = _require_same_dtype(name, a, b)
-        return TensorSpec(broadcast_shapes(a.shape, b.shape), result or dtype)
+        if a.dtype.kind not in kinds or a.dtype is not b.dtype:
+            _require_kind(name, kinds, a, b)
+            _require_same_dtype(name, a, b)
+        shape = a.shape if a.shape == b.shape else broadcast_shapes(a.shape, b.shape)
+        return TensorSpec(shape, result or a.dtype)
 
     def rule(g: Any, y: Any, a: Any, b: Any) -> Sequence[Any]:
         if vjp is None:
@@ -122,7 +131,7 @@ multiply = _binary("multiply", lambda g, y, a, b: (g * b, g * a), "a * b")
 divide = _binary("divide", lambda g, y, a, b: (g / b, -g * (y / b)), "a / b", kinds="f")
 negative = _unary("negative", lambda g, y, x: -g, "-x", kinds="if")
 absolute = _unary("absolute", lambda g, y, x: g * sign(x), "|x|", kinds="if")
-sign = _unary("sign", None, "-1, 0 or 1; NaN where x is NaN", kinds="if")
+sign: Primitive[Tensor] = _unary("sign", None, "-1, 0 or 1; NaN where x is NaN", kinds="if")
 floor_divide = _binary("floor_divide", None, "The floor of a / b. Integer b must not be 0.")
 remainder = _binary(
     "remainder",
@@ -168,7 +177,7 @@ arctan2 = _binary(
 
 # --- rounding -----------------------------------------------------------------------------
 
-floor = _unary("floor", None, "The largest integer not above x.")
+floor: Primitive[Tensor] = _unary("floor", None, "The largest integer not above x.")
 ceil = _unary("ceil", None, "The smallest integer not below x.")
 round_ = _unary("round", None, "The nearest integer; halves go to the even one.")
 trunc = _unary("trunc", None, "The integer part of x.")
@@ -187,13 +196,13 @@ rsqrt = _unary(
     definition=lambda x: 1.0 / sqrt(x),
 )
 sin = _unary("sin", lambda g, y, x: g * cos(x), "Sine of x in radians.")
-cos = _unary("cos", lambda g, y, x: -g * sin(x), "Cosine of x in radians.")
+cos: Primitive[Tensor] = _unary("cos", lambda g, y, x: -g * sin(x), "Cosine of x in radians.")
 tan = _unary("tan", lambda g, y, x: g * (1.0 + y * y), "Tangent of x in radians.")
 arcsin = _unary("arcsin", lambda g, y, x: g / sqrt(1.0 - x * x), "Inverse sine.")
 arccos = _unary("arccos", lambda g, y, x: -g / sqrt(1.0 - x * x), "Inverse cosine.")
 arctan = _unary("arctan", lambda g, y, x: g / (1.0 + x * x), "Inverse tangent.")
 sinh = _unary("sinh", lambda g, y, x: g * cosh(x), "Hyperbolic sine.")
-cosh = _unary("cosh", lambda g, y, x: g * sinh(x), "Hyperbolic cosine.")
+cosh: Primitive[Tensor] = _unary("cosh", lambda g, y, x: g * sinh(x), "Hyperbolic cosine.")
 tanh = _unary("tanh", lambda g, y, x: g * (1.0 - y * y), "Hyperbolic tangent.")
 arcsinh = _unary("arcsinh", lambda g, y, x: g / sqrt(x * x + 1.0), "Inverse hyperbolic sine.")
 arccosh = _unary(
@@ -308,7 +317,7 @@ def _relu_grad_infer(y: TensorSpec, g: TensorSpec) -> TensorSpec:
     return y
 
 
-relu_grad = primitive(
+relu_grad: Primitive[Tensor] = primitive(
     "relu_grad",
     _relu_grad_infer,
     vjp=lambda ct, dx, y, g: (None, relu_grad(y, ct)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelkit.errors import DTypeError, ShapeError
 from accelkit.graph import TensorSpec
@@ -19,9 +19,12 @@ from accelkit.primitives.elementwise import (
     stop_gradient,
     zeros_like,
 )
-from accelkit.primitives.primitive import primitive
+from accelkit.primitives.primitive import Primitive, primitive
 from accelkit.primitives.reductions import keep_axes, reduce_max, reduce_sum
 from accelkit.primitives.shaping import iota, pad, reshape, slice_
+
+if TYPE_CHECKING:
+    from accelkit.tensor import Tensor
 
 
 def _floating(name: str, spec: TensorSpec) -> TensorSpec:
@@ -121,7 +124,7 @@ softmax_cross_entropy = primitive(
     target is 1 - s + s / classes at the label and s / classes elsewhere, s = label_smoothing.
     A label outside 0 <= label < classes gives an unspecified finite loss; callers flag it.""",
 )
-softmax_cross_entropy_grad = primitive(
+softmax_cross_entropy_grad: Primitive[Tensor] = primitive(
     "softmax_cross_entropy_grad",
     lambda logits, labels, g, *, label_smoothing: _floating("softmax_cross_entropy_grad", logits),
     definition=_cross_entropy_grad_definition,

@@ -8,7 +8,7 @@ impose one backend's winners on another.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,8 +17,11 @@ from accelkit.errors import DTypeError, ShapeError
 from accelkit.graph import TensorSpec
 from accelkit.primitives.convolution import Padding, Pair, window_extent, windows
 from accelkit.primitives.elementwise import equal, greater, is_nan, logical_or, select, zeros_like
-from accelkit.primitives.primitive import no_flops, primitive
+from accelkit.primitives.primitive import Primitive, no_flops, primitive
 from accelkit.primitives.shaping import ConstantArray, constant, full, pad, slice_
+
+if TYPE_CHECKING:
+    from accelkit.tensor import Tensor
 
 
 def pool_output_shape(
@@ -187,7 +190,7 @@ max_pool2d_gather = primitive(
     flops=no_flops,
     doc="The element of each window of x (N, H, W, C) that winners (N, OH, OW, C) names.",
 )
-max_pool2d_scatter = primitive(
+max_pool2d_scatter: Primitive[Tensor] = primitive(
     "max_pool2d_scatter",
     _scatter_infer,
     vjp=lambda ct, dx, winners, g, *, image_size, **p: (
@@ -208,7 +211,7 @@ def _max_grad_infer(
     return x
 
 
-max_pool2d_grad = primitive(
+max_pool2d_grad: Primitive[Tensor] = primitive(
     "max_pool2d_grad",
     _max_grad_infer,
     vjp=lambda ct, dx, x, y, g, **p: (
@@ -254,7 +257,7 @@ avg_pool2d = primitive(
     definition=_average_definition,
     doc="Mean over each window; padding counts as zeros.",
 )
-avg_pool2d_grad = primitive(
+avg_pool2d_grad: Primitive[Tensor] = primitive(
     "avg_pool2d_grad",
     _average_grad_infer,
     vjp=lambda ct, dx, g, *, image_size, **p: (avg_pool2d(ct, **p),),

@@ -16,13 +16,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Literal, cast, overload
 
 from accelkit.errors import OptionError, UnknownNameError
 from accelkit.graph import TensorSpec
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
     from accelkit.tensor import Tensor
+
+    R = TypeVar("R", default=Any)
+else:
+    from typing import TypeVar
+
+    R = TypeVar("R")
 
 __all__ = ["PRIMITIVES", "Primitive", "get", "primitive"]
 
@@ -44,8 +52,10 @@ def no_flops(
     return 0
 
 
-class Primitive:
+class Primitive(Generic[R]):
     """One operation that backends implement. Call it with tensors and static parameters.
+
+    The call returns ``R``: a tensor, or a tuple of tensors with ``multiple_outputs``.
 
     Attributes:
         name: Unique name; the key of a backend's table.
@@ -131,16 +141,24 @@ class Primitive:
 
         return add
 
-    def __call__(self, *inputs: Tensor, **parameters: Any) -> Any:
-        from accelkit.dispatch import bind
-
-        return bind(self, inputs, parameters)
+    def __call__(self, *inputs: Tensor, **parameters: Any) -> R:
+        return cast("R", _bind(self, inputs, parameters))
 
     def __repr__(self) -> str:
         return f"<Primitive {self.name}>"
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return get, (self.name,)
+
+
+def _bind(
+    primitive: Primitive, inputs: Sequence[Tensor], parameters: Mapping[str, Any]
+) -> Tensor | tuple[Tensor, ...]:
+    from accelkit.dispatch import bind
+
+    globals()["_bind"] = bind  # the import is needed once only
+    result: Tensor | tuple[Tensor, ...] = bind(primitive, inputs, parameters)
+    return result
 
 
 PRIMITIVES: dict[str, Primitive] = {}
@@ -155,6 +173,36 @@ def get(name: str) -> Primitive:
     if name not in PRIMITIVES:
         raise UnknownNameError.of("primitive", name, PRIMITIVES)
     return PRIMITIVES[name]
+
+
+@overload
+def primitive(
+    name: str,
+    infer: InferRule,
+    *,
+    vjp: VjpRule | None = None,
+    definition: Callable[..., Any] | None = None,
+    flops: CostRule = _one_per_output_element,
+    elementwise: bool = False,
+    multiple_outputs: Literal[False] = False,
+    has_side_effect: bool = False,
+    doc: str | None = None,
+) -> Primitive[Tensor]: ...
+
+
+@overload
+def primitive(
+    name: str,
+    infer: InferRule,
+    *,
+    vjp: VjpRule | None = None,
+    definition: Callable[..., Any] | None = None,
+    flops: CostRule = _one_per_output_element,
+    elementwise: bool = False,
+    multiple_outputs: Literal[True],
+    has_side_effect: bool = False,
+    doc: str | None = None,
+) -> Primitive[tuple[Tensor, ...]]: ...
 
 
 def primitive(
@@ -200,7 +248,7 @@ def primitive(
             f"A primitive named {name!r} exists already. Choose another name, or add a native "
             f"implementation to it with `accelkit.primitives.get({name!r}).lowering(backend)`."
         )
-    created = Primitive(
+    created: Primitive = Primitive(
         name,
         infer,
         vjp=vjp,

@@ -6,7 +6,7 @@ float16 and bfloat16 sums accumulate in float32 on every backend.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from accelkit import dtypes
 from accelkit.errors import DTypeError, ShapeError
@@ -21,6 +21,9 @@ from accelkit.primitives.shaping import (
     take_along_axis,
     take_along_axis_grad,
 )
+
+if TYPE_CHECKING:
+    from accelkit.tensor import Tensor
 
 Axes = tuple[int, ...]
 
@@ -44,7 +47,7 @@ def _reduction(
     kinds: str = "iuf",
     empty: bool = True,
     definition: Callable[..., Any] | None = None,
-) -> Primitive:
+) -> Primitive[Tensor]:
     def infer(x: TensorSpec, *, axes: Axes) -> TensorSpec:
         if x.dtype.kind not in kinds:
             raise DTypeError(f"{name} does not take dtype {x.dtype}.")

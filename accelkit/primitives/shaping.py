@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,10 @@ from accelkit.dtypes import DType
 from accelkit.dtypes import dtype as as_dtype
 from accelkit.errors import DTypeError, ShapeError
 from accelkit.graph import TensorSpec
-from accelkit.primitives.primitive import no_flops, primitive
+from accelkit.primitives.primitive import Primitive, no_flops, primitive
+
+if TYPE_CHECKING:
+    from accelkit.tensor import Tensor
 
 Shape = tuple[int, ...]
 
@@ -97,7 +100,7 @@ def _reshape_infer(x: TensorSpec, *, shape: Shape) -> TensorSpec:
     return TensorSpec(shape, x.dtype)
 
 
-reshape = primitive(
+reshape: Primitive[Tensor] = primitive(
     "reshape",
     _reshape_infer,
     vjp=lambda g, y, x, *, shape: (reshape(g, shape=x.shape),),
@@ -152,7 +155,7 @@ def _reverse_infer(x: TensorSpec, *, axes: Shape) -> TensorSpec:
     return x
 
 
-reverse = primitive(
+reverse: Primitive[Tensor] = primitive(
     "reverse",
     _reverse_infer,
     vjp=lambda g, y, x, *, axes: (reverse(g, axes=axes),),
@@ -268,7 +271,7 @@ def _take_infer(x: TensorSpec, indices: TensorSpec, *, axis: int) -> TensorSpec:
     return TensorSpec(x.shape[:axis] + indices.shape + x.shape[axis + 1 :], x.dtype)
 
 
-take = primitive(
+take: Primitive[Tensor] = primitive(
     "take",
     _take_infer,
     vjp=lambda g, y, x, i, *, axis: (take_grad(g, i, axis=axis, extent=x.shape[axis]), None),
@@ -285,7 +288,7 @@ def _take_grad_infer(g: TensorSpec, indices: TensorSpec, *, axis: int, extent: i
     return TensorSpec(shape, g.dtype)
 
 
-take_grad = primitive(
+take_grad: Primitive[Tensor] = primitive(
     "take_grad",
     _take_grad_infer,
     vjp=lambda ct, dx, g, i, *, axis, extent: (take(ct, i, axis=axis), None),
@@ -304,7 +307,7 @@ def _along_axis_infer(x: TensorSpec, indices: TensorSpec, *, axis: int) -> Tenso
     return TensorSpec(indices.shape, x.dtype)
 
 
-take_along_axis = primitive(
+take_along_axis: Primitive[Tensor] = primitive(
     "take_along_axis",
     _along_axis_infer,
     vjp=lambda g, y, x, i, *, axis: (
@@ -323,7 +326,7 @@ def _along_axis_grad_infer(
     return TensorSpec((*g.shape[:axis], extent, *g.shape[axis + 1 :]), g.dtype)
 
 
-take_along_axis_grad = primitive(
+take_along_axis_grad: Primitive[Tensor] = primitive(
     "take_along_axis_grad",
     _along_axis_grad_infer,
     vjp=lambda ct, dx, g, i, *, axis, extent: (take_along_axis(ct, i, axis=axis), None),

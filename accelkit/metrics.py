@@ -1,0 +1,58 @@
+"""Metrics: one number per sample; steps report their weighted mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from accelkit import ops
+from accelkit.errors import OptionError
+from accelkit.primitives.reductions import keep_axes
+from accelkit.tensor import Tensor
+
+__all__ = ["Metric", "TopKAccuracy"]
+
+
+class Metric:
+    """Base class of metrics. Subclass it for one of your own.
+
+    Attributes:
+        name: Under which it is reported.
+    """
+
+    name: str
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The metric of each sample, (N,)."""
+        raise NotImplementedError(f"{type(self).__name__} does not define __call__.")
+
+
+@dataclass(frozen=True)
+class TopKAccuracy(Metric):
+    """1 where the label is among the k largest logits, else 0.
+
+    Equal logits rank by index, lower first, on every backend.
+    """
+
+    k: int = 1
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise OptionError(f"k must be at least 1, got {self.k}.")
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """``"top1"``, ``"top5"``, ..."""
+        return f"top{self.k}"
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """(N,) floating, from logits (N, classes) and integer labels (N,)."""
+        axis = outputs.ndim - 1
+        hit = ops.one_hot(targets, outputs.shape[-1], dtype="bool")
+        zero = ops.zeros_like(outputs)
+        score = keep_axes(ops.sum(ops.where(hit, outputs, zero), axis=axis), outputs, (axis,))
+        index = ops.cumulative_sum(ops.astype(hit, "int32"), axis=axis, dtype="int32")
+        is_lower = index == 0  # positions before the label
+        ahead = (outputs > score) | ((outputs == score) & is_lower)
+        rank = ops.sum(ops.astype(ahead, "int32"), axis=axis, dtype="int32")
+        finite = ops.all(ops.isfinite(outputs), axis=axis)
+        return ops.astype((rank < self.k) & finite, outputs.dtype)

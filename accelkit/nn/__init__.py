@@ -1,0 +1,71 @@
+"""Layers: frozen dataclasses with pure ``init`` and ``apply``. Images are NHWC, weights HWIO."""
+
+from accelkit.nn.activations import GELU, ReLU, Sigmoid, SiLU, Softmax, Tanh
+from accelkit.nn.attention import MultiHeadAttention
+from accelkit.nn.containers import Function, Residual, Sequential
+from accelkit.nn.initializers import (
+    Constant,
+    Initializer,
+    Normal,
+    Uniform,
+    VarianceScaling,
+    glorot_normal,
+    glorot_uniform,
+    he_normal,
+    he_uniform,
+    lecun_normal,
+    ones,
+    zeros,
+)
+from accelkit.nn.layers import Conv2d, Dropout, Embedding, Flatten, Linear
+from accelkit.nn.module import Module, ModuleSpec, ParameterSpec, Scope
+from accelkit.nn.normalization import BatchNorm, LayerNorm, LocalResponseNorm
+from accelkit.nn.pooling import (
+    AdaptiveAvgPool2d,
+    AvgPool2d,
+    GlobalAvgPool2d,
+    GlobalMaxPool2d,
+    MaxPool2d,
+)
+
+__all__ = [
+    "GELU",
+    "AdaptiveAvgPool2d",
+    "AvgPool2d",
+    "BatchNorm",
+    "Constant",
+    "Conv2d",
+    "Dropout",
+    "Embedding",
+    "Flatten",
+    "Function",
+    "GlobalAvgPool2d",
+    "GlobalMaxPool2d",
+    "Initializer",
+    "LayerNorm",
+    "Linear",
+    "LocalResponseNorm",
+    "MaxPool2d",
+    "Module",
+    "ModuleSpec",
+    "MultiHeadAttention",
+    "Normal",
+    "ParameterSpec",
+    "ReLU",
+    "Residual",
+    "Scope",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+    "Uniform",
+    "VarianceScaling",
+    "glorot_normal",
+    "glorot_uniform",
+    "he_normal",
+    "he_uniform",
+    "lecun_normal",
+    "ones",
+    "zeros",
+]

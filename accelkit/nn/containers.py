@@ -1,0 +1,81 @@
+"""Modules made of modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from accelkit.errors import OptionError, ShapeError
+from accelkit.nn.module import Module, Scope
+from accelkit.tensor import Tensor
+
+__all__ = ["Function", "Residual", "Sequential"]
+
+
+@dataclass(frozen=True, init=False)
+class Sequential(Module):
+    """Modules in a row: named ``"0"``, ``"1"``, ... if given by position, or by keyword.
+
+    Example:
+        >>> from accelkit import nn
+        >>> mlp = nn.Sequential(nn.Linear(8), nn.ReLU(), nn.Linear(2))
+        >>> list(mlp.specify((1, 4)).parameters)
+        ['0.weight', '0.bias', '2.weight', '2.bias']
+    """
+
+    layers: tuple[tuple[str, Module], ...]
+
+    def __init__(self, *layers: Module, **named: Module) -> None:
+        if layers and named:
+            raise OptionError("Sequential takes its layers by position or by keyword, not both.")
+        pairs = tuple(named.items()) or tuple((str(i), layer) for i, layer in enumerate(layers))
+        for name, layer in pairs:
+            if not isinstance(layer, Module):
+                raise OptionError(
+                    f"Layer {name!r} of Sequential must be a Module, got {type(layer).__name__}. "
+                    f"Wrap a plain function as nn.Function(f)."
+                )
+        object.__setattr__(self, "layers", pairs)
+
+    def forward(self, scope: Scope, x: Any) -> Any:
+        """Each layer's result is the next one's input."""
+        for name, layer in self.layers:
+            x = scope.run(name, layer, x)
+        return x
+
+
+@dataclass(frozen=True)
+class Residual(Module):
+    """body(x) + shortcut(x); the shortcut is x itself if None (He et al., 2015).
+
+    Attributes:
+        body: The longer path, named ``body``.
+        shortcut: The other one, named ``shortcut``, for when the shapes differ.
+    """
+
+    body: Module
+    shortcut: Module | None = None
+
+    def forward(self, scope: Scope, x: Tensor) -> Tensor:
+        """The sum of both paths."""
+        y = scope.run("body", self.body, x)
+        other = x if self.shortcut is None else scope.run("shortcut", self.shortcut, x)
+        if y.shape != other.shape:
+            raise ShapeError(
+                f"Residual adds body {y.shape} and shortcut {other.shape}, which differ. Give a "
+                f"`shortcut` that changes the shape in the same way."
+            )
+        result: Tensor = y + other
+        return result
+
+
+@dataclass(frozen=True)
+class Function(Module):
+    """A pure function of the input as a layer without parameters."""
+
+    function: Callable[..., Any]
+
+    def forward(self, scope: Scope, *inputs: Any) -> Any:
+        """The function's result."""
+        return self.function(*inputs)

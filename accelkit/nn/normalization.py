@@ -1,0 +1,94 @@
+"""Normalisation layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from accelkit import ops
+from accelkit.nn.initializers import ones, zeros
+from accelkit.nn.module import Module, Scope
+from accelkit.tensor import Tensor
+
+__all__ = ["BatchNorm", "LayerNorm", "LocalResponseNorm"]
+
+
+@dataclass(frozen=True)
+class LocalResponseNorm(Module):
+    """x_i / (k + alpha * sum of x_j^2 over size neighbouring channels)^beta.
+
+    Krizhevsky et al. (2012), section 3.3, with their constants. torch divides alpha by size.
+    """
+
+    size: int = 5
+    alpha: float = 1e-4
+    beta: float = 0.75
+    k: float = 2.0
+
+    def forward(self, scope: Scope, x: Tensor) -> Tensor:
+        """(..., C) to the same shape."""
+        return ops.local_response_norm(
+            x, size=self.size, alpha=self.alpha, beta=self.beta, k=self.k
+        )
+
+
+@dataclass(frozen=True)
+class BatchNorm(Module):
+    """(x - mean) / sqrt(var + epsilon) * scale + bias per channel (Ioffe and Szegedy, 2015).
+
+    In training, mean and variance are those of the batch (over all axes but the last), and the
+    state ``mean`` and ``var`` moves towards them by ``1 - momentum``, the variance with Bessel's
+    correction as in torch. In inference the state is used.
+
+    Attributes:
+        momentum: Share of the old statistics that is kept in each step.
+        epsilon: Added to the variance.
+    """
+
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+
+    def forward(self, scope: Scope, x: Tensor) -> Tensor:
+        """(..., C) to the same shape."""
+        channels = x.shape[-1:]
+        scale = scope.parameter("scale", channels, ones)
+        bias = scope.parameter("bias", channels, zeros)
+        running_mean = scope.state("mean", channels, zeros)
+        running_var = scope.state("var", channels, ones)
+        if not scope.training:
+            factor = scale * ops.rsqrt(running_var + self.epsilon)
+            return x * factor + (bias - running_mean * factor)
+        scope.mark_batch_statistics()
+        axes = tuple(range(x.ndim - 1))
+        count = x.size // max(channels[0], 1)
+        mean = ops.mean(x, axis=axes)
+        centred = x - mean
+        var = ops.mean(centred * centred, axis=axes)
+        keep = self.momentum
+        unbiased = var * (count / max(count - 1, 1))
+        scope.set_state("mean", running_mean * keep + _constant(mean) * (1.0 - keep))
+        scope.set_state("var", running_var * keep + _constant(unbiased) * (1.0 - keep))
+        return centred * (scale * ops.rsqrt(var + self.epsilon)) + bias
+
+
+def _constant(x: Tensor) -> Tensor:
+    """The running statistics are no path for gradients."""
+    from accelkit.autodiff import stop_gradient
+
+    result: Tensor = stop_gradient(x)
+    return result
+
+
+@dataclass(frozen=True)
+class LayerNorm(Module):
+    """(x - mean) / sqrt(var + epsilon) * scale + bias over the last axis (Ba et al., 2016)."""
+
+    epsilon: float = 1e-5
+
+    def forward(self, scope: Scope, x: Tensor) -> Tensor:
+        """(..., features) to the same shape."""
+        features = x.shape[-1:]
+        scale = scope.parameter("scale", features, ones)
+        bias = scope.parameter("bias", features, zeros)
+        centred = x - ops.mean(x, axis=-1, keepdims=True)
+        var = ops.mean(centred * centred, axis=-1, keepdims=True)
+        return centred * ops.rsqrt(var + self.epsilon) * scale + bias

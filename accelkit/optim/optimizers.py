@@ -1,0 +1,212 @@
+"""Optimizers: state in, state out, one fused update primitive per parameter."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from accelkit.errors import OptionError
+from accelkit.optim.schedules import Schedule, as_schedule
+from accelkit.primitives.optimizer import adam_update, sgd_update
+from accelkit.tensor import Tensor
+
+__all__ = ["Adam", "Optimizer", "Sgd", "adam", "adamw", "sgd"]
+
+Scalars = Mapping[str, Tensor]
+Slots = Mapping[str, Tensor]
+
+
+class Optimizer(ABC):
+    """How parameters change. Subclass it for an optimizer of your own.
+
+    Attributes:
+        learning_rate: A number, or a function from the step (0, 1, ...) to one.
+        slots: Names of the tensors kept per parameter; they start as zeros of its shape.
+    """
+
+    learning_rate: float | Schedule
+    slots: ClassVar[tuple[str, ...]] = ()
+
+    def slot_names(self) -> tuple[str, ...]:
+        """Names of the tensors kept per parameter."""
+        return self.slots
+
+    def scalars(self, step: int) -> dict[str, float]:
+        """The numbers that change from step to step; computed on the host."""
+        return {"learning_rate": as_schedule(self.learning_rate)(step)}
+
+    @abstractmethod
+    def update(
+        self, parameter: Tensor, gradient: Tensor, slots: Slots, scalars: Scalars
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The new value of a parameter and of its slots.
+
+        Args:
+            parameter: Its value.
+            gradient: Of the same shape and dtype.
+            slots: By name.
+            scalars: Tensors of shape (), by the names that :meth:`scalars` returns.
+        """
+
+
+def _in_range(name: str, value: float, low: float, high: float) -> None:
+    if not (isinstance(value, int | float) and low <= value < high):
+        raise OptionError(f"`{name}` must be in [{low:g}, {high:g}), got {value!r}.")
+
+
+def _not_negative(name: str, value: float) -> None:
+    _in_range(name, value, 0.0, float("inf"))
+
+
+def _check_learning_rate(rate: float | Schedule) -> None:
+    if not callable(rate):
+        _not_negative("learning_rate", rate)
+
+
+@dataclass(frozen=True)
+class Sgd(Optimizer):
+    """Stochastic gradient descent in torch's form; see :func:`sgd`."""
+
+    learning_rate: float | Schedule
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        _check_learning_rate(self.learning_rate)
+        _in_range("momentum", self.momentum, 0.0, 1.0)
+        _not_negative("weight_decay", self.weight_decay)
+        if self.nesterov and not self.momentum:
+            raise OptionError("`nesterov` needs a momentum above 0.")
+
+    def slot_names(self) -> tuple[str, ...]:
+        """The velocity, if there is momentum."""
+        return ("velocity",) if self.momentum else ()
+
+    def update(
+        self, parameter: Tensor, gradient: Tensor, slots: Slots, scalars: Scalars
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step; see :func:`sgd`."""
+        rate = scalars["learning_rate"]
+        if not self.momentum:
+            decayed = parameter * self.weight_decay if self.weight_decay else None
+            gradient = gradient if decayed is None else gradient + decayed
+            return parameter - gradient * rate, {}
+        new, velocity = sgd_update(
+            parameter,
+            gradient,
+            slots["velocity"],
+            rate,
+            momentum=float(self.momentum),
+            weight_decay=float(self.weight_decay),
+            nesterov=self.nesterov,
+        )
+        return new, {"velocity": velocity}
+
+
+def sgd(
+    learning_rate: float | Schedule,
+    *,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    nesterov: bool = False,
+) -> Sgd:
+    """Stochastic gradient descent, with the numbers of ``torch.optim.SGD``.
+
+    g += weight_decay * p; v = momentum * v + g; p -= learning_rate * v, or with Nesterov
+    p -= learning_rate * (g + momentum * v). Keras and Caffe fold the learning rate into v, which
+    differs once it changes.
+
+    Args:
+        learning_rate: A number, or a function of the step.
+        momentum: In [0, 1).
+        weight_decay: L2 penalty, at least 0.
+        nesterov: Whether to look ahead.
+    """
+    return Sgd(learning_rate, momentum, weight_decay, nesterov)
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """Adam and AdamW; see :func:`adam` and :func:`adamw`."""
+
+    learning_rate: float | Schedule
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.0
+    decoupled: bool = False
+    slots: ClassVar[tuple[str, ...]] = ("first_moment", "second_moment")
+
+    def __post_init__(self) -> None:
+        _check_learning_rate(self.learning_rate)
+        _in_range("beta1", self.beta1, 0.0, 1.0)
+        _in_range("beta2", self.beta2, 0.0, 1.0)
+        _not_negative("epsilon", self.epsilon)
+        _not_negative("weight_decay", self.weight_decay)
+
+    def scalars(self, step: int) -> dict[str, float]:
+        """The learning rate and the two bias corrections 1 - beta^t, t = step + 1."""
+        return {
+            **super().scalars(step),
+            "correction1": 1.0 - self.beta1 ** (step + 1),
+            "correction2": 1.0 - self.beta2 ** (step + 1),
+        }
+
+    def update(
+        self, parameter: Tensor, gradient: Tensor, slots: Slots, scalars: Scalars
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step; see :func:`adam`."""
+        options: dict[str, Any] = {
+            "beta1": float(self.beta1),
+            "beta2": float(self.beta2),
+            "epsilon": float(self.epsilon),
+            "weight_decay": float(self.weight_decay),
+            "decoupled": self.decoupled,
+        }
+        new, first, second = adam_update(
+            parameter,
+            gradient,
+            slots["first_moment"],
+            slots["second_moment"],
+            scalars["learning_rate"],
+            scalars["correction1"],
+            scalars["correction2"],
+            **options,
+        )
+        return new, {"first_moment": first, "second_moment": second}
+
+
+def adam(
+    learning_rate: float | Schedule = 1e-3,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> Adam:
+    """Adam (Kingma and Ba, 2015), with the numbers of ``torch.optim.Adam``.
+
+    m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
+    p -= learning_rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon), where
+    weight_decay * p was added to g.
+    """
+    return Adam(learning_rate, beta1, beta2, epsilon, weight_decay, decoupled=False)
+
+
+def adamw(
+    learning_rate: float | Schedule = 1e-3,
+    *,
+    beta1: float = 0.9,
+    beta2: float = 0.999,
+    epsilon: float = 1e-8,
+    weight_decay: float = 0.01,
+) -> Adam:
+    """AdamW (Loshchilov and Hutter, 2019), with the numbers of ``torch.optim.AdamW``.
+
+    Like :func:`adam`, but weight decay shrinks p by learning_rate * weight_decay instead of
+    entering the gradient.
+    """
+    return Adam(learning_rate, beta1, beta2, epsilon, weight_decay, decoupled=True)

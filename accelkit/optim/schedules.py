@@ -1,0 +1,125 @@
+"""Learning-rate schedules: functions of the step, computed on the host in double precision."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from accelkit.errors import OptionError
+
+__all__ = [
+    "ConstantSchedule",
+    "CosineSchedule",
+    "Schedule",
+    "StepSchedule",
+    "WarmUp",
+    "as_schedule",
+]
+
+
+class Schedule(Protocol):
+    """The learning rate of each step, the first step being 0."""
+
+    def __call__(self, step: int) -> float:
+        """The learning rate of this step."""
+        ...
+
+
+def _check_rate(name: str, rate: float) -> None:
+    if not (isinstance(rate, int | float) and math.isfinite(rate) and rate >= 0.0):
+        raise OptionError(f"`{name}` must be a finite number of at least 0, got {rate!r}.")
+
+
+@dataclass(frozen=True)
+class ConstantSchedule:
+    """The same rate in every step."""
+
+    rate: float
+
+    def __post_init__(self) -> None:
+        _check_rate("rate", self.rate)
+
+    def __call__(self, step: int) -> float:
+        """The rate."""
+        return float(self.rate)
+
+
+@dataclass(frozen=True)
+class StepSchedule:
+    """rate * factor^k, where k counts the boundaries that were passed.
+
+    Attributes:
+        rate: Before the first boundary.
+        boundaries: Steps at which the rate is multiplied, increasing.
+        factor: What it is multiplied by; AlexNet's recipe is 0.1, three times.
+    """
+
+    rate: float
+    boundaries: Sequence[int]
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_rate("rate", self.rate)
+        object.__setattr__(self, "boundaries", tuple(self.boundaries))
+        if list(self.boundaries) != sorted(set(self.boundaries)):
+            raise OptionError(f"`boundaries` must increase, got {self.boundaries}.")
+
+    def __call__(self, step: int) -> float:
+        """The rate of this step."""
+        return float(self.rate * self.factor ** sum(step >= b for b in self.boundaries))
+
+
+@dataclass(frozen=True)
+class CosineSchedule:
+    """From rate to final along half a cosine, then constant (Loshchilov and Hutter, 2017).
+
+    Attributes:
+        rate: In step 0.
+        steps: Length of the decay.
+        final: Afterwards.
+    """
+
+    rate: float
+    steps: int
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_rate("rate", self.rate)
+        _check_rate("final", self.final)
+        if self.steps < 1:
+            raise OptionError(f"`steps` must be positive, got {self.steps}.")
+
+    def __call__(self, step: int) -> float:
+        """The rate of this step."""
+        share = min(step / self.steps, 1.0)
+        return self.final + (self.rate - self.final) * 0.5 * (1.0 + math.cos(math.pi * share))
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """A linear rise over the first steps, then another schedule, which starts at its own step 0.
+
+    Attributes:
+        after: Takes over after the rise; its first rate is the rise's end.
+        steps: Length of the rise; the rate of step i is (i + 1) / steps of the end.
+    """
+
+    after: Schedule
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise OptionError(f"`steps` must be positive, got {self.steps}.")
+
+    def __call__(self, step: int) -> float:
+        """The rate of this step."""
+        if step < self.steps:
+            return self.after(0) * (step + 1) / self.steps
+        return self.after(step - self.steps)
+
+
+def as_schedule(rate: float | Schedule) -> Schedule:
+    """A schedule from a number or a function of the step."""
+    return rate if callable(rate) else ConstantSchedule(rate)

@@ -1,0 +1,167 @@
+"""Batches: what users pass, checked on the host, padded to one size, and put on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from accelkit import dtypes, ops
+from accelkit.device import Device
+from accelkit.dtypes import DType
+from accelkit.errors import DTypeError, OptionError, ShapeError
+from accelkit.losses import Loss
+from accelkit.ops.coercion import put
+from accelkit.tensor import Tensor
+
+__all__ = ["Batch", "as_batch"]
+
+Array = np.ndarray | Tensor
+
+
+class Batch(NamedTuple):
+    """One batch: inputs (N, ...), targets (N, ...), and a weight per sample (N,) or None."""
+
+    inputs: Array
+    targets: Array
+    weights: Array | None
+
+    @property
+    def size(self) -> int:
+        """Number of samples."""
+        return int(self.inputs.shape[0])
+
+
+def _array(value: Any, name: str) -> Array:
+    if isinstance(value, Tensor):
+        if value.is_traced:
+            raise OptionError(f"The batch's {name} are traced; a step runs outside of traces.")
+        return value
+    array = np.asarray(value)
+    if array.dtype == object:
+        raise DTypeError(f"The batch's {name} are no regular array of numbers.")
+    return array
+
+
+def as_batch(batch: Any, loss: Loss, dtype: DType) -> Batch:
+    """Take a batch apart and check what can be checked on the host.
+
+    Args:
+        batch: ``(inputs, targets)`` or ``(inputs, targets, weights)``, or a mapping with these
+            names; NumPy arrays or tensors.
+        loss: Says whether targets are labels.
+        dtype: To which floating host arrays are converted.
+
+    Raises:
+        OptionError: for an empty batch or weights that are negative or all zero.
+        ShapeError: if the numbers of samples differ.
+        DTypeError: for labels that are no integers.
+    """
+    if isinstance(batch, Mapping):
+        unknown = set(batch) - {"inputs", "targets", "weights"}
+        if unknown or not {"inputs", "targets"} <= set(batch):
+            raise OptionError(
+                f"A batch holds 'inputs', 'targets' and optionally 'weights', got {sorted(batch)}."
+            )
+        parts = [batch["inputs"], batch["targets"], batch.get("weights")]
+    else:
+        parts = list(batch)
+        if len(parts) not in (2, 3):
+            raise OptionError(
+                f"A batch is (inputs, targets) or (inputs, targets, weights), got {len(parts)} parts."
+            )
+        parts += [None] * (3 - len(parts))
+    inputs, targets = _array(parts[0], "inputs"), _array(parts[1], "targets")
+    weights = None if parts[2] is None else _array(parts[2], "weights")
+    _check_sizes(inputs, targets, weights)
+    return Batch(
+        _converted(inputs, dtype),
+        _targets(targets, loss, dtype),
+        None if weights is None else _weights(weights, dtype),
+    )
+
+
+def _check_sizes(inputs: Array, targets: Array, weights: Array | None) -> None:
+    if inputs.ndim < 1 or inputs.shape[0] == 0:
+        raise OptionError(f"A batch needs at least one sample, got inputs of shape {inputs.shape}.")
+    count = inputs.shape[0]
+    if targets.ndim < 1 or targets.shape[0] != count:
+        raise ShapeError(
+            f"The batch has {count} inputs (shape {inputs.shape}) but targets of shape "
+            f"{targets.shape}: there must be one target per input."
+        )
+    if weights is not None and weights.shape != (count,):
+        raise ShapeError(f"The batch has {count} inputs but weights of shape {weights.shape}.")
+
+
+def _converted(array: Array, dtype: DType) -> Array:
+    if isinstance(array, np.ndarray) and dtypes.dtype(array.dtype).is_floating:
+        return array.astype(dtype.numpy, copy=False)
+    return array
+
+
+def _targets(targets: Array, loss: Loss, dtype: DType) -> Array:
+    if not loss.target_dtype_is_integer():
+        return _converted(targets, dtype)
+    if not dtypes.dtype(targets.dtype).is_integer:
+        raise DTypeError(f"Labels must be integers, got dtype {targets.dtype}.")
+    if isinstance(targets, Tensor):
+        return targets if targets.dtype is dtypes.int32 else ops.astype(targets, dtypes.int32)
+    limit = np.iinfo(np.int32)
+    if targets.size and (targets.max() > limit.max or targets.min() < limit.min):
+        raise OptionError(f"Labels must fit into int32, got up to {targets.max()}.")
+    return targets.astype(np.int32, copy=False)
+
+
+def _weights(weights: Array, dtype: DType) -> Array:
+    if isinstance(weights, Tensor):
+        return weights if weights.dtype is dtype else ops.astype(weights, dtype)
+    if not np.all(np.isfinite(weights)) or (weights < 0).any() or not (weights > 0).any():
+        raise OptionError("Sample weights must be finite, not negative, and not all zero.")
+    return weights.astype(dtype.numpy, copy=False)
+
+
+def padded(batch: Batch, size: int, dtype: DType, device: Device) -> Batch:
+    """The batch with samples of weight 0 behind it, ``size`` in all.
+
+    The added samples repeat the first one, so that they are ordinary numbers.
+    """
+    missing = size - batch.size
+    weights = batch.weights
+    if weights is None:
+        weights = np.ones(batch.size, dtype.numpy)
+    if missing == 0:
+        return Batch(batch.inputs, batch.targets, weights)
+    host_weights = weights.numpy() if isinstance(weights, Tensor) else weights
+    filler = np.zeros(missing, dtype.numpy)
+    return Batch(
+        _repeat_first(batch.inputs, missing),
+        _repeat_first(batch.targets, missing),
+        np.concatenate([host_weights, filler]),
+    )
+
+
+def _repeat_first(array: Array, count: int) -> Array:
+    if isinstance(array, Tensor):
+        first = ops.broadcast_to(array[:1], (count, *array.shape[1:]))
+        return ops.concat([array, first], axis=0)
+    return np.concatenate([array, np.broadcast_to(array[:1], (count, *array.shape[1:]))])
+
+
+def on_device(array: Array, device: Device, name: str) -> Tensor:
+    """The array as a tensor of the device.
+
+    Raises:
+        OptionError: for a tensor on another device: moving it is the user's decision.
+    """
+    if isinstance(array, Tensor):
+        if array.device is not device:
+            from accelkit.errors import DeviceMismatchError
+
+            raise DeviceMismatchError(
+                f"The batch's {name} are on {array.device}, the step runs on {device}. Move them "
+                f"with `.to({str(device)!r})`."
+            )
+        return array
+    return put(array, device)

@@ -1,0 +1,288 @@
+"""The training step as one graph: forward, backward, update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from accelkit import dtypes, ops
+from accelkit.autodiff import value_and_grad
+from accelkit.dtypes import DType
+from accelkit.errors import OptionError, ShapeError
+from accelkit.graph import Graph, TensorSpec, Value
+from accelkit.losses import Loss
+from accelkit.metrics import Metric
+from accelkit.nn.module import Module, flatten_names, nest
+from accelkit.optim import Optimizer
+from accelkit.primitives.shaping import reshape, slice_
+from accelkit.random.stream import Stream
+from accelkit.tensor import Tensor
+from accelkit.tracing import active_trace, trace_graph
+
+__all__ = ["StepProgram", "build_eval_program", "build_train_program"]
+
+_MOST_SITES = 1 << 20
+
+
+class SiteStream(Stream):
+    """Keys as rows of one graph input; remembers which place each row belongs to.
+
+    Row 0 holds the step number. How many rows there are is known when the trace ends.
+    """
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__(0)
+        self.table = table
+        self.sites: list[tuple[str, int]] = []
+
+    def _row(self, index: int) -> Tensor:
+        row = slice_(self.table, start=(index, 0), stop=(index + 1, 2), step=(1, 1))
+        return reshape(row, shape=(2,))  # type: ignore[no-any-return]
+
+    def key(self, path: str = "") -> Tensor:
+        """The key of the next call at this place."""
+        self.sites.append(self._site(path))
+        return self._row(len(self.sites))
+
+    def step_number(self) -> Tensor:
+        """The step as int32[]."""
+        low = slice_(self.table, start=(0, 0), stop=(1, 1), step=(1, 1))
+        return ops.astype(reshape(low, shape=()), dtypes.int32)
+
+
+@dataclass(frozen=True)
+class StepProgram:
+    """A traced step.
+
+    Attributes:
+        graph: Inputs: state tensors, inputs, targets, weights, scalars, keys. Outputs: the
+            changed state tensors, then the metrics vector.
+        state_names: Names of the state tensors among the inputs.
+        changed: Names of those that the graph returns.
+        sites: Place of each row of the keys after the first.
+        scalar_names: Names of the entries of the scalars.
+        metric_names: Names of the entries of the metrics vector.
+        output: Spec of the model's output.
+        captured: Tensors from outside that the program uses.
+    """
+
+    graph: Graph
+    state_names: tuple[str, ...]
+    changed: tuple[str, ...]
+    sites: tuple[tuple[str, int], ...]
+    scalar_names: tuple[str, ...]
+    metric_names: tuple[str, ...]
+    output: TensorSpec
+    captured: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a step is made of; see :class:`accelkit.train.TrainStep`."""
+
+    model: Module
+    loss: Loss
+    metrics: tuple[Metric, ...]
+    dtype: DType
+    preprocess: Any = None
+    optimizer: Optimizer | None = None
+    trainable: Any = None
+    skip_nonfinite: bool = False
+
+    def model_input(self, inputs: Tensor) -> Tensor:
+        """The batch's inputs as the model takes them: pixels become floating."""
+        if self.preprocess is not None:
+            inputs = self.preprocess(inputs)
+        pixels = inputs.dtype is dtypes.uint8
+        return ops.astype(inputs, self.dtype) if pixels else inputs
+
+    def is_trainable(self, name: str) -> bool:
+        """Whether the parameter of this dotted name changes."""
+        return self.trainable is None or bool(self.trainable(name))
+
+    def evaluate(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The loss of each sample, checked to be one number each."""
+        losses = self.loss(outputs, targets)
+        if losses.shape != (outputs.shape[0],):
+            raise ShapeError(
+                f"A loss must return one number per sample, ({outputs.shape[0]},), got "
+                f"{losses.shape}."
+            )
+        return losses
+
+
+def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
+    return ops.sum(values * weights) / ops.sum(weights)
+
+
+def _strip(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    start = prefix + "."
+    return {n[len(start) :]: t for n, t in tensors.items() if n.startswith(start)}
+
+
+def _first_step(watch: Tensor, position: int, happened: Tensor, step: Tensor) -> Tensor:
+    """Entry of ``watch``: the first step in which something happened, -1 for never."""
+    before = watch[position]
+    return ops.where(happened & (before < 0), step, before)
+
+
+def build_train_program(
+    recipe: Recipe,
+    state_specs: Mapping[str, TensorSpec],
+    batch_specs: Sequence[TensorSpec],
+    scalar_names: Sequence[str],
+) -> StepProgram:
+    """Trace a training step for a state and a batch of these specs."""
+    names = tuple(state_specs)
+    count = len(names)
+    details: dict[str, Any] = {}
+
+    def function(*flat: Tensor) -> list[Tensor]:
+        tensors = dict(zip(names, flat[:count], strict=True))
+        inputs, targets, weights, scalars, keys = flat[count:]
+        stream = SiteStream(keys)
+        changed, vector = _train_step(
+            recipe, tensors, (inputs, targets, weights), scalars, stream, scalar_names, details
+        )
+        details["sites"], details["changed"] = tuple(stream.sites), tuple(changed)
+        return [*changed.values(), vector]
+
+    specs = [
+        *state_specs.values(),
+        *batch_specs,
+        TensorSpec((len(scalar_names),), recipe.dtype),
+        TensorSpec((_MOST_SITES, 2), dtypes.uint32),
+    ]
+    labels = [*names, "inputs", "targets", "weights", "scalars", "keys"]
+    graph, captured = trace_graph(function, specs, name="train_step", input_names=labels)
+    _narrow_keys(graph.inputs[len(specs) - 1], len(details["sites"]))
+    return StepProgram(
+        graph,
+        names,
+        details["changed"],
+        details["sites"],
+        tuple(scalar_names),
+        details["metrics"],
+        details["output"],
+        tuple(captured),
+    )
+
+
+def _narrow_keys(table: Value, sites: int) -> None:
+    """Give the keys input the number of rows that were used."""
+    table.spec = TensorSpec((1 + sites, 2), dtypes.uint32)
+
+
+def _train_step(
+    recipe: Recipe,
+    tensors: dict[str, Tensor],
+    batch: tuple[Tensor, Tensor, Tensor],
+    scalars: Tensor,
+    stream: SiteStream,
+    scalar_names: Sequence[str],
+    details: dict[str, Any],
+) -> tuple[dict[str, Tensor], Tensor]:
+    inputs, targets, weights = batch
+    parameters = _strip(tensors, "parameters")
+    old_state = _strip(tensors, "state")
+    frozen = {n: p for n, p in parameters.items() if not recipe.is_trainable(n)}
+    trainable = {n: p for n, p in parameters.items() if n not in frozen}
+    if not trainable:
+        raise OptionError("No parameter is trainable: `trainable` refused every name.")
+
+    def loss_function(chosen: dict[str, Tensor]) -> tuple[Tensor, Any]:
+        outputs, new_state = recipe.model.apply(
+            nest({**frozen, **chosen}),
+            recipe.model_input(inputs),
+            training=True,
+            random=stream,
+            state=nest(old_state),
+        )
+        losses = recipe.evaluate(outputs, targets)
+        return _weighted_mean(losses, weights), (outputs, dict(flatten_names(new_state)))
+
+    (loss, (outputs, new_state)), gradients = value_and_grad(loss_function, has_aux=True)(trainable)
+    details["output"] = outputs.spec
+    changed = _update(recipe, tensors, trainable, gradients, scalars, scalar_names)
+    changed |= {f"state.{n}": t for n, t in new_state.items()}
+    finite = ops.isfinite(loss)
+    if recipe.skip_nonfinite:
+        changed = {n: ops.where(finite, t, tensors[n]) for n, t in changed.items()}
+    changed["watch"] = _watch(recipe, tensors["watch"], outputs, batch, finite, stream)
+    values = {"loss": loss}
+    values |= {m.name: _weighted_mean(m(outputs, targets), weights) for m in recipe.metrics}
+    details["metrics"] = tuple(values)
+    observed = ops.astype(changed["watch"], recipe.dtype)
+    return changed, ops.concat([ops.stack(list(values.values())), observed])
+
+
+def _watch(
+    recipe: Recipe,
+    watch: Tensor,
+    outputs: Tensor,
+    batch: tuple[Tensor, Tensor, Tensor],
+    finite: Tensor,
+    stream: SiteStream,
+) -> Tensor:
+    step = stream.step_number()
+    valid = recipe.loss.valid(outputs, batch[1])
+    bad_labels = ~ops.all(valid | (batch[2] == 0.0)) if valid is not None else ops.isnan(step)
+    return ops.stack(
+        [_first_step(watch, 0, ~finite, step), _first_step(watch, 1, bad_labels, step)]
+    )
+
+
+def _update(
+    recipe: Recipe,
+    tensors: Mapping[str, Tensor],
+    trainable: Mapping[str, Tensor],
+    gradients: Mapping[str, Tensor],
+    scalars: Tensor,
+    scalar_names: Sequence[str],
+) -> dict[str, Tensor]:
+    optimizer, trace = recipe.optimizer, active_trace()
+    assert optimizer is not None
+    assert trace is not None
+    changed: dict[str, Tensor] = {}
+    with trace.labelled(scope="", phase="update"):
+        numbers = {name: scalars[i] for i, name in enumerate(scalar_names)}
+    for name, parameter in trainable.items():
+        with trace.labelled(scope=name.rpartition(".")[0], phase="update"):
+            slots = {s: tensors[f"optimizer.{s}.{name}"] for s in optimizer.slot_names()}
+            new, new_slots = optimizer.update(parameter, gradients[name], slots, numbers)
+        changed[f"parameters.{name}"] = new
+        changed |= {f"optimizer.{slot}.{name}": t for slot, t in new_slots.items()}
+    return changed
+
+
+def build_eval_program(
+    recipe: Recipe, state_specs: Mapping[str, TensorSpec], batch_specs: Sequence[TensorSpec]
+) -> StepProgram:
+    """Trace an evaluation step: no dropout, no update; the metrics vector is the only output."""
+    names = tuple(state_specs)
+    details: dict[str, Any] = {}
+
+    def function(*flat: Tensor) -> list[Tensor]:
+        tensors = dict(zip(names, flat[: len(names)], strict=True))
+        inputs, targets, weights = flat[len(names) :]
+        outputs, _ = recipe.model.apply(
+            nest(_strip(tensors, "parameters")),
+            recipe.model_input(inputs),
+            state=nest(_strip(tensors, "state")),
+        )
+        values = {"loss": _weighted_mean(recipe.evaluate(outputs, targets), weights)}
+        values |= {m.name: _weighted_mean(m(outputs, targets), weights) for m in recipe.metrics}
+        details["metrics"], details["output"] = tuple(values), outputs.spec
+        valid = recipe.loss.valid(outputs, targets)
+        none = ops.full_like(values["loss"], -1.0)
+        bad = none if valid is None else ops.where(ops.all(valid | (weights == 0.0)), none, 0.0)
+        return [ops.stack([*values.values(), none, bad])]
+
+    labels = [*names, "inputs", "targets", "weights"]
+    graph, captured = trace_graph(
+        function, [*state_specs.values(), *batch_specs], name="eval_step", input_names=labels
+    )
+    return StepProgram(
+        graph, names, (), (), (), details["metrics"], details["output"], tuple(captured)
+    )

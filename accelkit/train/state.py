@@ -1,0 +1,119 @@
+"""The state of a training run: tensors on a device, and two integers on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from accelkit.device import Device
+from accelkit.device import device as find_device
+from accelkit.errors import StateConsumedError, StateLostError
+from accelkit.nn.module import nest
+from accelkit.ops.coercion import put
+from accelkit.tensor import Tensor
+
+__all__ = ["TrainState"]
+
+
+class TrainState:
+    """Everything that a training step changes.
+
+    A step *consumes* the state it is given: its memory may be reused for the new one. Keep a
+    ``copy()`` to go back to.
+
+    Attributes:
+        tensors: By dotted name: ``parameters.*``, ``optimizer.<slot>.*``, ``state.*``,
+            ``watch``.
+        step: Number of steps done.
+        seed: From which initial weights and all masks come.
+        device: Where the tensors are.
+    """
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], *, step: int, seed: int, device: Device
+    ) -> None:
+        self._tensors = dict(tensors)
+        self.step = step
+        self.seed = seed
+        self.device = device
+        self._gone: Exception | None = None
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All tensors by dotted name.
+
+        Raises:
+            StateConsumedError, StateLostError: if a step has taken them.
+        """
+        self.require_usable()
+        return self._tensors
+
+    def require_usable(self) -> None:
+        """Raise if the state was consumed or lost."""
+        if self._gone is not None:
+            raise self._gone
+
+    def consume(self) -> None:
+        """Mark the tensors as given to a step."""
+        self._gone = StateConsumedError(
+            f"This state (step {self.step}) was given to a training step, which reuses its memory. "
+            f"Use the state that the step returned, or keep `state.copy()` before the step."
+        )
+
+    def lose(self, reason: str) -> None:
+        """Mark the tensors as destroyed by a failed step."""
+        self._gone = StateLostError(reason)
+
+    def _part(self, prefix: str) -> dict[str, Any]:
+        start = prefix + "."
+        return nest({n[len(start) :]: t for n, t in self.tensors.items() if n.startswith(start)})
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters as the model takes them."""
+        return self._part("parameters")
+
+    @property
+    def model_state(self) -> dict[str, Any]:
+        """The model's statistics as the model takes them."""
+        return self._part("state")
+
+    @property
+    def optimizer_state(self) -> dict[str, Any]:
+        """The optimizer's slots, by slot name and parameter."""
+        return self._part("optimizer")
+
+    def copy(self) -> TrainState:
+        """An independent copy on the same device."""
+        copies = {name: t.to(t.device, copy=True) for name, t in self.tensors.items()}
+        return TrainState(copies, step=self.step, seed=self.seed, device=self.device)
+
+    def to(self, device: str | Device) -> TrainState:
+        """A copy on another device, of the same or of another backend."""
+        target = find_device(device)
+        moved = {name: t.to(target, copy=True) for name, t in self.tensors.items()}
+        return TrainState(moved, step=self.step, seed=self.seed, device=target)
+
+    def to_host(self) -> dict[str, np.ndarray]:
+        """All tensors as NumPy arrays: what a checkpoint holds."""
+        return {name: t.numpy() for name, t in self.tensors.items()}
+
+    @classmethod
+    def from_host(
+        cls, arrays: Mapping[str, np.ndarray], *, step: int, seed: int, device: str | Device
+    ) -> TrainState:
+        """The state from what :meth:`to_host` returned, on any device."""
+        target = find_device(device)
+        tensors = {name: put(np.asarray(a), target) for name, a in arrays.items()}
+        return cls(tensors, step=step, seed=seed, device=target)
+
+    def __repr__(self) -> str:
+        if self._gone is not None:
+            return f"<TrainState step {self.step}: {type(self._gone).__name__}>"
+        size = sum(t.spec.memory_bytes for t in self._tensors.values())
+        return (
+            f"<TrainState step {self.step}, seed {self.seed}, {len(self._tensors)} tensors, "
+            f"{size / 2**20:.1f} MiB on {self.device}>"
+        )

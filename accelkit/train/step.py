@@ -1,0 +1,347 @@
+"""The compiled training step: ``state, metrics = step(state, batch)``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from accelkit import dtypes, ops
+from accelkit.backend import CompileOptions, Executable, supports_dtype
+from accelkit.compilation import compile_graph, run
+from accelkit.device import Device, current_device
+from accelkit.device import device as find_device
+from accelkit.dtypes import DType
+from accelkit.errors import (
+    BackendError,
+    CapabilityError,
+    DeviceMismatchError,
+    OptionError,
+    OutOfMemoryError,
+)
+from accelkit.graph import Graph, TensorSpec
+from accelkit.losses import Loss
+from accelkit.metrics import Metric
+from accelkit.nn.module import Module
+from accelkit.ops.coercion import put
+from accelkit.optim import Optimizer
+from accelkit.random.philox import subkey
+from accelkit.registry import backend
+from accelkit.tensor import Tensor
+from accelkit.train.batch import Batch, as_batch, on_device, padded
+from accelkit.train.metrics import StepMetrics
+from accelkit.train.program import Recipe, StepProgram, build_train_program
+from accelkit.train.state import TrainState
+
+__all__ = ["TrainStep"]
+
+PRECISIONS = ("float32", "tf32", "float64")
+NONFINITE = ("raise", "skip", "ignore")
+
+
+class Compiled(NamedTuple):
+    """A step's program and its executable."""
+
+    program: StepProgram
+    executable: Executable
+
+
+def resolve_precision(precision: str, device: Device) -> tuple[DType, CompileOptions]:
+    """The dtype of parameters and the compile options of a precision policy.
+
+    Raises:
+        OptionError: for an unknown policy.
+        CapabilityError: if the device lacks the dtype.
+    """
+    if precision not in PRECISIONS:
+        raise OptionError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
+    dtype = dtypes.float64 if precision == "float64" else dtypes.float32
+    if not supports_dtype(backend(device.backend), device, dtype):
+        raise CapabilityError(f"{device} has no {dtype}; choose another precision or device.")
+    matmul = "tf32" if precision == "tf32" else "float32"
+    return dtype, CompileOptions(matmul_precision=matmul)
+
+
+class TrainStep:
+    """A training step, compiled once per batch size for one device.
+
+    Args:
+        model: Any module.
+        loss: One number per sample; the step minimises the weighted mean.
+        optimizer: How parameters change.
+        device: Where it runs; the default device if None.
+        metrics: What to report beside the loss.
+        precision: ``"float32"`` (full, the default), ``"tf32"`` (reduced-precision matrix units
+            where there are any) or ``"float64"``.
+        trainable: Says by dotted name whether a parameter changes; all do if None.
+        preprocess: Pure function from the batch's inputs to the model's, inside the compiled
+            step, e.g. normalisation of uint8 pixels.
+        on_nonfinite: What happens when the loss is NaN or infinite: ``"raise"`` when metrics are
+            next read, ``"skip"`` the update inside the compiled step, or ``"ignore"``.
+
+    Example:
+        >>> import numpy as np
+        >>> import accelkit as ak
+        >>> from accelkit import losses, nn, optim, train
+        >>> model = nn.Sequential(nn.Linear(16), nn.ReLU(), nn.Linear(3))
+        >>> step = train.TrainStep(model, losses.SoftmaxCrossEntropy(), optim.sgd(0.1))
+        >>> state = step.init(seed=0, input_shape=(8, 4))
+        >>> images, labels = np.ones((8, 4), np.float32), np.zeros(8, np.int32)
+        >>> state, metrics = step(state, (images, labels))
+        >>> state.step
+        1
+        >>> metrics["loss"] > 0.0
+        True
+    """
+
+    def __init__(
+        self,
+        model: Module,
+        loss: Loss,
+        optimizer: Optimizer,
+        *,
+        device: str | Device | None = None,
+        metrics: Sequence[Metric] = (),
+        precision: str = "float32",
+        trainable: Callable[[str], bool] | None = None,
+        preprocess: Callable[[Tensor], Tensor] | None = None,
+        on_nonfinite: str = "raise",
+    ) -> None:
+        if on_nonfinite not in NONFINITE:
+            raise OptionError(
+                f"on_nonfinite must be one of {', '.join(NONFINITE)}, got {on_nonfinite!r}."
+            )
+        self.device = current_device() if device is None else find_device(device)
+        self.precision = precision
+        self.on_nonfinite = on_nonfinite
+        self.optimizer = optimizer
+        dtype, self._options = resolve_precision(precision, self.device)
+        self.recipe = Recipe(
+            model,
+            loss,
+            tuple(metrics),
+            dtype,
+            preprocess,
+            optimizer,
+            trainable,
+            skip_nonfinite=on_nonfinite == "skip",
+        )
+        self.last_checkpoint: str | None = None
+        self._compiled: dict[Any, Compiled] = {}
+        self._unit_weights: dict[int, Tensor] = {}
+        self._batch_statistics: bool | None = None
+
+    # --- state ----------------------------------------------------------------------------------
+
+    def init(
+        self, seed: int, input_shape: Sequence[int], *, input_dtype: str = "float32"
+    ) -> TrainState:
+        """A new state: initial weights from the seed, optimizer slots at zero.
+
+        Args:
+            seed: 0 <= seed < 2^64; also decides all dropout masks.
+            input_shape: Shape of a model input, batch axis included.
+            input_dtype: Dtype of a model input.
+
+        Raises:
+            ShapeError: with the path of the layer that the input does not fit.
+        """
+        model, dtype = self.recipe.model, self.recipe.dtype
+        where: dict[str, Any] = {
+            "input_dtype": input_dtype,
+            "dtype": dtype,
+            "device": self.device,
+        }
+        from accelkit.nn.module import flatten_names
+
+        parameters = dict(flatten_names(model.init(seed, input_shape, **where)))
+        model_state = dict(flatten_names(model.init_state(input_shape, **where)))
+        tensors = {f"parameters.{n}": p for n, p in parameters.items()}
+        for slot in self.optimizer.slot_names():
+            for name, p in parameters.items():
+                if self.recipe.is_trainable(name):
+                    zeros = ops.zeros(p.shape, dtype=p.dtype, device=self.device)
+                    tensors[f"optimizer.{slot}.{name}"] = zeros
+        tensors |= {f"state.{n}": t for n, t in model_state.items()}
+        tensors["watch"] = put(np.full(2, -1, np.int32), self.device)
+        return TrainState(tensors, step=0, seed=seed, device=self.device)
+
+    # --- running --------------------------------------------------------------------------------
+
+    def __call__(self, state: TrainState, batch: Any) -> tuple[TrainState, StepMetrics]:
+        """Run one step. Does not wait for the device.
+
+        Args:
+            state: Consumed: use the returned one afterwards.
+            batch: ``(inputs, targets)`` or ``(inputs, targets, weights)``, or a mapping with
+                these names; NumPy arrays or tensors on the step's device. A batch smaller than
+                the largest so far is padded with samples of weight 0.
+
+        Returns:
+            The new state and the step's metrics.
+
+        Raises:
+            OptionError, ShapeError, DTypeError: for a batch that does not fit; the state is
+                still usable.
+            StateConsumedError, StateLostError: for a state that is gone.
+            OutOfMemoryError: with the largest tensors, and whether the state survived.
+        """
+        tensors = state.tensors
+        if state.device is not self.device:
+            raise DeviceMismatchError(
+                f"The state is on {state.device}, the step runs on {self.device}. Move it with "
+                f"`state.to({str(self.device)!r})`."
+            )
+        parts = as_batch(batch, self.recipe.loss, self.recipe.dtype)
+        is_first = not self._compiled
+        compiled = self._compile(tensors, self._sized(parts, tensors))
+        operands = self._operands(compiled.program, state, self._sized(parts, tensors))
+        values = [tensors[name] for name in compiled.program.state_names]
+        values = self._rehearse(state, compiled, values, operands) if is_first else values
+        state.consume()
+        try:
+            results = run(compiled.executable, [*values, *operands])
+        except BackendError as error:
+            raise self._lost(state, error) from error
+        return self._finish(state, tensors, compiled.program, results)
+
+    def _finish(
+        self,
+        state: TrainState,
+        tensors: dict[str, Tensor],
+        program: StepProgram,
+        results: list[Tensor],
+    ) -> tuple[TrainState, StepMetrics]:
+        changed = dict(zip(program.changed, results[:-1], strict=True))
+        new = TrainState(
+            {**tensors, **changed}, step=state.step + 1, seed=state.seed, device=self.device
+        )
+        metrics = StepMetrics(
+            program.metric_names, results[-1], raise_nonfinite=self.on_nonfinite == "raise"
+        )
+        return new, metrics
+
+    def _lost(self, state: TrainState, error: BackendError) -> BackendError:
+        """The same error, with an honest word on the state."""
+        saved = self.last_checkpoint
+        hint = (
+            f"The last checkpoint is {saved}."
+            if saved
+            else "No checkpoint was saved in this process."
+        )
+        text = (
+            f"Step {state.step} failed after its state was handed to the device: the state is "
+            f"lost. {hint}"
+        )
+        state.lose(f"{text} The failure was: {error}")
+        return type(error)(f"{error}\n{text}")
+
+    def _rehearse(
+        self, state: TrainState, compiled: Compiled, values: list[Tensor], operands: list[Tensor]
+    ) -> list[Tensor]:
+        """Before the first donation on a device with memory of its own: work on a copy.
+
+        If the step does not fit, it fails while the caller's state is still whole. If the copy
+        itself does not fit, there is nothing to rehearse with.
+        """
+        if self.device.kind == "cpu":
+            return values
+        try:
+            copies = [t.to(self.device, copy=True) for t in values]
+            attempt = run(compiled.executable, [*copies, *operands])
+            backend(self.device.backend).synchronize(self.device)
+        except OutOfMemoryError:
+            return values
+        del attempt
+        return values
+
+    # --- compiling ------------------------------------------------------------------------------
+
+    def _sized(self, batch: Batch, tensors: dict[str, Tensor]) -> Batch:
+        """The batch padded to the size of an earlier program, if there is a larger one."""
+        if batch.weights is None and batch.size in self._unit_weights:
+            return batch
+        larger = [key[0] for key in self._compiled if key[0] >= batch.size]
+        if self._uses_batch_statistics(batch, tensors) or not larger:
+            return batch
+        size = min(larger)
+        if size == batch.size:
+            return batch
+        return padded(batch, size, self.recipe.dtype, self.device)
+
+    def _uses_batch_statistics(self, batch: Batch, tensors: dict[str, Tensor]) -> bool:
+        """With batch statistics, padding would change the result, so other sizes compile anew."""
+        if self._batch_statistics is None:
+            has_state = any(name.startswith("state.") for name in tensors)
+            self._batch_statistics = has_state
+        return self._batch_statistics
+
+    def _compile(self, tensors: dict[str, Tensor], batch: Batch) -> Compiled:
+        specs = [
+            TensorSpec(tuple(a.shape), dtypes.dtype(a.dtype)) for a in (batch.inputs, batch.targets)
+        ]
+        key = (batch.size, *specs)
+        found = self._compiled.get(key)
+        if found is None:
+            program = self._trace(tensors, specs)
+            donate = [i for i, n in enumerate(program.state_names) if n in set(program.changed)]
+            executable = compile_graph(
+                program.graph, self.device, donate=donate, options=self._options
+            )
+            found = self._compiled[key] = Compiled(program, executable)
+        return found
+
+    def _trace(self, tensors: dict[str, Tensor], specs: list[TensorSpec]) -> StepProgram:
+        weights = TensorSpec(specs[0].shape[:1], self.recipe.dtype)
+        return build_train_program(
+            self.recipe,
+            {name: t.spec for name, t in tensors.items()},
+            [*specs, weights],
+            list(self.optimizer.scalars(0)),
+        )
+
+    def graph(self, state: TrainState, batch: Any) -> Graph:
+        """The graph of the step for a batch like this one, before any pass: ``print`` it."""
+        parts = as_batch(batch, self.recipe.loss, self.recipe.dtype)
+        specs = [
+            TensorSpec(tuple(a.shape), dtypes.dtype(a.dtype)) for a in (parts.inputs, parts.targets)
+        ]
+        return self._trace(state.tensors, specs).graph
+
+    @property
+    def executables(self) -> Iterable[Executable]:
+        """What was compiled so far."""
+        return [compiled.executable for compiled in self._compiled.values()]
+
+    # --- operands -------------------------------------------------------------------------------
+
+    def _operands(self, program: StepProgram, state: TrainState, batch: Batch) -> list[Tensor]:
+        """Batch, scalars and keys on the device; nothing here waits for it."""
+        if isinstance(batch.targets, np.ndarray):
+            self.recipe.loss.check(batch.targets, program.output)
+        dtype = self.recipe.dtype
+        numbers = self.optimizer.scalars(state.step)
+        scalars = np.array([numbers[name] for name in program.scalar_names], dtype.numpy)
+        rows = [(state.step & 0xFFFFFFFF, state.step >> 32)]
+        rows += [subkey(state.seed, state.step, path, i) for path, i in program.sites]
+        weights = (
+            self._ones(batch.size)
+            if batch.weights is None
+            else on_device(batch.weights, self.device, "weights")
+        )
+        return [
+            on_device(batch.inputs, self.device, "inputs"),
+            on_device(batch.targets, self.device, "targets"),
+            weights,
+            put(scalars, self.device),
+            put(np.array(rows, np.uint32), self.device),
+            *program.captured,
+        ]
+
+    def _ones(self, size: int) -> Tensor:
+        found = self._unit_weights.get(size)
+        if found is None:
+            found = ops.ones((size,), dtype=self.recipe.dtype, device=self.device)
+            self._unit_weights[size] = found
+        return found
