@@ -32,7 +32,7 @@ def _split_unsigned(
 def _cast(x: Tensor, *, dtype: DType) -> Tensor:
     target = TO_TORCH[dtype]
     if x.dtype is target:
-        return x
+        return x.detach()
     if target in WIDE and x.is_floating_point() and target is not torch.uint64:
         return x.to(torch.int64).to(target)  # the direct conversion saturates on some devices
     return x.to(target)
@@ -43,7 +43,8 @@ def _relu_grad(y: Tensor, g: Tensor) -> Tensor:
 
 
 def _identity(x: Tensor) -> Tensor:
-    return x
+    # A tensor of its own on the same memory: donation can tell that the memory is shared.
+    return x.detach()
 
 
 ELEMENTWISE: dict[str, Callable[..., Any]] = {

@@ -17,7 +17,7 @@ def _reduction(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """torch takes an empty tuple of axes for all of them, accelkit for none."""
 
     def run(x: Tensor, *, axes: Axes) -> Tensor:
-        return function(x, axes) if axes else x
+        return function(x, axes) if axes else x.detach()
 
     return run
 

@@ -73,6 +73,7 @@ def _reverse(x: Tensor, *, axes: Shape) -> Tensor:
 
 
 def _slice(x: Tensor, *, start: Shape, stop: Shape, step: Shape) -> Tensor:
+    x = x.detach()
     for axis, (a, b, s) in enumerate(zip(start, stop, step, strict=True)):
         if a or s != 1 or b != x.shape[axis]:
             x = torch.ops.aten.slice(x, axis, a, b, s)

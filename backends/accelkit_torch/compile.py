@@ -1,0 +1,173 @@
+"""Compiled graphs: rewritten, then run as straight-line Python.
+
+Nothing here waits for the device. Inputs are never changed unless they are donated; a donated
+tensor whose memory something else shares is copied first.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from accelkit.backend import CompileOptions, Executable, generate
+from accelkit.device import Device
+from accelkit.graph import Graph, Node, Value
+from accelkit_torch import fused, shaping, updates
+from accelkit_torch.devices import native_device
+from accelkit_torch.precision import matmul_precision
+from accelkit_torch.reuse import Reuse
+from accelkit_torch.rewrites import rewrite_for_torch
+from accelkit_torch.table import TABLE
+
+if TYPE_CHECKING:
+    from accelkit_torch import TorchBackend
+
+Tensor = torch.Tensor
+_CONSTANT_LIMIT_BYTES: Final = 1 << 20
+
+
+def _over(function: Callable[..., Tensor], operand: int) -> Callable[..., Tensor]:
+    """``function`` with its result written over one of its operands."""
+
+    def run(*arrays: Tensor) -> Tensor:
+        return function(*arrays, out=arrays[operand])
+
+    return run
+
+
+def _relu_grad(y: Tensor, g: Tensor, *, out: Tensor) -> Tensor:
+    result: Tensor = torch.ops.aten.threshold_backward.grad_input(g, y, 0, grad_input=out)
+    return result
+
+
+def _relu(x: Tensor, *, out: Tensor) -> Tensor:
+    return torch.relu_(out)
+
+
+# Elementwise primitives that can write their result over an operand, with the functions for it.
+_OVERWRITING: Final[dict[str, Callable[..., Tensor]]] = {
+    "add": torch.add,
+    "subtract": torch.subtract,
+    "multiply": torch.multiply,
+    "divide": torch.divide,
+    "power": torch.pow,
+    "maximum": torch.maximum,
+    "minimum": torch.minimum,
+    "negative": torch.negative,
+    "absolute": torch.absolute,
+    "exp": torch.exp,
+    "log": torch.log,
+    "sqrt": torch.sqrt,
+    "rsqrt": torch.rsqrt,
+    "tanh": torch.tanh,
+    "erf": torch.erf,
+    "sigmoid": torch.sigmoid,
+    "select": torch.where,
+    "relu": _relu,
+    "relu_grad": _relu_grad,
+}
+
+
+class TorchExecutable(Executable):
+    """A graph ready to run on one torch device.
+
+    Attributes:
+        program: The graph as it runs, after this backend's rewrites.
+    """
+
+    def __init__(
+        self,
+        backend: TorchBackend,
+        graph: Graph,
+        device: Device,
+        donate: frozenset[int],
+        options: CompileOptions,
+    ) -> None:
+        start = time.perf_counter()
+        self.graph = graph
+        self.device = device
+        self.program = rewrite_for_torch(graph, donate)
+        self._options = options
+        self._donate = tuple(sorted(donate))
+        self._backend = backend
+        self._native = native_device(device)
+        self._reuse = Reuse(self.program, donate, _OVERWRITING)
+        self._clone = tuple(self._outputs_to_clone(donate))
+        with torch.no_grad():
+            functions = {node: self._function(node) for node in self.program.nodes}
+        self._run = generate(self.program, functions.__getitem__)
+        del self._reuse
+        self.compile_time_s = time.perf_counter() - start
+
+    def __call__(self, arrays: Sequence[Any]) -> list[Any]:
+        if self._donate:
+            arrays = self._with_own_memory(arrays)
+        with torch.no_grad(), matmul_precision(self.device, self._options):
+            results = self._run(*arrays)
+            for position in self._clone:
+                results[position] = results[position].clone()
+        return results
+
+    def _with_own_memory(self, arrays: Sequence[Any]) -> list[Any]:
+        """Donated tensors whose memory is shared, be it with another input, become copies."""
+        found = list(arrays)
+        for position in self._donate:
+            array = found[position]
+            if _is_shared(array) or any(
+                other is array for i, other in enumerate(arrays) if i != position
+            ):
+                found[position] = array.clone()
+        return found
+
+    def _outputs_to_clone(self, donate: frozenset[int]) -> list[int]:
+        """Outputs that would share memory with an input, a constant, or another output."""
+        kept: set[Value] = {self.program.inputs[i] for i in donate}
+        seen: set[Value] = set()
+        clone = []
+        for position, value in enumerate(self.program.outputs):
+            root = self._reuse.shares_memory(value)
+            given = root.node is None and root not in kept
+            constant = root.node is not None and not root.node.inputs
+            if given or constant or root in seen:
+                clone.append(position)
+            seen.add(root)
+        return clone
+
+    def _function(self, node: Node) -> Callable[..., Any]:
+        name = node.primitive.name
+        if name in shaping.CREATION:
+            return self._creation(node)
+        if node in self._reuse.overwritten:
+            return _over(_OVERWRITING[name], self._reuse.overwritten[node])
+        if node.primitive is fused.SGD:
+            return updates.sgd(self._reuse.owned[node])
+        if node.primitive is fused.ADAM:
+            return updates.adam(self._reuse.owned[node])
+        found = fused.FUSED.get(name) or TABLE.get(name)
+        return (
+            found
+            if found is not None
+            else self._backend.implementation(node.primitive, self.device)
+        )
+
+    def _creation(self, node: Node) -> Callable[..., Any]:
+        """Small constants are made once."""
+        create = functools.partial(TABLE[node.primitive.name], device=self._native)
+        if node.outputs[0].spec.memory_bytes > _CONSTANT_LIMIT_BYTES:
+            return create
+        constant = create(**node.parameters)
+        return lambda **parameters: constant
+
+
+def _is_shared(array: Tensor) -> bool:
+    """Whether other tensors see the memory of ``array``.
+
+    One use of a storage is the tensor's own, one is the Python object asked here.
+    """
+    storage = array.untyped_storage()
+    uses: int = torch._C._storage_Use_Count(storage._cdata)
+    return uses > 2

@@ -1,0 +1,97 @@
+"""Nodes of compiled graphs that stand for several primitives, and what runs for them.
+
+They exist only inside this backend: :mod:`accelkit_torch.rewrites` introduces them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import torch
+
+from accelkit import dtypes
+from accelkit.graph import TensorSpec
+from accelkit.primitives import get
+from accelkit.primitives.primitive import Primitive
+from accelkit_torch import convolution
+
+Tensor = torch.Tensor
+
+
+# --- specs ----------------------------------------------------------------------------------------
+
+
+def _conv2d_bias_infer(x: TensorSpec, w: TensorSpec, b: TensorSpec, **geometry: Any) -> Any:
+    return get("conv2d").infer([x, w], geometry)
+
+
+def _conv2d_backward_infer(
+    x: TensorSpec, w: TensorSpec, g: TensorSpec, *, wanted: Sequence[bool], **geometry: Any
+) -> tuple[TensorSpec, ...]:
+    specs = (x, w, TensorSpec((w.shape[3],), w.dtype))
+    return tuple(spec for spec, want in zip(specs, wanted, strict=True) if want)
+
+
+def _pool_infer(x: TensorSpec, **geometry: Any) -> tuple[TensorSpec, ...]:
+    (y,) = get("max_pool2d").infer([x], geometry)
+    n, h, w, c = y.shape
+    return y, TensorSpec((n, c, h, w), dtypes.int64)
+
+
+def _add_matmul_infer(c: TensorSpec, a: TensorSpec, b: TensorSpec, **transposes: Any) -> Any:
+    return get("matmul").infer([a, b], transposes)
+
+
+def _sgd_infer(*specs: TensorSpec, count: int, **options: Any) -> tuple[TensorSpec, ...]:
+    return (*specs[1 : 1 + count], *specs[1 : 1 + count])
+
+
+def _adam_infer(*specs: TensorSpec, count: int, **options: Any) -> tuple[TensorSpec, ...]:
+    return specs[3 : 3 + count] * 3
+
+
+CONV2D_BIAS: Final = Primitive("torch_conv2d_bias", _conv2d_bias_infer)
+CONV2D_BACKWARD: Final = Primitive(
+    "torch_conv2d_backward", _conv2d_backward_infer, multiple_outputs=True
+)
+MAX_POOL2D: Final = Primitive("torch_max_pool2d", _pool_infer, multiple_outputs=True)
+MAX_POOL2D_GRAD: Final = Primitive("torch_max_pool2d_grad", lambda x, indices, g, **geometry: x)
+# c + op(a) @ op(b) for a bias c (n,); scale * c + op(a) @ op(b), in place, for a donated matrix c.
+ADD_MATMUL: Final = Primitive("torch_add_matmul", _add_matmul_infer)
+ACCUMULATE_MATMUL: Final = Primitive(
+    "torch_accumulate_matmul", lambda c, a, b, *, scale, transpose_a, transpose_b: c
+)
+# (learning rate, parameters, gradients, momenta); `accumulated`: the gradients are already added
+# to the momenta.
+SGD: Final = Primitive("torch_sgd", _sgd_infer, multiple_outputs=True)
+# (learning rate, corrections, parameters, gradients, first and second moments)
+ADAM: Final = Primitive("torch_adam", _adam_infer, multiple_outputs=True)
+
+
+# --- implementations ------------------------------------------------------------------------------
+
+
+def _conv2d_backward(x: Tensor, w: Tensor, g: Tensor, **options: Any) -> list[Tensor]:
+    return [t for t in convolution.conv2d_backward(x, w, g, **options) if t is not None]
+
+
+def _add_matmul(c: Tensor, a: Tensor, b: Tensor, *, transpose_a: bool, transpose_b: bool) -> Tensor:
+    return torch.addmm(c, a.t() if transpose_a else a, b.t() if transpose_b else b)
+
+
+def accumulate_matmul(
+    c: Tensor, a: Tensor, b: Tensor, *, scale: float, transpose_a: bool, transpose_b: bool
+) -> Tensor:
+    """``c = scale * c + op(a) @ op(b)`` in place: the product itself is never stored."""
+    return c.addmm_(a.t() if transpose_a else a, b.t() if transpose_b else b, beta=scale)
+
+
+FUSED: Final[dict[str, Callable[..., Any]]] = {
+    CONV2D_BIAS.name: convolution.conv2d,
+    CONV2D_BACKWARD.name: _conv2d_backward,
+    MAX_POOL2D.name: convolution.max_pool2d_with_indices,
+    MAX_POOL2D_GRAD.name: convolution.max_pool2d_indices_grad,
+    ADD_MATMUL.name: _add_matmul,
+    ACCUMULATE_MATMUL.name: accumulate_matmul,
+}
