@@ -12,9 +12,10 @@ import importlib
 import math
 from typing import TYPE_CHECKING, Any
 
-from accelkit.autodiff import custom_vjp, grad, stop_gradient, value_and_grad, vjp
+from accelkit.autodiff import grad, stop_gradient, value_and_grad, vjp
 from accelkit.compilation import jit, trace
 from accelkit.control import cond, scan
+from accelkit.custom_derivative import custom_vjp
 from accelkit.device import Device, current_device, default_device, device, devices
 from accelkit.dtypes import (
     DType,
@@ -184,7 +185,16 @@ from accelkit.primitives.primitive import Primitive, primitive
 from accelkit.tensor import Tensor
 
 if TYPE_CHECKING:
-    from accelkit import bench, checkpoint, data, losses, metrics, nn, optim, parity, random, train
+    from accelkit import bench as bench
+    from accelkit import checkpoint as checkpoint
+    from accelkit import data as data
+    from accelkit import losses as losses
+    from accelkit import metrics as metrics
+    from accelkit import nn as nn
+    from accelkit import optim as optim
+    from accelkit import parity as parity
+    from accelkit import random as random
+    from accelkit import train as train
 
 __version__ = "0.1.0"
 __array_api_version__ = "2024.12"

@@ -8,11 +8,12 @@ the program, so it is optimised with the rest and can be differentiated again.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any
 
 from accelkit import tracing, tree
+from accelkit.device import current_device, default_device
 from accelkit.errors import DifferentiationError, DTypeError, OptionError, ShapeError
-from accelkit.graph import Node, TensorSpec, Value
+from accelkit.graph import Node, Value
 from accelkit.primitives.elementwise import add, alias
 from accelkit.primitives.elementwise import stop_gradient as stop_gradient_primitive
 from accelkit.primitives.primitive import Primitive
@@ -20,10 +21,7 @@ from accelkit.primitives.shaping import full
 from accelkit.tensor import Tensor
 from accelkit.tracing import Trace, active_trace
 
-__all__ = ["custom_vjp", "grad", "stop_gradient", "value_and_grad", "vjp"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
+__all__ = ["grad", "stop_gradient", "value_and_grad", "vjp"]
 
 
 def backward(
@@ -53,24 +51,32 @@ def backward(
             active.update(v for v in node.outputs if v.spec.dtype.is_floating)
     sums: dict[Value, Tensor] = {}
     for y, g in zip(outputs, cotangents, strict=True):
-        if g is not None:
+        if g is not None and y.dtype.is_floating:
             _accumulate(sums, trace.value_of(y), g)
     for node in reversed(nodes):
         found = [sums.get(v) for v in node.outputs]
         if all(g is None for g in found):
             continue
         with trace.labelled(scope=node.scope, phase="backward"):
-            for value, ct in zip(node.inputs, _cotangents(trace, node, found), strict=True):
+            results = list(_cotangents(trace, node, found))
+            if len(results) != len(node.inputs):
+                raise DifferentiationError(
+                    f"The derivative rule of {node.primitive.name!r} returned {len(results)} "
+                    f"cotangents for {len(node.inputs)} operands; use None for no derivative."
+                )
+            for value, ct in zip(node.inputs, results, strict=True):
                 if ct is not None and value in active:
-                    _accumulate(sums, value, ct)
+                    _accumulate(sums, value, ct, node.primitive)
     return [sums.get(trace.value_of(x)) for x in inputs]
 
 
-def _accumulate(sums: dict[Value, Tensor], value: Value, ct: Tensor) -> None:
+def _accumulate(
+    sums: dict[Value, Tensor], value: Value, ct: Tensor, primitive: Primitive | None = None
+) -> None:
     if ct.spec != value.spec:
+        rule = f"The derivative rule of {primitive.name!r}" if primitive else "The caller"
         raise DifferentiationError(
-            f"A derivative rule returned a cotangent {ct.spec} for an operand {value.spec}; they "
-            f"must be equal."
+            f"{rule} gave a cotangent {ct.spec} for a tensor {value.spec}; they must be equal."
         )
     sums[value] = add(sums[value], ct) if value in sums else ct
 
@@ -136,6 +142,17 @@ def vjp_tensors(
     ]
 
 
+def _loss_of(result: Any, has_aux: bool) -> Any:
+    if not has_aux:
+        return result
+    if not isinstance(result, tuple) or len(result) != 2:
+        raise OptionError(
+            f"With has_aux=True the function must return a pair (loss, aux), got "
+            f"{type(result).__name__}."
+        )
+    return result[0]
+
+
 def _scalar_seed(loss: Any) -> Tensor:
     if not isinstance(loss, Tensor):
         raise DTypeError(
@@ -192,7 +209,7 @@ def value_and_grad(
             for position, part in zip(positions, tree.unflatten(structure, marked), strict=True):
                 arguments[position] = part
             result = function(*arguments, **kwargs)
-            loss = result[0] if has_aux else result
+            loss = _loss_of(result, has_aux)
             found = backward(trace, start, [loss], [_scalar_seed(loss)], marked)
             return result, [
                 full(shape=x.shape, value=0.0, dtype=x.dtype) if ct is None else ct
@@ -244,24 +261,45 @@ def vjp(function: Callable[..., Any], *inputs: Tensor) -> tuple[Any, Callable[[A
         >>> product(ak.asarray([1.0, 10.0]))[0].tolist()
         [3.0, 30.0]
     """
-    value = function(*inputs)
+    points = [_differentiable(x) for x in inputs]
+    value = function(*points)
+    leaves, structure = tree.flatten(value)
+    for leaf in leaves:
+        if not isinstance(leaf, Tensor):
+            raise DTypeError(
+                f"vjp needs a function that returns tensors, got {type(leaf).__name__}."
+            )
 
     def product(cotangent: Any) -> tuple[Tensor, ...]:
-        given, _ = tree.flatten(cotangent)
-        for x in inputs:
-            _differentiable(x)
+        given, given_structure = tree.flatten(cotangent)
+        if given_structure != structure or any(
+            not isinstance(g, Tensor) or g.spec != y.spec
+            for g, y in zip(given, leaves, strict=True)
+        ):
+            raise ShapeError(
+                f"The cotangent must be like the value, {_specs(leaves)} in {structure}; got "
+                f"{_specs(given)} in {given_structure}."
+            )
 
         def both(*tensors: Tensor) -> list[Tensor]:
-            xs, seeds = tensors[: len(inputs)], tensors[len(inputs) :]
+            xs, seeds = tensors[: len(points)], tensors[len(points) :]
 
             def primal(*marked: Tensor) -> list[Tensor]:
                 return tree.flatten(function(*marked))[0]
 
             return vjp_tensors(primal, xs, lambda _: seeds, [True] * len(xs))
 
-        return tuple(tracing_call(both, [*inputs, *given]))
+        return tuple(tracing_call(both, [*points, *given]))
 
     return value, product
+
+
+def _same_spec(given: Any, expected: Tensor) -> bool:
+    return isinstance(given, Tensor) and given.spec == expected.spec
+
+
+def _specs(leaves: Sequence[Any]) -> str:
+    return ", ".join(str(x.spec) if isinstance(x, Tensor) else repr(x) for x in leaves)
 
 
 def _argument(args: Sequence[Any], position: int) -> Any:
@@ -305,9 +343,11 @@ def tracing_call(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
 
     device = inputs[0].device if inputs else None
     graph, captured = tracing.trace_graph(
-        flat, [TensorSpec(t.shape, t.dtype) for t in inputs], name="eager", device=device
+        flat, [t.spec for t in inputs], name="eager", device=device
     )
-    results = apply_graph(eliminate_dead_code(graph), [*inputs, *captured])
+    operands = [*inputs, *captured]
+    with default_device(operands[0].device if operands else current_device()):
+        results = apply_graph(eliminate_dead_code(graph), operands)
     leaves, spec, positions = structure[0]
     for position, result in zip(positions, results, strict=True):
         leaves[position] = result
@@ -323,114 +363,3 @@ def stop_gradient(x: Any) -> Any:
         3.0
     """
     return tree.map(lambda t: stop_gradient_primitive(t) if isinstance(t, Tensor) else t, x)
-
-
-def _custom_infer(*specs: TensorSpec, rule: _Rule) -> tuple[TensorSpec, ...]:
-    return specs[: rule.output_count]
-
-
-def _custom_rule(g: Any, y: Any, *operands: Any, rule: _Rule) -> Sequence[Any]:
-    inputs = operands[rule.output_count : rule.output_count + rule.input_count]
-    residuals = tree.unflatten(
-        rule.residual_structure, operands[rule.output_count + rule.input_count :]
-    )
-    filled = [
-        full(shape=t.shape, value=0.0, dtype=t.dtype) if ct is None else ct
-        for ct, t in zip(g, y, strict=True)
-    ]
-    cotangent = tree.unflatten(rule.output_structure, filled)
-    found = rule.backward(residuals, cotangent)
-    if not isinstance(found, tuple) or len(found) != rule.argument_count:
-        raise DifferentiationError(
-            f"The backward rule of {rule.name!r} must return a tuple of {rule.argument_count} "
-            f"cotangents, one per argument (None for no derivative), got {found!r}."
-        )
-    flat: list[Any] = []
-    for part, structure in zip(found, rule.argument_structures, strict=True):
-        count = structure.num_leaves
-        flat += [None] * count if part is None else tree.flatten(part)[0]
-    none = [None] * rule.output_count
-    rest = [None] * (len(operands) - rule.output_count - len(inputs))
-    return [*none, *flat, *rest]
-
-
-class _Rule:
-    """Static part of one custom_vjp call; compared by identity."""
-
-    def __init__(self, name: str, backward: Callable[..., Any]) -> None:
-        self.name = name
-        self.backward = backward
-        self.output_count = self.input_count = self.argument_count = 0
-        self.output_structure: Any = None
-        self.residual_structure: Any = None
-        self.argument_structures: list[Any] = []
-
-    def __lt__(self, other: _Rule) -> bool:
-        return id(self) < id(other)
-
-    def __str__(self) -> str:
-        return self.name
-
-
-_custom_gradient = Primitive(
-    "custom_gradient",
-    _custom_infer,
-    vjp=_custom_rule,
-    definition=lambda *operands, rule: tuple(operands[: rule.output_count]),
-    multiple_outputs=True,
-    doc="The first operands themselves, with a derivative by a rule of the user's.",
-)
-
-
-class custom_vjp(Generic[P, R]):
-    """A function with a derivative of your own.
-
-    Args:
-        function: From pytrees of tensors to a pytree of tensors.
-
-    Then ``defvjp(forward, backward)``: ``forward(*args)`` returns ``(value, residuals)``,
-    ``backward(residuals, cotangent)`` a tuple with one cotangent per argument, None for none.
-
-    Example:
-        >>> import accelkit as ak
-        >>> @ak.custom_vjp
-        ... def clipped(x):
-        ...     return x
-        >>> clipped.defvjp(lambda x: (x, ()), lambda _, g: (ak.clip(g, -1.0, 1.0),))
-        >>> float(ak.grad(lambda x: 5.0 * clipped(x))(ak.asarray(2.0)))
-        1.0
-    """
-
-    def __init__(self, function: Callable[P, R]) -> None:
-        self.function = function
-        self.__doc__ = function.__doc__
-        self.__name__ = getattr(function, "__name__", "custom_vjp")
-        self._forward: Callable[..., Any] | None = None
-        self._backward: Callable[..., Any] | None = None
-
-    def defvjp(self, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
-        """Set the forward function, which also returns residuals, and the backward rule."""
-        self._forward, self._backward = forward, backward
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        if kwargs:
-            raise OptionError(f"{self.__name__!r} takes positional arguments only.")
-        if active_trace() is None:
-            return self.function(*args)
-        if self._forward is None or self._backward is None:
-            raise DifferentiationError(
-                f"{self.__name__!r} has no rule yet. Call {self.__name__}.defvjp(forward, "
-                f"backward) first."
-            )
-        rule = _Rule(self.__name__, self._backward)
-        flats = [tree.flatten(argument) for argument in args]
-        value, residuals = self._forward(*args)
-        outputs, rule.output_structure = tree.flatten(value)
-        kept, rule.residual_structure = tree.flatten(residuals)
-        inputs = [leaf for leaves, _ in flats for leaf in leaves]
-        rule.argument_structures = [structure for _, structure in flats]
-        rule.argument_count, rule.input_count = len(args), len(inputs)
-        rule.output_count = len(outputs)
-        results = _custom_gradient(*outputs, *inputs, *kept, rule=rule)
-        result: R = tree.unflatten(rule.output_structure, list(results))
-        return result

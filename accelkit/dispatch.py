@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from accelkit import device as device_module
 from accelkit import registry
 from accelkit.errors import AccelkitError, CapabilityError, DeviceMismatchError
+from accelkit.graph import TensorSpec
 from accelkit.primitives.primitive import Primitive
 from accelkit.tracing import active_trace, leaked
 
@@ -34,11 +36,14 @@ def bind(
         device: Where to create a result that has no operands; the default device if None.
 
     Raises:
+        ShapeError, DTypeError: if the operands do not fit, eagerly as in a trace.
         DeviceMismatchError: if the operands live on different devices.
         TraceError: if an operand belongs to a trace that has ended.
     """
     trace = active_trace()
     if trace is not None:
+        if device is not None:
+            trace.require_device(device)
         return trace.record(primitive, inputs, parameters)
     if inputs:
         device = inputs[0]._device
@@ -49,27 +54,31 @@ def bind(
         device = device_module.current_device()
     assert device is not None
     backend = registry.backend(device.backend)
+    specs = primitive.infer([tensor.spec for tensor in inputs], parameters)
     if not backend.supports(primitive, parameters):
-        return _run_definition(primitive, inputs, parameters, backend)
-    arrays = [tensor._native for tensor in inputs]
+        return _run_definition(primitive, inputs, parameters, backend, device)
     try:
-        result = backend.run(primitive, arrays, parameters, device)
+        result = backend.run(primitive, [t._native for t in inputs], parameters, device)
     except Exception as error:
-        raise _explain(error, primitive, inputs, parameters, backend) from error
+        raise backend.translate(error) from error
     if primitive.multiple_outputs:
-        return tuple(_wrap(array, device) for array in result)
-    return _wrap(result, device)
+        return tuple(map(_wrap, result, itertools.repeat(device), specs))
+    return _wrap(result, device, specs[0])
 
 
-def _wrap(array: Any, device: Device) -> Tensor:
+def _wrap(array: Any, device: Device, spec: TensorSpec) -> Tensor:
     from accelkit.tensor import Tensor
 
     globals()["_wrap"] = Tensor._eager  # the import is needed once only
-    return Tensor._eager(array, device)
+    return Tensor._eager(array, device, spec)
 
 
 def _run_definition(
-    primitive: Primitive, inputs: Sequence[Tensor], parameters: Mapping[str, Any], backend: Backend
+    primitive: Primitive,
+    inputs: Sequence[Tensor],
+    parameters: Mapping[str, Any],
+    backend: Backend,
+    device: Device,
 ) -> Any:
     if primitive.definition is None:
         raise CapabilityError(
@@ -77,10 +86,8 @@ def _run_definition(
             f"it has no definition in terms of others. Add one with "
             f"`accelkit.primitives.get({primitive.name!r}).lowering({backend.name!r})`."
         )
-    if primitive.elementwise or not inputs:
+    with device_module.default_device(device):  # for what the definition creates
         return primitive.definition(*inputs, **parameters)
-    primitive.infer([t.spec for t in inputs], parameters)
-    return primitive.definition(*inputs, **parameters)
 
 
 def _cannot_mix(primitive: Primitive, inputs: Sequence[Tensor]) -> AccelkitError:
@@ -92,18 +99,3 @@ def _cannot_mix(primitive: Primitive, inputs: Sequence[Tensor]) -> AccelkitError
         f"{primitive.name} got tensors on different devices: {' and '.join(names)}. Move one of "
         f"them with `.to(device)`."
     )
-
-
-def _explain(
-    error: Exception,
-    primitive: Primitive,
-    inputs: Sequence[Tensor],
-    parameters: Mapping[str, Any],
-    backend: Backend,
-) -> AccelkitError:
-    """The shape or dtype rule's own message if it refuses the operands, else the backend's."""
-    try:
-        primitive.infer([t.spec for t in inputs], parameters)
-    except AccelkitError as refusal:
-        return refusal
-    return backend.translate(error)

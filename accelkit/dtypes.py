@@ -126,14 +126,14 @@ def _numpy_dtype(name: str) -> np.dtype:
     if name == "bfloat16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)
+        name = ml_dtypes.bfloat16
+    found: np.dtype = np.dtype(name)
+    return found
 
 
 _PYTHON_TYPES: Final[dict[type, DType]] = {bool: bool_, int: default_int, float: default_float}
 
 
-@functools.lru_cache(maxsize=256)
 def dtype(spec: object) -> DType:
     """Find the dtype for a DType, a name, a NumPy dtype or scalar type, or a Python type.
 
@@ -142,6 +142,20 @@ def dtype(spec: object) -> DType:
     """
     if isinstance(spec, DType):
         return spec
+    try:
+        return _find(spec)
+    except TypeError as error:  # unhashable, or refused below
+        if isinstance(error, DTypeError):
+            raise
+        raise _unsupported(spec) from None
+
+
+def _unsupported(spec: object) -> DTypeError:
+    return DTypeError(f"Unsupported dtype {spec!r}. Supported: {', '.join(_BY_NAME)}.")
+
+
+@functools.lru_cache(maxsize=256)
+def _find(spec: object) -> DType:
     if isinstance(spec, type) and spec in _PYTHON_TYPES:
         return _PYTHON_TYPES[spec]
     name = spec if isinstance(spec, str) else None
@@ -152,7 +166,7 @@ def dtype(spec: object) -> DType:
             name = str(spec)
     found = _BY_NAME.get(name)
     if found is None:
-        raise DTypeError(f"Unsupported dtype {spec!r}. Supported: {', '.join(_BY_NAME)}.")
+        raise _unsupported(spec)
     return found
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "backend",
     "backend_names",
+    "is_loaded",
     "model_factory",
     "model_names",
     "register_backend",
@@ -47,6 +48,11 @@ def backend_names() -> list[str]:
     """Names of all registered backends, usable or not; numpy, the reference, first."""
     names = {*_entry_points("accelkit.backends"), *_registered_backends}
     return sorted(names, key=lambda name: (name != "numpy", name))
+
+
+def is_loaded(name: str) -> bool:
+    """Whether the backend of this name is in use already."""
+    return name in _instances
 
 
 def backend(name: str) -> Backend:

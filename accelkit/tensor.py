@@ -8,10 +8,11 @@ namespace.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 
@@ -29,45 +30,54 @@ if TYPE_CHECKING:
 
 __all__ = ["Tensor"]
 
+_NUMBERS = (bool, int, float, np.generic)
+_Operator = Callable[["Tensor", Any], "Tensor"]
 
+
+@functools.cache
 def _ops() -> ModuleType:
     from accelkit import ops
 
-    globals()["_ops"] = lambda: ops
     return ops
 
 
-def _method(name: str) -> Callable[..., Any]:
+def _method(name: str) -> Callable[..., Tensor]:
     """A method that calls the function of this name with the tensor first."""
 
-    def method(self: Tensor, *arguments: Any, **options: Any) -> Any:
-        return getattr(_ops(), name)(self, *arguments, **options)
+    def method(self: Tensor, *arguments: Any, **options: Any) -> Tensor:
+        return _function(name)(self, *arguments, **options)
 
     method.__name__ = name
     method.__doc__ = f"See :func:`accelkit.{name}`."
     return method
 
 
-def _operator(name: str) -> tuple[Callable[[Tensor, Any], Any], Callable[[Tensor, Any], Any]]:
-    """The operator and its reflected form, which refuse operands that are no numbers."""
-    cache: list[Callable[[Any, Any], Any]] = []
+def _forward(name: str) -> Callable[[Tensor, Any], Tensor]:
+    """The operator that calls the function of this name; it refuses operands that are no numbers."""
 
-    def function(a: Any, b: Any) -> Any:
-        if not cache:
-            cache.append(getattr(_ops(), name))
-        return cache[0](a, b)
+    def operate(self: Tensor, other: Any) -> Tensor:
+        if type(other) is Tensor or isinstance(other, _NUMBERS):
+            return _function(name)(self, other)
+        return NotImplemented  # type: ignore[no-any-return]
 
-    def forward(self: Tensor, other: Any) -> Any:
-        if not isinstance(other, Tensor | bool | int | float | np.generic):
-            return NotImplemented
-        return function(self, other)
+    return operate
 
-    def reflected(self: Tensor, other: Any) -> Any:
-        if not isinstance(other, Tensor | bool | int | float | np.generic):
-            return NotImplemented
-        return function(other, self)
 
-    return forward, reflected
+def _reflected(name: str) -> Callable[[Tensor, Any], Tensor]:
+    """As :func:`_forward`, for a tensor on the right-hand side."""
+
+    def operate(self: Tensor, other: Any) -> Tensor:
+        if isinstance(other, _NUMBERS):
+            return _function(name)(other, self)
+        return NotImplemented  # type: ignore[no-any-return]
+
+    return operate
+
+
+@functools.cache
+def _function(name: str) -> Callable[..., Tensor]:
+    found: Callable[..., Tensor] = getattr(_ops(), name)
+    return found
 
 
 class Tensor:
@@ -95,11 +105,12 @@ class Tensor:
         )
 
     @staticmethod
-    def _eager(native: Any, device: Device) -> Tensor:
+    def _eager(native: Any, device: Device, spec: TensorSpec | None = None) -> Tensor:
         self = _new(Tensor)
         self._native = native
         self._device = device
-        self._spec = self._value = self._trace = None
+        self._spec = spec
+        self._value = self._trace = None
         return self
 
     @staticmethod
@@ -293,26 +304,38 @@ class Tensor:
 
     # --- arithmetic -----------------------------------------------------------------------------
 
-    __add__, __radd__ = _operator("add")
-    __sub__, __rsub__ = _operator("subtract")
-    __mul__, __rmul__ = _operator("multiply")
-    __truediv__, __rtruediv__ = _operator("divide")
-    __floordiv__, __rfloordiv__ = _operator("floor_divide")
-    __mod__, __rmod__ = _operator("remainder")
-    __pow__, __rpow__ = _operator("pow")
-    __and__, __rand__ = _operator("bitwise_and")
-    __or__, __ror__ = _operator("bitwise_or")
-    __xor__, __rxor__ = _operator("bitwise_xor")
-    __lshift__, __rlshift__ = _operator("bitwise_left_shift")
-    __rshift__, __rrshift__ = _operator("bitwise_right_shift")
-    __matmul__, __rmatmul__ = _operator("matmul")
-    __eq__, _ = _operator("equal")  # type: ignore[assignment]
-    __ne__, _ = _operator("not_equal")  # type: ignore[assignment]
-    __lt__, _ = _operator("less")
-    __le__, _ = _operator("less_equal")
-    __gt__, _ = _operator("greater")
-    __ge__, _ = _operator("greater_equal")
-    del _
+    __add__: ClassVar[_Operator] = _forward("add")
+    __radd__: ClassVar[_Operator] = _reflected("add")
+    __sub__: ClassVar[_Operator] = _forward("subtract")
+    __rsub__: ClassVar[_Operator] = _reflected("subtract")
+    __mul__: ClassVar[_Operator] = _forward("multiply")
+    __rmul__: ClassVar[_Operator] = _reflected("multiply")
+    __truediv__: ClassVar[_Operator] = _forward("divide")
+    __rtruediv__: ClassVar[_Operator] = _reflected("divide")
+    __floordiv__: ClassVar[_Operator] = _forward("floor_divide")
+    __rfloordiv__: ClassVar[_Operator] = _reflected("floor_divide")
+    __mod__: ClassVar[_Operator] = _forward("remainder")
+    __rmod__: ClassVar[_Operator] = _reflected("remainder")
+    __pow__: ClassVar[_Operator] = _forward("pow")
+    __rpow__: ClassVar[_Operator] = _reflected("pow")
+    __and__: ClassVar[_Operator] = _forward("bitwise_and")
+    __rand__: ClassVar[_Operator] = _reflected("bitwise_and")
+    __or__: ClassVar[_Operator] = _forward("bitwise_or")
+    __ror__: ClassVar[_Operator] = _reflected("bitwise_or")
+    __xor__: ClassVar[_Operator] = _forward("bitwise_xor")
+    __rxor__: ClassVar[_Operator] = _reflected("bitwise_xor")
+    __lshift__: ClassVar[_Operator] = _forward("bitwise_left_shift")
+    __rlshift__: ClassVar[_Operator] = _reflected("bitwise_left_shift")
+    __rshift__: ClassVar[_Operator] = _forward("bitwise_right_shift")
+    __rrshift__: ClassVar[_Operator] = _reflected("bitwise_right_shift")
+    __matmul__: ClassVar[_Operator] = _forward("matmul")
+    __rmatmul__: ClassVar[_Operator] = _reflected("matmul")
+    __eq__: ClassVar[_Operator] = _forward("equal")  # type: ignore[assignment]
+    __ne__: ClassVar[_Operator] = _forward("not_equal")  # type: ignore[assignment]
+    __lt__: ClassVar[_Operator] = _forward("less")
+    __le__: ClassVar[_Operator] = _forward("less_equal")
+    __gt__: ClassVar[_Operator] = _forward("greater")
+    __ge__: ClassVar[_Operator] = _forward("greater_equal")
     __neg__ = _method("negative")
     __pos__ = _method("positive")
     __abs__ = _method("abs")

@@ -37,7 +37,9 @@ class Trace:
 
     def __init__(self, name: str, device: Device | None, parent: Trace | None = None) -> None:
         self.name = name
-        self.device = device if device is not None or parent is None else parent.device
+        self.device: Device | None = (
+            device if device is not None or parent is None else parent.device
+        )
         self.parent = parent
         self.nodes: list[Node] = []
         self.inputs: list[Value] = []
@@ -45,8 +47,8 @@ class Trace:
         self.captured: list[Tensor] = []
         self._capture_values: dict[int, Value] = {}
         self._keep_alive: list[Any] = []
-        self.scope = parent.scope if parent else ""
-        self.phase = parent.phase if parent else "forward"
+        self.scope: str = parent.scope if parent else ""
+        self.phase: str = parent.phase if parent else "forward"
         self.closed = False
 
     def add_input(self, spec: TensorSpec, name: str = "") -> Tensor:
@@ -88,6 +90,20 @@ class Trace:
             raise DeviceMismatchError(
                 f"The traced program {self.name!r} runs on {self.device}, but uses a tensor on "
                 f"{tensor.device}. Move it with `.to({str(self.device)!r})`."
+            )
+
+    def require_device(self, device: Device) -> None:
+        """Refuse to create a tensor elsewhere than on the traced program's device.
+
+        Raises:
+            DeviceMismatchError: naming both devices.
+        """
+        if self.device is None:
+            self.device = device
+        elif device is not self.device:
+            raise DeviceMismatchError(
+                f"The traced program {self.name!r} runs on {self.device}, but asks for a tensor "
+                f"on {device}. Leave `device=` out inside of a traced function."
             )
 
     def _require_enclosing(self, tensor: Tensor) -> None:

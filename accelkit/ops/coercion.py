@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 
 from accelkit import device as device_module
 from accelkit import dtypes, registry
-from accelkit.backend import translated
+from accelkit.backend import Backend, translated
 from accelkit.device import Device
 from accelkit.dispatch import bind
 from accelkit.dtypes import DType
@@ -47,7 +46,10 @@ def as_axis(axis: int, ndim: int) -> int:
     Raises:
         ShapeError: if there is no such axis.
     """
-    index = operator.index(axis)
+    try:
+        index = operator.index(axis)
+    except TypeError:
+        raise ShapeError(f"An axis is an integer, got {axis!r}.") from None
     if not -ndim <= index < ndim:
         raise ShapeError(f"Axis {axis} does not exist: the tensor has {ndim} axes.")
     return index % ndim
@@ -75,8 +77,8 @@ def scalar(value: Scalar, dtype: DType, device: Device | None) -> Tensor:
     """A tensor of shape () on the device; the same one again for the same number."""
     if active_trace() is not None:
         return _full_scalar(value, dtype, None)
-    # The key tells -0.0 from 0.0 and True from 1.
-    key = (value, math.copysign(1.0, value), dtype, device)
+    # The text of a zero tells -0.0 from 0.0.
+    key = (value or str(value), type(value), dtype, device)
     found = _scalar_cache.get(key)
     if found is None:
         if len(_scalar_cache) > 4096:
@@ -86,11 +88,34 @@ def scalar(value: Scalar, dtype: DType, device: Device | None) -> Tensor:
 
 
 def _full_scalar(value: Scalar, dtype: DType, device: Device | None) -> Tensor:
-    kind = dtype.kind
-    number = bool(value) if kind == "b" else float(value) if kind == "f" else int(value)
-    parameters = {"shape": (), "value": number, "dtype": dtype}
+    parameters = {"shape": (), "value": as_number(value, dtype), "dtype": dtype}
     result: Tensor = bind(shaping.full, (), parameters, device)
     return result
+
+
+def as_number(value: Any, dtype: DType) -> Scalar:
+    """The Python number of a dtype's kind that a tensor is to be filled with.
+
+    Raises:
+        DTypeError: if it is no number, of another kind, or outside of the dtype's range.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if dtype.kind == "f" and isinstance(value, bool | int | float):
+        try:
+            return float(value)
+        except OverflowError:
+            raise DTypeError(f"{value} is too large for {dtype}.") from None
+    if dtype.kind == "b" and (isinstance(value, bool) or value in (0, 1)):
+        return bool(value)
+    if dtype.is_integer and isinstance(value, bool | int):
+        limits = np.iinfo(dtype.numpy)
+        if not limits.min <= value <= limits.max:
+            raise DTypeError(
+                f"{value} does not fit {dtype}, which holds {limits.min} to {limits.max}."
+            )
+        return int(value)
+    raise DTypeError(f"The {type(value).__name__} {value!r} does not fit a tensor of {dtype}.")
 
 
 def scalar_like(value: Scalar, tensor: Tensor) -> Tensor:
@@ -184,12 +209,12 @@ def asarray(
         if copy and result is obj and not obj.is_traced:
             return obj.to(obj.device, copy=True)
         return result
-    if copy is False:
-        raise OptionError("asarray(copy=False) of host data is not possible: it goes to a device.")
     target = None if device is None else device_module.device(device)
     if hasattr(obj, "__dlpack__") and not isinstance(obj, np.ndarray | np.generic):
-        imported = from_dlpack(obj, device=target)
+        imported = from_dlpack(obj, device=target, copy=copy)
         return cast(imported, wanted) if wanted else imported
+    if copy is False:
+        raise OptionError("asarray(copy=False) of host data is not possible: it goes to a device.")
     array = _host_array(obj, wanted)
     if active_trace() is not None:
         return _traced_constant(array, target)
@@ -243,26 +268,55 @@ def from_dlpack(
     """A tensor of any object with ``__dlpack__``, without a copy where the memory is shared.
 
     An array of an installed backend stays where it is; other objects are imported by the default
-    device's backend, or by that of ``device``.
+    device's backend, or by that of ``device``. A tensor that shares its memory changes if the
+    other side writes to it.
+
+    Args:
+        x: The object.
+        device: Where the tensor is to be.
+        copy: True for memory of its own, False to refuse a copy, None for what is cheapest.
+
+    Raises:
+        OptionError: if ``copy=False`` cannot be had.
     """
     target = None if device is None else device_module.device(device)
-    if target is None:
-        owner = owning_backend(x)
-        if owner is not None:
-            return from_native(x)
-        target = device_module.current_device()
+    if isinstance(x, Tensor):
+        return asarray(x, device=target, copy=copy)
+    owner = owning_backend(x)
+    if owner is not None and (target is None or target is owner.device_of(x)):
+        shared = from_native(x)
+        return asarray(shared, copy=True) if copy else shared
+    if not hasattr(x, "__dlpack__"):
+        raise DTypeError(f"from_dlpack needs an object with __dlpack__, got {type(x).__name__}.")
+    target = target or device_module.current_device()
     backend = registry.backend(target.backend)
+    if copy is False and type(backend).from_dlpack is Backend.from_dlpack:
+        raise OptionError(f"{target} imports DLPack by a copy, which copy=False refuses.")
     with activate(None), translated(backend):
-        return Tensor._eager(backend.from_dlpack(x, target), target)
+        if owner is not None and x.__dlpack_device__()[0] != _HOST_MEMORY:
+            return from_native(x).to(target)
+        imported = Tensor._eager(backend.from_dlpack(x, target), target)
+        return asarray(imported, copy=True) if copy else imported
 
 
-def owning_backend(array: object) -> Any:
-    """The backend whose own array this is, by the name of the array's module; None if none."""
-    root = type(array).__module__.partition(".")[0]
-    for name in registry.backend_names():
-        if root in (name, {"jax": "jaxlib"}.get(name)):
-            backend = registry.backend(name)
-            return backend if backend.owns(array) else None
+_HOST_MEMORY = 1  # DLPack's kDLCPU
+
+
+def owning_backend(array: object) -> Backend | None:
+    """The backend whose own array this is; None if none.
+
+    Loaded backends are asked first, then those whose name occurs in that of the array's package
+    (``jaxlib``, ``pyopencl``): no other framework is imported to find out.
+    """
+    package = type(array).__module__.partition(".")[0]
+    names = registry.backend_names()
+    for name in [n for n in names if registry.is_loaded(n)]:
+        if registry.backend(name).owns(array):
+            return registry.backend(name)
+    for name in [n for n in names if n in package and not registry.is_loaded(n)]:
+        backend = registry.backend(name)
+        if backend.owns(array):
+            return backend
     return None
 
 

@@ -29,7 +29,7 @@ def _create(
     number = bool(value) if kind == "b" else float(value) if kind == "f" else int(value)
     target = None if device is None else device_module.device(device)
     parameters = {"shape": as_shape(shape), "value": number, "dtype": chosen}
-    return bind(shaping.full, (), parameters, target)  # type: ignore[no-any-return]
+    return bind(shaping.full, (), parameters, target)
 
 
 def zeros(shape: Any, *, dtype: DType | str | None = None, device: DeviceLike = None) -> Tensor:
@@ -103,7 +103,7 @@ def full_like(
 def _iota(shape: Any, axis: int, dtype: DType, device: DeviceLike) -> Tensor:
     target = None if device is None else device_module.device(device)
     parameters = {"shape": as_shape(shape), "axis": axis, "dtype": dtype}
-    return bind(shaping.iota, (), parameters, target)  # type: ignore[no-any-return]
+    return bind(shaping.iota, (), parameters, target)
 
 
 def arange(
@@ -163,7 +163,7 @@ def eye(
     shape = (n_rows, n_rows if n_cols is None else n_cols)
     rows = _iota(shape, 0, dtypes.int64, device)
     columns = _iota(shape, 1, dtypes.int64, device)
-    return elementwise.cast(elementwise.equal(rows + k, columns), dtype=chosen)  # type: ignore[no-any-return]
+    return elementwise.cast(elementwise.equal(rows + k, columns), dtype=chosen)
 
 
 def _triangle(x: Tensor, k: int, *, lower: bool) -> Tensor:
@@ -176,7 +176,7 @@ def _triangle(x: Tensor, k: int, *, lower: bool) -> Tensor:
     compare = elementwise.less_equal if lower else elementwise.greater_equal
     keep = compare(columns, rows + k)
     zero = elementwise.cast(zeros_like(x, dtype=dtypes.int32), dtype=x.dtype)
-    return elementwise.select(keep, x, zero)  # type: ignore[no-any-return]
+    return elementwise.select(keep, x, zero)
 
 
 def tril(x: Tensor, /, *, k: int = 0) -> Tensor:
@@ -215,4 +215,4 @@ def one_hot(labels: Tensor, classes: int, *, dtype: DType | str | None = None) -
     target = None if x.is_traced else x.device
     index = _iota((*x.shape, classes), x.ndim, x.dtype, target)
     hit = elementwise.equal(shaping.reshape(x, shape=(*x.shape, 1)), index)
-    return elementwise.cast(hit, dtype=chosen)  # type: ignore[no-any-return]
+    return elementwise.cast(hit, dtype=chosen)

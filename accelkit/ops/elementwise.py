@@ -29,8 +29,8 @@ def _binary(name: str, primitive: Primitive, *, on_bool: Primitive | None = None
     def function(x1: Operand, x2: Operand, /) -> Tensor:
         a, b = pair(x1, x2)
         if on_bool is not None and a.dtype is dtypes.bool_:
-            return on_bool(a, b)  # type: ignore[no-any-return]
-        return primitive(a, b)  # type: ignore[no-any-return]
+            return on_bool(a, b)
+        return primitive(a, b)
 
     return _named(function, name, primitive.__doc__)
 
@@ -92,7 +92,7 @@ def _rounding(name: str, primitive: Primitive) -> Callable[[Operand], Tensor]:
         t = tensor(x)
         if t.dtype.is_integer:
             return t
-        return primitive(t)  # type: ignore[no-any-return]
+        return primitive(t)
 
     function.__name__ = function.__qualname__ = name
     function.__doc__ = primitive.__doc__
@@ -108,15 +108,15 @@ trunc = _rounding("trunc", p.trunc)
 def abs(x: Operand, /) -> Tensor:
     """The absolute value of each element."""
     t = tensor(x)
-    return t if t.dtype.kind == "u" else p.absolute(t)  # type: ignore[no-any-return]
+    return t if t.dtype.kind == "u" else p.absolute(t)
 
 
 def negative(x: Operand, /) -> Tensor:
     """-x; unsigned integers wrap around."""
     t = tensor(x)
     if t.dtype.kind == "u":
-        return p.subtract(scalar_like(0, t), t)  # type: ignore[no-any-return]
-    return p.negative(t)  # type: ignore[no-any-return]
+        return p.subtract(scalar_like(0, t), t)
+    return p.negative(t)
 
 
 def positive(x: Operand, /) -> Tensor:
@@ -129,19 +129,19 @@ def sign(x: Operand, /) -> Tensor:
     t = tensor(x)
     if t.dtype.kind == "u":
         return cast(p.not_equal(t, scalar_like(0, t)), t.dtype)
-    return p.sign(t)  # type: ignore[no-any-return]
+    return p.sign(t)
 
 
 def square(x: Operand, /) -> Tensor:
     """x * x"""
     t = tensor(x)
-    return p.multiply(t, t)  # type: ignore[no-any-return]
+    return p.multiply(t, t)
 
 
 def reciprocal(x: Operand, /) -> Tensor:
     """1 / x"""
     t = floating(x, "reciprocal")
-    return p.divide(scalar_like(1.0, t), t)  # type: ignore[no-any-return]
+    return p.divide(scalar_like(1.0, t), t)
 
 
 def log2(x: Operand, /) -> Tensor:
@@ -160,7 +160,7 @@ def logaddexp(x1: Operand, x2: Operand, /) -> Tensor:
     high, low = p.maximum(a, b), p.minimum(a, b)
     same = p.equal(high, low)  # equal infinities have no difference
     gap = p.select(same, scalar_like(0.0, a), low - high)
-    return high + log1p(exp(gap))  # type: ignore[no-any-return]
+    return high + log1p(exp(gap))
 
 
 def hypot(x1: Operand, x2: Operand, /) -> Tensor:
@@ -169,7 +169,7 @@ def hypot(x1: Operand, x2: Operand, /) -> Tensor:
     a, b = abs(a), abs(b)
     high, low = p.maximum(a, b), p.minimum(a, b)
     safe = p.select(isfinite(high) & (high > 0.0), high, scalar_like(1.0, high))
-    return p.select(isfinite(high) & (high > 0.0), safe * sqrt(square(low / safe) + 1.0), high)  # type: ignore[no-any-return]
+    return p.select(isfinite(high) & (high > 0.0), safe * sqrt(square(low / safe) + 1.0), high)
 
 
 def copysign(x1: Operand, x2: Operand, /) -> Tensor:
@@ -182,40 +182,40 @@ def signbit(x: Operand, /) -> Tensor:
     """Whether the sign bit is set, that of -0.0 included; False for NaN."""
     t = floating(x, "signbit")
     one = scalar_like(1.0, t)
-    return (t < 0.0) | ((t == 0.0) & (p.divide(one, t) < 0.0))  # type: ignore[no-any-return]
+    return (t < 0.0) | ((t == 0.0) & (p.divide(one, t) < 0.0))
 
 
 def isfinite(x: Operand, /) -> Tensor:
     """Whether each element is neither NaN nor infinite."""
     t = tensor(x)
     if not t.dtype.is_floating:
-        return p.equal(t, t)  # type: ignore[no-any-return]
-    return p.is_finite(t)  # type: ignore[no-any-return]
+        return p.equal(t, t)
+    return p.is_finite(t)
 
 
 def isnan(x: Operand, /) -> Tensor:
     """Whether each element is NaN."""
     t = tensor(x)
-    return p.is_nan(t) if t.dtype.is_floating else p.not_equal(t, t)  # type: ignore[no-any-return]
+    return p.is_nan(t) if t.dtype.is_floating else p.not_equal(t, t)
 
 
 def isinf(x: Operand, /) -> Tensor:
     """Whether each element is infinite."""
     t = tensor(x)
     if not t.dtype.is_floating:
-        return p.not_equal(t, t)  # type: ignore[no-any-return]
-    return p.equal(p.absolute(t), scalar_like(math.inf, t))  # type: ignore[no-any-return]
+        return p.not_equal(t, t)
+    return p.equal(p.absolute(t), scalar_like(math.inf, t))
 
 
 def logical_not(x: Operand, /) -> Tensor:
     """not x"""
-    return p.logical_not(tensor(x))  # type: ignore[no-any-return]
+    return p.logical_not(tensor(x))
 
 
 def bitwise_invert(x: Operand, /) -> Tensor:
     """~x; for bool, not x."""
     t = tensor(x)
-    return p.logical_not(t) if t.dtype is dtypes.bool_ else p.bitwise_not(t)  # type: ignore[no-any-return]
+    return p.logical_not(t) if t.dtype is dtypes.bool_ else p.bitwise_not(t)
 
 
 def pow(x1: Operand, x2: Operand, /) -> Tensor:
@@ -223,12 +223,12 @@ def pow(x1: Operand, x2: Operand, /) -> Tensor:
     if isinstance(x2, int) and not isinstance(x2, bool) and isinstance(x1, Tensor) and x2 >= 0:
         if x1.dtype.is_integer or x2 in (1, 2, 3):
             return _repeated_product(x1, x2)
-        return p.power(x1, scalar_like(float(x2), x1))  # type: ignore[no-any-return]
+        return p.power(x1, scalar_like(float(x2), x1))
     if isinstance(x2, float) and x2 in (1.0, 2.0, 3.0) and isinstance(x1, Tensor):
         scalar_like(x2, x1)
         return _repeated_product(x1, int(x2))
     a, b = pair(x1, x2)
-    return _integer_power(a, b) if a.dtype.is_integer else p.power(a, b)  # type: ignore[no-any-return]
+    return _integer_power(a, b) if a.dtype.is_integer else p.power(a, b)
 
 
 def _repeated_product(x: Tensor, exponent: int) -> Tensor:
@@ -250,7 +250,7 @@ def _integer_power(base: Tensor, exponent: Tensor) -> Tensor:
         is_set = p.bitwise_and(p.shift_right(exponent, scalar_like(bit, base)), one)
         result = p.select(p.equal(is_set, one), p.multiply(result, base), result)
         base = p.multiply(base, base)
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 def where(condition: Operand, x1: Operand, x2: Operand, /) -> Tensor:
@@ -264,9 +264,9 @@ def where(condition: Operand, x1: Operand, x2: Operand, /) -> Tensor:
 
         dtype = result_type(x1, x2)
         device = None if c.is_traced else c.device
-        return p.select(c, scalar(x1, dtype, device), scalar(x2, dtype, device))  # type: ignore[no-any-return]
+        return p.select(c, scalar(x1, dtype, device), scalar(x2, dtype, device))
     a, b = pair(x1, x2)
-    return p.select(c, a, b)  # type: ignore[no-any-return]
+    return p.select(c, a, b)
 
 
 def clip(x: Operand, /, min: Operand = None, max: Operand = None) -> Tensor:

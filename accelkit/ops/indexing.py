@@ -142,7 +142,7 @@ def _advanced(x: Tensor, parts: list[Any]) -> Tensor:
         wrapped = _wrapped(elementwise.cast(index, dtype=dtypes.int64), extent)
         flat = wrapped if flat is None else flat * extent + wrapped
     joined = reshape(x, (*x.shape[:first], math.prod(extents), *x.shape[first + count :]))
-    return shaping.take(joined, flat, axis=first)  # type: ignore[no-any-return]
+    return shaping.take(joined, flat, axis=first)
 
 
 def _wrapped(index: Tensor, extent: int) -> Tensor:
@@ -150,7 +150,7 @@ def _wrapped(index: Tensor, extent: int) -> Tensor:
     if index.dtype.kind == "u":
         return index
     negative = elementwise.less(index, scalar_like(0, index))
-    return elementwise.select(negative, index + extent, index)  # type: ignore[no-any-return]
+    return elementwise.select(negative, index + extent, index)
 
 
 def take(x: Tensor, indices: Tensor, /, *, axis: int | None = None) -> Tensor:
@@ -159,7 +159,7 @@ def take(x: Tensor, indices: Tensor, /, *, axis: int | None = None) -> Tensor:
     if axis is None and x.ndim != 1:
         raise ShapeError(f"take needs an axis for a tensor of shape {x.shape}.")
     position = as_axis(0 if axis is None else axis, x.ndim)
-    return shaping.take(x, _wrapped(i, x.shape[position]), axis=position)  # type: ignore[no-any-return]
+    return shaping.take(x, _wrapped(i, x.shape[position]), axis=position)
 
 
 def take_along_axis(x: Tensor, indices: Tensor, /, *, axis: int = -1) -> Tensor:
@@ -167,7 +167,7 @@ def take_along_axis(x: Tensor, indices: Tensor, /, *, axis: int = -1) -> Tensor:
     x, i = tensor(x), tensor(indices)
     position = as_axis(axis, x.ndim)
     wrapped = _wrapped(i, x.shape[position])
-    return shaping.take_along_axis(x, wrapped, axis=position)  # type: ignore[no-any-return]
+    return shaping.take_along_axis(x, wrapped, axis=position)
 
 
 def nonzero(x: Tensor, /) -> tuple[Tensor, ...]:

@@ -44,14 +44,14 @@ def matmul(x1: Tensor, x2: Tensor, /) -> Tensor:
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
-    return linear_algebra.matmul(a, b, transpose_a=False, transpose_b=False)  # type: ignore[no-any-return]
+    return linear_algebra.matmul(a, b, transpose_a=False, transpose_b=False)
 
 
 def vecdot(x1: Tensor, x2: Tensor, /, *, axis: int = -1) -> Tensor:
     """Dot products of vectors along an axis."""
     a, b = pair(tensor(x1), tensor(x2))
     product = a * b
-    return reduce_sum(product, axes=(as_axis(axis, product.ndim),))  # type: ignore[no-any-return]
+    return reduce_sum(product, axes=(as_axis(axis, product.ndim),))
 
 
 def tensordot(x1: Tensor, x2: Tensor, /, *, axes: Any = 2) -> Tensor:

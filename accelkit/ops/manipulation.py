@@ -32,14 +32,14 @@ def reshape(x: Tensor, /, shape: Any, *, copy: bool | None = None) -> Tensor:
             raise ShapeError(f"Cannot deduce the -1 of {extents} for {x.size} elements.")
         extents = tuple(x.size // known if n == -1 else n for n in extents)
     target = as_shape(extents)
-    return x if target == x.shape else shaping.reshape(x, shape=target)  # type: ignore[no-any-return]
+    return x if target == x.shape else shaping.reshape(x, shape=target)
 
 
 def permute_dims(x: Tensor, /, axes: Sequence[int]) -> Tensor:
     """Axis i of the result is axis axes[i] of x."""
     x = tensor(x)
     permutation = tuple(as_axis(a, x.ndim) for a in axes)
-    return shaping.transpose(x, permutation=permutation)  # type: ignore[no-any-return]
+    return shaping.transpose(x, permutation=permutation)
 
 
 def matrix_transpose(x: Tensor, /) -> Tensor:
@@ -96,7 +96,7 @@ def broadcast_to(x: Tensor, /, shape: Any) -> Tensor:
     """x repeated to a shape by NumPy's rules."""
     x = tensor(x)
     target = as_shape(shape)
-    return x if target == x.shape else shaping.broadcast_to(x, shape=target)  # type: ignore[no-any-return]
+    return x if target == x.shape else shaping.broadcast_to(x, shape=target)
 
 
 def broadcast_arrays(*arrays: Tensor) -> list[Tensor]:
@@ -121,7 +121,7 @@ def concat(arrays: Sequence[Tensor], /, *, axis: int | None = 0) -> Tensor:
     tensors = _promoted(arrays)
     if axis is None:
         tensors, axis = [reshape(t, (-1,)) if t.size else reshape(t, (0,)) for t in tensors], 0
-    return shaping.concatenate(*tensors, axis=as_axis(axis, tensors[0].ndim))  # type: ignore[no-any-return]
+    return shaping.concatenate(*tensors, axis=as_axis(axis, tensors[0].ndim))
 
 
 def stack(arrays: Sequence[Tensor], /, *, axis: int = 0) -> Tensor:
@@ -157,7 +157,7 @@ def split(x: Tensor, parts: int, *, axis: int = 0) -> tuple[Tensor, ...]:
 def flip(x: Tensor, /, *, axis: Axis = None) -> Tensor:
     """x with the order of elements reversed along axes; along all of them for None."""
     x = tensor(x)
-    return shaping.reverse(x, axes=as_axes(axis, x.ndim))  # type: ignore[no-any-return]
+    return shaping.reverse(x, axes=as_axes(axis, x.ndim))
 
 
 def roll(x: Tensor, /, shift: Any, *, axis: Axis = None) -> Tensor:
@@ -214,7 +214,7 @@ def pad(
     pairs = [tuple(operator.index(n) for n in pair) for pair in widths]
     if len(pairs) != x.ndim:
         raise ShapeError(f"pad needs {x.ndim} pairs for shape {x.shape}, got {len(pairs)}.")
-    return shaping.pad(  # type: ignore[no-any-return]
+    return shaping.pad(
         x,
         low=tuple(a for a, _ in pairs),
         high=tuple(b for _, b in pairs),

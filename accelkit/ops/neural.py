@@ -46,7 +46,7 @@ def as_padding(value: Any) -> Padding:
 
 def relu(x: Tensor) -> Tensor:
     """max(x, 0), with derivative 0 at 0; NaN stays NaN."""
-    return elementwise.relu(floating(x, "relu"))  # type: ignore[no-any-return]
+    return elementwise.relu(floating(x, "relu"))
 
 
 def gelu(x: Tensor, *, approximate: bool = False) -> Tensor:
@@ -64,19 +64,19 @@ def gelu(x: Tensor, *, approximate: bool = False) -> Tensor:
 def silu(x: Tensor) -> Tensor:
     """x * sigmoid(x)"""
     x = floating(x, "silu")
-    return x * elementwise.sigmoid(x)  # type: ignore[no-any-return]
+    return x * elementwise.sigmoid(x)
 
 
 def softmax(x: Tensor, *, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along axis."""
     x = floating(x, "softmax")
-    return normalization.softmax(x, axis=as_axis(axis, x.ndim))  # type: ignore[no-any-return]
+    return normalization.softmax(x, axis=as_axis(axis, x.ndim))
 
 
 def log_softmax(x: Tensor, *, axis: int = -1) -> Tensor:
     """x - log(sum(exp(x))) along axis."""
     x = floating(x, "log_softmax")
-    return normalization.log_softmax(x, axis=as_axis(axis, x.ndim))  # type: ignore[no-any-return]
+    return normalization.log_softmax(x, axis=as_axis(axis, x.ndim))
 
 
 def softmax_cross_entropy(
@@ -85,7 +85,7 @@ def softmax_cross_entropy(
     """Cross-entropy per row, from logits (..., classes) and integer labels (...)."""
     if not 0.0 <= label_smoothing < 1.0:
         raise OptionError(f"label_smoothing must be in [0, 1), got {label_smoothing}.")
-    return normalization.softmax_cross_entropy(  # type: ignore[no-any-return]
+    return normalization.softmax_cross_entropy(
         floating(logits, "softmax_cross_entropy"),
         tensor(labels),
         label_smoothing=float(label_smoothing),
@@ -114,7 +114,7 @@ def conv2d(
     Returns:
         (N, OH, OW, O) with OH = (H + top + bottom - dilation * (kh - 1) - 1) // stride + 1.
     """
-    return convolution.conv2d(  # type: ignore[no-any-return]
+    return convolution.conv2d(
         floating(x, "conv2d"),
         floating(weight, "conv2d"),
         strides=as_pair(strides, "strides"),
@@ -133,7 +133,7 @@ def depthwise_conv2d(
     dilation: int | Pair = 1,
 ) -> Tensor:
     """Each channel of (N, H, W, C) with its own filters (kh, kw, C, M), to (N, OH, OW, C * M)."""
-    return convolution.depthwise_conv2d(  # type: ignore[no-any-return]
+    return convolution.depthwise_conv2d(
         floating(x, "depthwise_conv2d"),
         floating(weight, "depthwise_conv2d"),
         strides=as_pair(strides, "strides"),
@@ -147,7 +147,7 @@ def max_pool2d(
 ) -> Tensor:
     """Maximum over windows of (N, H, W, C); strides are the window's size by default."""
     size = as_pair(window, "window")
-    return pooling.max_pool2d(  # type: ignore[no-any-return]
+    return pooling.max_pool2d(
         floating(x, "max_pool2d"),
         window=size,
         strides=size if strides is None else as_pair(strides, "strides"),
@@ -172,7 +172,7 @@ def avg_pool2d(
     if count_include_pad or margins == ((0, 0), (0, 0)):
         return result
     share = _inside_share(x.shape, size, step, margins).astype(x.dtype.numpy)
-    return result / asarray(share, device=None if x.is_traced else x.device)  # type: ignore[no-any-return]
+    return result / asarray(share, device=None if x.is_traced else x.device)
 
 
 def _inside_share(
@@ -230,7 +230,7 @@ def local_response_norm(
     """
     if size < 1:
         raise OptionError(f"size must be at least 1, got {size}.")
-    return normalization.local_response_norm(  # type: ignore[no-any-return]
+    return normalization.local_response_norm(
         floating(x, "local_response_norm"),
         size=size,
         alpha=float(alpha),

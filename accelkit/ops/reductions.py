@@ -68,7 +68,7 @@ def _count(x: Tensor, axis: Axis) -> int:
 def mean(x: Tensor, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Arithmetic mean over axes."""
     x = floating(x, "mean")
-    return sum(x, axis=axis, keepdims=keepdims) / float(_count(x, axis))  # type: ignore[no-any-return]
+    return sum(x, axis=axis, keepdims=keepdims) / float(_count(x, axis))
 
 
 def var(
@@ -78,14 +78,14 @@ def var(
     x = floating(x, "var")
     deviation = x - mean(x, axis=axis, keepdims=True)
     total = sum(deviation * deviation, axis=axis, keepdims=keepdims)
-    return total / float(_count(x, axis) - correction)  # type: ignore[no-any-return]
+    return total / float(_count(x, axis) - correction)
 
 
 def std(
     x: Tensor, /, *, axis: Axis = None, correction: int | float = 0.0, keepdims: bool = False
 ) -> Tensor:
     """Standard deviation over axes: the square root of :func:`var`."""
-    return elementwise.sqrt(var(x, axis=axis, correction=correction, keepdims=keepdims))  # type: ignore[no-any-return]
+    return elementwise.sqrt(var(x, axis=axis, correction=correction, keepdims=keepdims))
 
 
 def _truth(x: Tensor) -> Tensor:
@@ -160,7 +160,7 @@ def cumulative_sum(
 def sort(x: Tensor, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
     """x sorted along axis."""
     x = tensor(x)
-    return reductions.sort(x, axis=as_axis(axis, x.ndim), descending=descending)  # type: ignore[no-any-return]
+    return reductions.sort(x, axis=as_axis(axis, x.ndim), descending=descending)
 
 
 def argsort(
@@ -168,7 +168,7 @@ def argsort(
 ) -> Tensor:
     """int64 indices that sort x along axis; equal elements keep their order."""
     x = tensor(x)
-    return reductions.argsort(x, axis=as_axis(axis, x.ndim), descending=descending)  # type: ignore[no-any-return]
+    return reductions.argsort(x, axis=as_axis(axis, x.ndim), descending=descending)
 
 
 def searchsorted(x1: Tensor, x2: Tensor, /, *, side: str = "left") -> Tensor:
