@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from accelkit.errors import CheckpointError
+from accelkit.errors import CheckpointError, DataError
 
 __all__ = ["DirectoryLock", "FileSystem"]
 
@@ -108,23 +108,25 @@ class DirectoryLock:
     With it held, every temporary directory that is found is a leftover of a dead process and can
     be removed safely.
 
-    Raises:
-        CheckpointError: if another process (or another manager in this one) holds the lock.
+    Args:
+        directory: It must exist; the lock is its file ``.lock``.
+        error: What to raise when another process (or another lock in this one) holds it.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self, directory: Path, error: type[CheckpointError | DataError] = CheckpointError
+    ) -> None:
         self._path = directory / ".lock"
         self._descriptor: int | None = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             _lock(self._descriptor)
-        except OSError as error:
+        except OSError as cause:
             holder = os.read(self._descriptor, 64).decode("ascii", "replace").strip() or "unknown"
             self._close()
-            raise CheckpointError(
-                f"The checkpoint directory {directory} is being written by another process "
-                f"(pid {holder}). Two runs cannot share one: close the other, or give this run "
-                "a directory of its own."
-            ) from error
+            raise error(
+                f"The directory {directory} is being written by another process (pid {holder}). "
+                "Two cannot share one: end the other, or use another directory."
+            ) from cause
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode("ascii"), 0)
 

@@ -12,6 +12,9 @@ from accelkit.data.digits import digits
 from accelkit.data.folder import ImageFolder
 from accelkit.data.images import Image, open_image
 from accelkit.data.loader import Loader
+from accelkit.data.opening import open_source
+from accelkit.data.packed import PackedSource
+from accelkit.data.packing import pack
 from accelkit.data.prefetch import Prefetcher, WaitTimes
 from accelkit.data.randomness import SampleRandom, epoch_order
 from accelkit.data.records import Record, Source
@@ -27,6 +30,7 @@ __all__ = [
     "Image",
     "ImageFolder",
     "Loader",
+    "PackedSource",
     "Position",
     "Prefetcher",
     "Record",
@@ -44,4 +48,6 @@ __all__ = [
     "epoch_order",
     "load_npz",
     "open_image",
+    "open_source",
+    "pack",
 ]

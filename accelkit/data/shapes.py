@@ -53,7 +53,7 @@ class ShapesSource:
         OptionError: for a value outside its range.
     """
 
-    classes = SHAPE_CLASSES
+    classes: tuple[str, ...] = SHAPE_CLASSES
 
     def __init__(
         self,
