@@ -1,0 +1,184 @@
+"""Modules: declaration, initial values, names, state, and errors that name the layer."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+import accelkit as ak
+from accelkit import models, nn
+from accelkit.errors import OptionError, ShapeError, UnknownNameError
+from accelkit.nn.module import flatten_names
+
+
+def test_names_follow_the_structure() -> None:
+    model = nn.Sequential(
+        features=nn.Sequential(nn.Conv2d(4, 3), nn.ReLU()), flatten=nn.Flatten(), head=nn.Linear(2)
+    )
+    parameters = model.init(0, (1, 5, 5, 3))
+    assert [name for name, _ in flatten_names(parameters)] == [
+        "features.0.weight",
+        "features.0.bias",
+        "head.weight",
+        "head.bias",
+    ]
+    assert parameters["features"]["0"]["weight"].shape == (3, 3, 3, 4)
+    assert parameters["head"]["weight"].shape == (36, 2)
+
+
+def test_initial_values_depend_on_seed_and_name_only() -> None:
+    small = nn.Sequential(first=nn.Linear(4), second=nn.Linear(3))
+    longer = nn.Sequential(first=nn.Linear(4), extra=nn.Linear(4), second=nn.Linear(3))
+    a, b = small.init(7, (1, 4)), longer.init(7, (1, 4))
+    np.testing.assert_array_equal(a["second"]["weight"].numpy(), b["second"]["weight"].numpy())
+    other = small.init(8, (1, 4))
+    assert not np.array_equal(a["second"]["weight"].numpy(), other["second"]["weight"].numpy())
+
+
+def test_float64_parameters_start_from_the_float32_ones() -> None:
+    layer = nn.Linear(8)
+    single, double = layer.init(0, (1, 8)), layer.init(0, (1, 8), dtype="float64")
+    assert double["weight"].dtype == "float64"
+    np.testing.assert_array_equal(
+        single["weight"].numpy().astype(np.float64), double["weight"].numpy()
+    )
+
+
+def test_initial_alexnet_has_its_stored_hash() -> None:
+    """The same bits on every machine, whatever its instruction set."""
+    model = models.build("alexnet", width=0.125, image_size=64)
+    parameters = model.module.init(0, (1, *model.input_shape))
+    digest = hashlib.sha256()
+    for name, tensor in flatten_names(parameters):
+        digest.update(name.encode())
+        digest.update(tensor.numpy().tobytes())
+    assert digest.hexdigest() == ALEXNET_SHA256
+
+
+ALEXNET_SHA256 = "c5c43a8b416b88e89b364f691cd5b70cbe54f7418ea81779900e2085bc584082"
+
+
+def test_the_layer_that_does_not_fit_is_named() -> None:
+    model = models.build("alexnet", image_size=30)
+    with pytest.raises(ShapeError, match=r"Layer 'features\.5' \(MaxPool2d\) on input .*3x3"):
+        model.module.specify((1, *model.input_shape))
+
+
+def test_apply_names_missing_and_misshapen_parameters() -> None:
+    model = nn.Sequential(nn.Linear(2))
+    parameters = model.init(0, (1, 3))
+    with pytest.raises(ShapeError, match=r"no parameter '0\.weight'"):
+        model({"0": {"bias": parameters["0"]["bias"]}}, ak.ones((1, 3)))
+    with pytest.raises(ShapeError, match=r"'0\.weight' needs shape \(4, 2\), got \(3, 2\)"):
+        model(parameters, ak.ones((1, 4)))
+
+
+def test_dropout_needs_a_stream_in_training_only() -> None:
+    layer = nn.Dropout(0.5)
+    x = ak.ones((4, 8))
+    assert layer({}, x) is x
+    with pytest.raises(OptionError, match=r"random=accelkit\.random\.Stream"):
+        layer.apply({}, x, training=True)
+    y, _ = layer.apply({}, x, training=True, random=ak.random.Stream(1, step=3))
+    assert set(y.numpy().ravel()) == {0.0, 2.0}
+
+
+def test_masks_depend_on_the_path_not_on_the_neighbours() -> None:
+    x = ak.ones((64, 64))
+
+    def mask(**layers: nn.Module) -> np.ndarray:
+        model = nn.Sequential(**layers)
+        y, _ = model.apply({}, x, training=True, random=ak.random.Stream(1))
+        return y.numpy()
+
+    alone = mask(drop=nn.Dropout(0.5))
+    beside = mask(first=nn.Function(lambda v: v), drop=nn.Dropout(0.5))
+    np.testing.assert_array_equal(alone, beside)
+
+
+def test_batch_norm_normalises_and_tracks_statistics() -> None:
+    layer = nn.BatchNorm(momentum=0.75)
+    rng = np.random.default_rng(0)
+    data = rng.normal(3.0, 2.0, (16, 4, 4, 5)).astype(np.float32)
+    parameters, state = layer.init(0, data.shape), layer.init_state(data.shape)
+    y, new = layer.apply(parameters, ak.asarray(data), training=True, state=state)
+    flat = data.reshape(-1, 5).astype(np.float64)
+    np.testing.assert_allclose(y.numpy().reshape(-1, 5).mean(0), 0.0, atol=1e-5)
+    np.testing.assert_allclose(y.numpy().reshape(-1, 5).std(0), 1.0, rtol=1e-4)
+    np.testing.assert_allclose(new["mean"].numpy(), 0.25 * flat.mean(0), rtol=1e-5)
+    expected_var = 0.75 + 0.25 * flat.var(0, ddof=1)
+    np.testing.assert_allclose(new["var"].numpy(), expected_var, rtol=1e-5)
+    inference = layer(parameters, ak.asarray(data), state=new)
+    expected = (flat - new["mean"].numpy()) / np.sqrt(new["var"].numpy() + 1e-5)
+    np.testing.assert_allclose(inference.numpy().reshape(-1, 5), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_causal_attention_sees_no_later_position() -> None:
+    layer = nn.MultiHeadAttention(2, causal=True)
+    parameters = layer.init(0, (1, 6, 8))
+    x = np.random.default_rng(1).standard_normal((1, 6, 8)).astype(np.float32)
+    changed = x.copy()
+    changed[:, 4:] += 1.0
+    before, after = layer(parameters, ak.asarray(x)), layer(parameters, ak.asarray(changed))
+    np.testing.assert_array_equal(before.numpy()[:, :4], after.numpy()[:, :4])
+    assert not np.array_equal(before.numpy()[:, 4:], after.numpy()[:, 4:])
+
+
+def test_embedding_takes_rows() -> None:
+    layer = nn.Embedding(5, 3)
+    parameters = layer.init(0, (2, 2), input_dtype="int64")
+    y = layer(parameters, ak.asarray([[0, 4], [4, 2]]))
+    table = parameters["weight"].numpy()
+    np.testing.assert_array_equal(y.numpy(), table[[[0, 4], [4, 2]]])
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: nn.Linear(0), r"`features` must be a positive integer, got 0"),
+        (lambda: nn.Conv2d(6, 3, groups=4), r"`features` \(=6\) must be divisible by `groups`"),
+        (lambda: nn.Conv2d(6, 0), r"kernel_size must be"),
+        (lambda: nn.Conv2d(6, 3, padding="same"), r"explicit integers"),
+        (lambda: nn.Dropout(1.0), r"`rate` must be in \[0, 1\), got 1\.0"),
+        (lambda: nn.Sequential(nn.ReLU(), a=nn.ReLU()), r"by position or by keyword"),
+        (lambda: nn.Sequential(lambda x: x), r"Wrap a plain function"),
+    ],
+)
+def test_bad_options_are_refused_when_the_layer_is_made(build, message) -> None:
+    with pytest.raises(OptionError, match=message):
+        build()
+
+
+def test_a_residual_says_which_shapes_differ() -> None:
+    model = nn.Residual(nn.Linear(3))
+    with pytest.raises(ShapeError, match=r"body \(1, 3\) and shortcut \(1, 2\)"):
+        model.specify((1, 2))
+
+
+def test_models_of_ones_own_need_one_method() -> None:
+    @dataclass(frozen=True)
+    class Scaled(nn.Module):
+        inner: nn.Module
+
+        def forward(self, scope: nn.Scope, x: ak.Tensor) -> ak.Tensor:
+            gain = scope.parameter("gain", (1,), nn.Constant(3.0))
+            return scope.run("inner", self.inner, x) * gain
+
+    model = Scaled(nn.Linear(2, bias=False))
+    parameters = model.init(0, (1, 2))
+    assert set(parameters) == {"gain", "inner"}
+    x = ak.asarray([[1.0, 2.0]])
+    expected = 3.0 * (x.numpy() @ parameters["inner"]["weight"].numpy())
+    np.testing.assert_allclose(model(parameters, x).numpy(), expected, rtol=1e-6)
+
+
+def test_unknown_models_and_variants_name_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match=r"'alexnte'.*Did you mean 'alexnet'"):
+        models.build("alexnte")
+    with pytest.raises(UnknownNameError, match=r"variant of alexnet '2013'.*'2012'"):
+        models.build("alexnet", variant="2013")
+    with pytest.raises(OptionError, match=r"does not take 'wdith'"):
+        models.build("alexnet", wdith=1.0)

@@ -1,0 +1,292 @@
+"""The training step on every installed backend: its contract, and what it refuses."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import accelkit as ak
+from accelkit import losses, metrics, nn, optim, train
+from accelkit.errors import (
+    DeviceMismatchError,
+    DTypeError,
+    NonFiniteError,
+    OptionError,
+    ShapeError,
+    StateConsumedError,
+)
+
+BACKENDS = sorted({info.device.backend for info in ak.devices()})
+MODEL = nn.Sequential(
+    conv=nn.Conv2d(4, 3, padding=1),
+    relu=nn.ReLU(),
+    pool=nn.MaxPool2d(2),
+    flatten=nn.Flatten(),
+    drop=nn.Dropout(0.5),
+    fc=nn.Linear(5),
+)
+SHAPE = (8, 6, 6, 3)
+
+
+def batch(seed: int = 0, count: int = 8) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    images = rng.standard_normal((count, *SHAPE[1:])).astype(np.float32)
+    return images, rng.integers(0, 5, count)
+
+
+def make(device: str = "numpy", **options) -> train.TrainStep:
+    optimizer = options.pop("optimizer", optim.sgd(0.05, momentum=0.9, weight_decay=1e-3))
+    options.setdefault("metrics", [metrics.TopKAccuracy(1)])
+    return train.TrainStep(MODEL, losses.SoftmaxCrossEntropy(), optimizer, device=device, **options)
+
+
+def losses_of(step: train.TrainStep, state: train.TrainState, count: int = 4) -> list[float]:
+    found = []
+    for index in range(count):
+        state, report = step(state, batch(index))
+        found.append(report["loss"])
+    return found
+
+
+@pytest.fixture(params=BACKENDS)
+def device(request) -> str:
+    return request.param
+
+
+def test_every_backend_gives_the_losses_of_the_reference(device: str) -> None:
+    reference = make("numpy", precision="float64")
+    expected = losses_of(reference, reference.init(3, SHAPE))
+    for precision, tolerance in (("float32", 1e-5), ("float64", 1e-12)):
+        step = make(device, precision=precision)
+        found = losses_of(step, step.init(3, SHAPE))
+        np.testing.assert_allclose(found, expected, rtol=tolerance)
+
+
+def test_a_state_moves_between_backends_in_the_middle_of_a_run(device: str) -> None:
+    step, other = make("numpy"), make(device)
+    straight = losses_of(step, step.init(3, SHAPE), 6)
+    state = step.init(3, SHAPE)
+    for index in range(3):
+        state, _ = step(state, batch(index))
+    state = state.to(device)
+    assert state.step == 3
+    for index in range(3, 6):
+        state, report = other(state, batch(index))
+        np.testing.assert_allclose(report["loss"], straight[index], rtol=1e-5)
+
+
+def test_a_consumed_state_is_refused_and_its_copy_is_not(device: str) -> None:
+    step = make(device)
+    state = step.init(0, SHAPE)
+    kept = state.copy()
+    after, report = step(state, batch())
+    with pytest.raises(StateConsumedError, match=r"step 0\) was given to a training step"):
+        step(state, batch())
+    again, repeated = step(kept, batch())
+    assert repeated["loss"] == report["loss"]
+    assert again.step == after.step == 1
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(device: str) -> None:
+    step = make(device)
+    first = losses_of(step, step.init(5, SHAPE))
+    assert losses_of(step, step.init(5, SHAPE)) == first
+    assert losses_of(step, step.init(6, SHAPE)) != first
+
+
+def test_host_arrays_make_the_same_state_again(device: str) -> None:
+    step = make(device)
+    state, _ = step(step.init(0, SHAPE), batch())
+    again = train.TrainState.from_host(state.to_host(), step=1, seed=0, device=device)
+    assert losses_of(step, again) == losses_of(step, state)
+
+
+def test_partial_batches_are_padded_without_compiling_again(device: str) -> None:
+    step = make(device, optimizer=optim.sgd(0.0))
+    evaluate = train.EvalStep(MODEL, losses.SoftmaxCrossEntropy(), device=device)
+    state, _ = step(step.init(0, SHAPE), batch())
+    images, labels = batch(1)
+    whole = evaluate(state, (images, labels))["loss"]
+    parts = [
+        evaluate(state, (images[:5], labels[:5]))["loss"],
+        evaluate(state, (images[5:], labels[5:]))["loss"],
+    ]
+    assert (5 * parts[0] + 3 * parts[1]) / 8 == pytest.approx(whole, rel=1e-5)
+    total = evaluate.run(state, [(images[:5], labels[:5]), (images[5:], labels[5:])])
+    assert total["loss"] == pytest.approx(whole, rel=1e-5)
+    assert len(evaluate._compiled) == 1
+    step(state, (images[:3], labels[:3]))
+    assert len(list(step.executables)) == 1
+
+
+def test_weights_weigh_samples(device: str) -> None:
+    step = make(device)
+    images, labels = batch()
+    weights = np.array([1, 1, 1, 0, 0, 0, 0, 0], np.float32)
+    model_state = step.init(0, SHAPE)
+    evaluate = train.EvalStep(MODEL, losses.SoftmaxCrossEntropy(), device=device)
+    weighted = evaluate(model_state, (images, labels, weights))["loss"]
+    assert weighted == pytest.approx(
+        evaluate(model_state, (images[:3], labels[:3]))["loss"], rel=1e-6
+    )
+
+
+def test_frozen_parameters_stay(device: str) -> None:
+    step = make(device, trainable=lambda name: name.startswith("fc"))
+    state = step.init(0, SHAPE)
+    assert not any("conv" in name for name in state.optimizer_state["velocity"])
+    before = state.to_host()
+    state, _ = step(state, batch())
+    after = state.to_host()
+    np.testing.assert_array_equal(before["parameters.conv.weight"], after["parameters.conv.weight"])
+    assert not np.array_equal(before["parameters.fc.weight"], after["parameters.fc.weight"])
+
+
+def test_pixels_travel_as_bytes_and_are_normalised_inside(device: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, SHAPE, dtype=np.uint8)
+    labels = batch()[1]
+    inside = make(device, preprocess=lambda x: (ak.astype(x, "float32") - 128.0) / 64.0)
+    _, report = inside(inside.init(0, SHAPE), (pixels, labels))
+    outside = make(device)
+    ready = (pixels.astype(np.float32) - 128.0) / 64.0
+    _, expected = outside(outside.init(0, SHAPE), (ready, labels))
+    assert report["loss"] == pytest.approx(expected["loss"], rel=1e-6)
+
+
+def test_a_nonfinite_loss_is_raised_with_its_step_when_metrics_are_read(device: str) -> None:
+    step = make(device)
+    state = step.init(0, SHAPE)
+    images, labels = batch()
+    state, _ = step(state, (images, labels))
+    state, _ = step(state, (images * np.float32(np.nan), labels))
+    state, report = step(state, (images, labels))
+    with pytest.raises(NonFiniteError, match=r"in step 1\."):
+        report["loss"]
+
+
+def test_a_nonfinite_update_can_be_skipped(device: str) -> None:
+    step = make(device, on_nonfinite="skip")
+    state = step.init(0, SHAPE)
+    images, labels = batch()
+    before = state.to_host()
+    state, report = step(state, (images * np.float32(np.inf), labels))
+    assert not np.isfinite(report["loss"])
+    after = state.to_host()
+    assert state.step == 1
+    for name in before:
+        if name != "watch":
+            np.testing.assert_array_equal(before[name], after[name])
+    _, report = step(state, (images, labels))
+    assert np.isfinite(report["loss"])
+
+
+def test_labels_on_the_device_are_checked_when_metrics_are_read(device: str) -> None:
+    step = make(device)
+    state = step.init(0, SHAPE)
+    images, labels = batch()
+    labels[3] = 5
+    state, report = step(state, (images, ak.asarray(labels, device=device)))
+    with pytest.raises(OptionError, match=r"Step 0 was given labels out of range"):
+        report["loss"]
+
+
+def test_nothing_is_read_from_the_device_during_steps(device: str, monkeypatch) -> None:
+    backend = ak.registry.backend(device)
+    step = make(device)
+    state = step.init(0, SHAPE)
+    state, _ = step(state, batch())
+
+    def refuse(*arguments: object) -> None:
+        raise AssertionError("a step read from the device")
+
+    monkeypatch.setattr(backend, "get", refuse)
+    monkeypatch.setattr(backend, "synchronize", refuse)
+    for index in range(3):
+        state, report = step(state, batch(index))
+    monkeypatch.undo()
+    assert report["loss"] > 0.0
+
+
+def test_the_batch_may_be_a_mapping_of_device_tensors(device: str) -> None:
+    step = make(device)
+    images, labels = batch()
+    _, expected = step(step.init(0, SHAPE), (images, labels))
+    on_device = {
+        "inputs": ak.asarray(images, device=device),
+        "targets": ak.asarray(labels, device=device),
+    }
+    _, report = step(step.init(0, SHAPE), on_device)
+    assert report["loss"] == expected["loss"]
+
+
+BAD_BATCHES = [
+    (lambda x, y: (x, y.astype(np.float32)), DTypeError, "Labels must be integers"),
+    (lambda x, y: (x, y[:7]), ShapeError, r"8 inputs .* targets of shape \(7,\)"),
+    (lambda x, y: (x, y + 5), OptionError, r"Labels must be in \[0, 5\)"),
+    (lambda x, y: (x, y - 5), OptionError, r"Labels must be in \[0, 5\)"),
+    (lambda x, y: (x[:0], y[:0]), OptionError, "at least one sample"),
+    (lambda x, y: (x,), OptionError, r"\(inputs, targets\)"),
+    (lambda x, y: {"images": x, "labels": y}, OptionError, "'inputs', 'targets'"),
+    (lambda x, y: (x, y, np.zeros(8)), OptionError, "not all zero"),
+    (lambda x, y: (x, y, -np.ones(8)), OptionError, "not negative"),
+    (lambda x, y: (x, y, np.ones(3)), ShapeError, r"weights of shape \(3,\)"),
+    (lambda x, y: (x[..., :1], y), ShapeError, r"'conv\.weight' needs shape"),
+]
+
+
+@pytest.mark.parametrize(("change", "kind", "message"), BAD_BATCHES)
+def test_bad_batches_are_refused_and_the_state_survives(change, kind, message) -> None:
+    step = make()
+    state = step.init(0, SHAPE)
+    with pytest.raises(kind, match=message):
+        step(state, change(*batch()))
+    _, report = step(state, batch())
+    assert report["loss"] > 0.0
+
+
+def test_tensors_and_states_of_other_devices_are_refused() -> None:
+    others = [name for name in BACKENDS if name != "numpy"]
+    if not others:
+        pytest.skip("needs a second installed backend")
+    step = make("numpy")
+    images, labels = batch()
+    with pytest.raises(DeviceMismatchError, match="The batch's inputs are on"):
+        step(step.init(0, SHAPE), (ak.asarray(images, device=others[0]), labels))
+    elsewhere = make(others[0])
+    with pytest.raises(DeviceMismatchError, match="The state is on"):
+        step(elsewhere.init(0, SHAPE), (images, labels))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on_nonfinite": "explode"}, "on_nonfinite must be one of"),
+        ({"precision": "float8"}, "precision must be one of"),
+    ],
+)
+def test_bad_options(options, message) -> None:
+    with pytest.raises(OptionError, match=message):
+        make(**options)
+
+
+def test_no_trainable_parameter_is_an_error() -> None:
+    step = make(trainable=lambda name: False)
+    with pytest.raises(OptionError, match="No parameter is trainable"):
+        step(step.init(0, SHAPE), batch())
+
+
+def test_a_failure_after_donation_says_that_the_state_is_lost(monkeypatch) -> None:
+    step = make()
+    state, _ = step(step.init(0, SHAPE), batch())
+    (executable,) = step.executables
+
+    def fail(arrays: object) -> None:
+        raise MemoryError("no memory left")
+
+    monkeypatch.setattr(type(executable), "__call__", lambda self, arrays: fail(arrays))
+    step.last_checkpoint = "run/step-1"
+    with pytest.raises(ak.errors.OutOfMemoryError, match=r"state is lost.*run/step-1") as caught:
+        step(state, batch())
+    assert "MiB" in str(caught.value)
+    with pytest.raises(ak.errors.StateLostError, match="no memory left"):
+        _ = state.parameters
