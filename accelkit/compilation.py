@@ -8,15 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from accelkit import device as device_module
 from accelkit import passes, registry, tree
 from accelkit.backend import CompileOptions, Executable, translated
-from accelkit.device import Device
+from accelkit.device import Device, current_device
 from accelkit.errors import CompileError, DeviceMismatchError, OptionError, OutOfMemoryError
-from accelkit.graph import Graph, TensorSpec
+from accelkit.graph import Graph
 from accelkit.ops.coercion import asarray
 from accelkit.tensor import Tensor
-from accelkit.tracing import active_trace, trace_graph
+from accelkit.tracing import active_trace, leaked, trace_graph
 
 __all__ = ["compile_graph", "jit", "run", "trace"]
 
@@ -80,10 +79,15 @@ def run(executable: Executable, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 class _Static(NamedTuple):
-    """A leaf that is part of the program, keyed so that 1, 1.0 and True differ."""
+    """A leaf that is part of the program: 1, 1.0 and True differ, and so do 0.0 and -0.0."""
 
     kind: type
     value: Any
+
+    @classmethod
+    def of(cls, leaf: Any) -> _Static:
+        """The key of a leaf; a NaN equals itself."""
+        return cls(type(leaf), leaf.hex() if isinstance(leaf, float) else leaf)
 
 
 class _Call(NamedTuple):
@@ -129,11 +133,18 @@ class Jitted:
         program = self._programs.get(key)
         if program is None:
             program = self._programs[key] = self._compile(call, device)
-        results = run(program.executable, [*call.tensors, *program.captured])
+        operands = [*call.tensors, *program.captured]
+        if call.donate:
+            operands = _unshared(operands, call.donate)
+        results = run(program.executable, operands)
         leaves = list(program.leaves)
         for position, result in zip(program.positions, results, strict=True):
             leaves[position] = result
         return tree.unflatten(program.structure, leaves)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Callable[..., Any]:
+        """A method: the object is a static argument, so it must be hashable or a pytree."""
+        return self if instance is None else functools.partial(self, instance)
 
     def lower(self, *args: Any, **kwargs: Any) -> Graph:
         """The graph for these arguments, before any pass: ``print`` it."""
@@ -152,18 +163,22 @@ class Jitted:
         positions: list[int] = []
         donate: list[int] = []
         labels: list[str] = []
+        device = next((leaf.device for leaf in leaves if isinstance(leaf, Tensor)), None)
+        given = {a % len(args) for a in self.donate_argnums if -len(args) <= a < len(args)}
         for position, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
             if isinstance(leaf, Tensor | np.ndarray):
-                tensor = leaf if isinstance(leaf, Tensor) else asarray(leaf)
+                tensor = leaf if isinstance(leaf, Tensor) else asarray(leaf, device=device)
+                if tensor._trace is not None:
+                    raise leaked(tensor)
                 parts = name.split(".")
-                if parts[0] == "0" and int(parts[1]) in self.donate_argnums:
+                if parts[0] == "0" and int(parts[1]) in given:
                     donate.append(len(tensors))
                 positions.append(position)
                 tensors.append(tensor)
                 keys.append(tensor.spec)
                 labels.append(".".join(parts[1:]))
             else:
-                keys.append(_Static(type(leaf), leaf))
+                keys.append(_Static.of(leaf))
 
         def rebuild(replacements: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
             filled = list(leaves)
@@ -176,7 +191,7 @@ class Jitted:
         try:
             hash(key)
         except TypeError:
-            unhashable = next(k.value for k in keys if isinstance(k, _Static))
+            unhashable = next(leaf for leaf in leaves if not _hashable(leaf))
             raise OptionError(
                 f"jit got an argument of type {type(unhashable).__name__} that is neither a tensor "
                 f"nor hashable. Pass numbers that change as tensors, fixed ones as hashable values."
@@ -191,7 +206,7 @@ class Jitted:
                 f"A compiled function got tensors on {' and '.join(map(str, found))}. Move them to "
                 f"one device with `.to(device)`."
             )
-        return found[0] if found else device_module.current_device()
+        return found[0] if found else current_device()
 
     def _trace(self, call: _Call, device: Device) -> tuple[Graph, list[Tensor], Any]:
         result: list[Any] = []
@@ -203,7 +218,7 @@ class Jitted:
             result.append((structure, leaves, positions))
             return [leaves[i] for i in positions]
 
-        specs = [TensorSpec(t.shape, t.dtype) for t in call.tensors]
+        specs = [t.spec for t in call.tensors]
         name = getattr(self.function, "__name__", "function")
         graph, captured = trace_graph(flat, specs, name=name, input_names=call.names, device=device)
         return graph, captured, result[0]
@@ -213,6 +228,27 @@ class Jitted:
         executable = compile_graph(graph, device, donate=call.donate, options=self.options)
         kept = [None if i in set(positions) else leaf for i, leaf in enumerate(leaves)]
         return _Program(executable, captured, structure, kept, positions)
+
+
+def _hashable(value: Any) -> bool:
+    try:
+        hash(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _unshared(tensors: Sequence[Tensor], donate: Sequence[int]) -> list[Tensor]:
+    """The operands, with a copy of each donated one that stands among them twice."""
+    counts: dict[int, int] = {}
+    for tensor in tensors:
+        counts[id(tensor._native)] = counts.get(id(tensor._native), 0) + 1
+    result = list(tensors)
+    for position in donate:
+        tensor = tensors[position]
+        if counts[id(tensor._native)] > 1:
+            result[position] = tensor.to(tensor.device, copy=True)
+    return result
 
 
 def jit(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from accelkit import tree
-from accelkit.errors import DTypeError, OptionError, ShapeError
-from accelkit.graph import Graph, TensorSpec
-from accelkit.ops.coercion import tensor
+from accelkit.errors import OptionError, ShapeError
+from accelkit.graph import Graph, TensorSpec, Value
+from accelkit.ops.coercion import asarray, tensor
 from accelkit.primitives import control
 from accelkit.tensor import Tensor
-from accelkit.tracing import trace_graph
+from accelkit.tracing import active_trace, trace_graph
 
 __all__ = ["cond", "scan"]
 
@@ -32,13 +32,18 @@ def _trace_flat(
 
 def _with_inputs(graph: Graph, own: int, captured: list[Tensor], union: list[Tensor]) -> Graph:
     """The graph with its captured inputs laid out as in ``union``; others are unused."""
-    from accelkit.graph import Value
-
     position = {id(t): i for i, t in enumerate(union)}
-    extra = [Value(TensorSpec(t.shape, t.dtype), None, own + i) for i, t in enumerate(union)]
+    extra = [Value(t.spec, None, own + i) for i, t in enumerate(union)]
     for value, t in zip(graph.inputs[own:], captured, strict=True):
         extra[position[id(t)]] = value
     return Graph([*graph.inputs[:own], *extra], graph.nodes, graph.outputs, name=graph.name)
+
+
+def _together(leaves: Sequence[Any]) -> list[Tensor]:
+    """All leaves as tensors; numbers and arrays go to the device of the tensors among them."""
+    eager = (x.device for x in leaves if isinstance(x, Tensor) and not x.is_traced)
+    device = None if active_trace() is not None else next(eager, None)
+    return [x if isinstance(x, Tensor) else asarray(x, device=device) for x in leaves]
 
 
 def cond(
@@ -58,10 +63,9 @@ def cond(
         >>> float(ak.cond(x > 0.0, lambda v: v * 10.0, lambda v: -v, x))
         20.0
     """
-    condition = tensor(predicate)
     leaves, structure = tree.flatten(operands)
-    tensors = [tensor(leaf) for leaf in leaves]
-    specs = [TensorSpec(t.shape, t.dtype) for t in tensors]
+    condition, *tensors = _together([predicate, *leaves])
+    specs = [t.spec for t in tensors]
     true_graph, true_captured, true_result = _trace_flat(true_function, specs, structure, "true")
     false_graph, false_captured, result = _trace_flat(false_function, specs, structure, "false")
     if true_result != result:
@@ -109,9 +113,10 @@ def scan(
     """
     carry_leaves, carry_structure = tree.flatten(initial)
     x_leaves, x_structure = tree.flatten(xs)
-    carry, elements = [tensor(t) for t in carry_leaves], [tensor(t) for t in x_leaves]
+    leaves = _together([*carry_leaves, *x_leaves])
+    carry, elements = leaves[: len(carry_leaves)], leaves[len(carry_leaves) :]
     steps = _length(elements, length)
-    specs = [TensorSpec(t.shape, t.dtype) for t in carry]
+    specs = [t.spec for t in carry]
     specs += [TensorSpec(t.shape[1:], t.dtype) for t in elements]
     y_structure: list[Any] = []
 
@@ -120,7 +125,9 @@ def scan(
         item = tree.unflatten(x_structure, tensors[len(carry) :])
         result = function(state, item)
         if not isinstance(result, tuple) or len(result) != 2:
-            raise OptionError("The function of scan must return a pair (carry, y).")
+            raise OptionError(
+                f"The function of scan must return a pair (carry, y), got {type(result).__name__}."
+            )
         new_leaves, new_structure = tree.flatten(result[0])
         if new_structure != carry_structure:
             raise ShapeError(
@@ -154,8 +161,10 @@ def scan(
 
 
 def _length(elements: list[Tensor], length: int | None) -> int:
+    if length is not None and length < 0:
+        raise OptionError(f"scan needs a length of at least 0, got {length}.")
     if any(t.ndim == 0 for t in elements):
-        raise DTypeError("scan runs over the leading axis of its inputs; a scalar has none.")
+        raise ShapeError("scan runs over the leading axis of its inputs; a scalar has none.")
     extents = {t.shape[0] for t in elements} | ({length} if length is not None else set())
     if len(extents) != 1:
         raise ShapeError(

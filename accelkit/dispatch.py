@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from accelkit import device as device_module
 from accelkit import registry
+from accelkit.device import current_device, default_device
 from accelkit.errors import AccelkitError, CapabilityError, DeviceMismatchError
 from accelkit.graph import TensorSpec
 from accelkit.primitives.primitive import Primitive
@@ -51,7 +51,7 @@ def bind(
             if tensor._device is not device or device is None:
                 raise _cannot_mix(primitive, inputs)
     elif device is None:
-        device = device_module.current_device()
+        device = current_device()
     assert device is not None
     backend = registry.backend(device.backend)
     specs = primitive.infer([tensor.spec for tensor in inputs], parameters)
@@ -86,7 +86,7 @@ def _run_definition(
             f"it has no definition in terms of others. Add one with "
             f"`accelkit.primitives.get({primitive.name!r}).lowering({backend.name!r})`."
         )
-    with device_module.default_device(device):  # for what the definition creates
+    with default_device(device):  # for what the definition creates
         return primitive.definition(*inputs, **parameters)
 
 

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import numpy as np
 
-from accelkit import device as device_module
 from accelkit import registry
 from accelkit.backend import translated
+from accelkit.device import current_device
+from accelkit.device import device as find_device
 from accelkit.dtypes import DType
 from accelkit.errors import AccelkitError, TraceError
 from accelkit.graph import TensorSpec, Value
@@ -53,7 +54,7 @@ def _method(name: str) -> Callable[..., Tensor]:
 
 
 def _forward(name: str) -> Callable[[Tensor, Any], Tensor]:
-    """The operator that calls the function of this name; it refuses operands that are no numbers."""
+    """The operator that calls the function of this name; it refuses what is no number."""
 
     def operate(self: Tensor, other: Any) -> Tensor:
         if type(other) is Tensor or isinstance(other, _NUMBERS):
@@ -159,7 +160,7 @@ class Tensor:
         if self._device is not None:
             return self._device
         assert self._trace is not None
-        return self._trace.device or device_module.current_device()
+        return self._trace.device or current_device()
 
     @property
     def is_traced(self) -> bool:
@@ -221,7 +222,7 @@ class Tensor:
         Raises:
             DeviceError, UnknownNameError: if there is no such device.
         """
-        target = device_module.device(device)
+        target = find_device(device)
         if target is self.device and not copy:
             return self
         self._require_data("Moving to another device")

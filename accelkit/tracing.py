@@ -154,7 +154,8 @@ class Trace:
 
 def leaked(tensor: Tensor) -> TraceError:
     """The error for a traced tensor used outside of its trace."""
-    assert tensor._trace is not None and tensor._value is not None
+    assert tensor._trace is not None
+    assert tensor._value is not None
     return TraceError(
         f"A tensor {tensor._value.spec} traced by {tensor._trace.name!r} is used outside of that "
         f"trace. It has no data there. Return it from the traced function instead of storing it."

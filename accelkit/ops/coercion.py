@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from accelkit import device as device_module
 from accelkit import dtypes, registry
 from accelkit.backend import Backend, translated
-from accelkit.device import Device
+from accelkit.device import Device, current_device
+from accelkit.device import device as find_device
 from accelkit.dispatch import bind
 from accelkit.dtypes import DType
-from accelkit.errors import DTypeError, OptionError, ShapeError
+from accelkit.errors import DeviceMismatchError, DTypeError, OptionError, ShapeError
 from accelkit.primitives import elementwise, shaping
 from accelkit.tensor import Tensor
 from accelkit.tracing import activate, active_trace
@@ -179,6 +180,24 @@ def floating(x: ArrayLike, name: str) -> Tensor:
     return t
 
 
+def on_host(name: str, function: Callable[..., np.ndarray], *operands: Tensor) -> Tensor:
+    """A function of NumPy arrays, on tensors of one device; the result goes back to it.
+
+    Raises:
+        TraceError: in a trace: a program cannot leave its device.
+        DeviceMismatchError: if the operands live on different devices.
+    """
+    for x in operands:
+        x._require_data(name)
+    for x in operands[1:]:
+        if x.device is not operands[0].device:
+            raise DeviceMismatchError(
+                f"{name} got tensors on different devices: {operands[0].device} and {x.device}. "
+                f"Move one of them with `.to(device)`."
+            )
+    return put(np.asarray(function(*(x.numpy() for x in operands))), operands[0].device)
+
+
 def asarray(
     obj: ArrayLike,
     /,
@@ -209,7 +228,7 @@ def asarray(
         if copy and result is obj and not obj.is_traced:
             return obj.to(obj.device, copy=True)
         return result
-    target = None if device is None else device_module.device(device)
+    target = None if device is None else find_device(device)
     if hasattr(obj, "__dlpack__") and not isinstance(obj, np.ndarray | np.generic):
         imported = from_dlpack(obj, device=target, copy=copy)
         return cast(imported, wanted) if wanted else imported
@@ -218,7 +237,7 @@ def asarray(
     array = _host_array(obj, wanted)
     if active_trace() is not None:
         return _traced_constant(array, target)
-    return put(array, target or device_module.current_device())
+    return put(array, target or current_device())
 
 
 def _host_array(obj: ArrayLike, dtype: DType | None) -> np.ndarray:
@@ -243,7 +262,7 @@ def _traced_constant(array: np.ndarray, device: Device | None) -> Tensor:
         result: Tensor = shaping.constant(value=shaping.ConstantArray(array.copy()))
         return result
     with activate(None):
-        return put(array, device or trace.device or device_module.current_device())
+        return put(array, device or trace.device or current_device())
 
 
 def put(array: np.ndarray, device: Device) -> Tensor:
@@ -279,7 +298,7 @@ def from_dlpack(
     Raises:
         OptionError: if ``copy=False`` cannot be had.
     """
-    target = None if device is None else device_module.device(device)
+    target = None if device is None else find_device(device)
     if isinstance(x, Tensor):
         return asarray(x, device=target, copy=copy)
     owner = owning_backend(x)
@@ -288,7 +307,7 @@ def from_dlpack(
         return asarray(shared, copy=True) if copy else shared
     if not hasattr(x, "__dlpack__"):
         raise DTypeError(f"from_dlpack needs an object with __dlpack__, got {type(x).__name__}.")
-    target = target or device_module.current_device()
+    target = target or current_device()
     backend = registry.backend(target.backend)
     if copy is False and type(backend).from_dlpack is Backend.from_dlpack:
         raise OptionError(f"{target} imports DLPack by a copy, which copy=False refuses.")

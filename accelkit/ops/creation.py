@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from accelkit import device as device_module
 from accelkit import dtypes
 from accelkit.device import Device
+from accelkit.device import device as find_device
 from accelkit.dispatch import bind
 from accelkit.dtypes import DType
 from accelkit.errors import DTypeError, OptionError, ShapeError
-from accelkit.ops.coercion import as_shape, asarray, tensor
+from accelkit.ops.coercion import as_number, as_shape, asarray, tensor
 from accelkit.ops.properties import result_type
 from accelkit.primitives import elementwise, shaping
 from accelkit.tensor import Tensor
@@ -25,11 +25,10 @@ def _create(
     shape: Any, value: bool | int | float, dtype: DType | str | None, device: DeviceLike
 ) -> Tensor:
     chosen = dtypes.default_float if dtype is None else dtypes.dtype(dtype)
-    kind = chosen.kind
-    number = bool(value) if kind == "b" else float(value) if kind == "f" else int(value)
-    target = None if device is None else device_module.device(device)
-    parameters = {"shape": as_shape(shape), "value": number, "dtype": chosen}
-    return bind(shaping.full, (), parameters, target)
+    target = None if device is None else find_device(device)
+    parameters = {"shape": as_shape(shape), "value": as_number(value, chosen), "dtype": chosen}
+    result: Tensor = bind(shaping.full, (), parameters, target)
+    return result
 
 
 def zeros(shape: Any, *, dtype: DType | str | None = None, device: DeviceLike = None) -> Tensor:
@@ -54,7 +53,11 @@ def full(
     dtype: DType | str | None = None,
     device: DeviceLike = None,
 ) -> Tensor:
-    """One number everywhere; the dtype is by default that of the number."""
+    """One number everywhere; the dtype is by default that of the number.
+
+    Raises:
+        DTypeError: if the number is of another kind than the dtype, or out of its range.
+    """
     chosen = result_type(fill_value) if dtype is None else dtype
     return _create(shape, fill_value, chosen, device)
 
@@ -101,9 +104,10 @@ def full_like(
 
 
 def _iota(shape: Any, axis: int, dtype: DType, device: DeviceLike) -> Tensor:
-    target = None if device is None else device_module.device(device)
+    target = None if device is None else find_device(device)
     parameters = {"shape": as_shape(shape), "axis": axis, "dtype": dtype}
-    return bind(shaping.iota, (), parameters, target)
+    result: Tensor = bind(shaping.iota, (), parameters, target)
+    return result
 
 
 def arange(
@@ -124,13 +128,22 @@ def arange(
     if step == 0:
         raise OptionError("arange needs a step other than 0.")
     chosen = result_type(first, last, step) if dtype is None else dtypes.dtype(dtype)
+    if all(isinstance(n, int) for n in (first, last, step)):
+        return _integer_range(range(int(first), int(last), int(step)), chosen, device)
     count = max(0, math.ceil((last - first) / step))
-    values = np.arange(count) * step + first
-    if not chosen.is_floating and isinstance(first, int) and isinstance(step, int):
-        index = _iota((count,), 0, chosen, device)
-        scaled = index if step == 1 else index * step
-        return scaled if first == 0 else scaled + first
-    return asarray(values.astype(chosen.numpy), device=device)
+    return asarray((np.arange(count) * step + first).astype(chosen.numpy), device=device)
+
+
+def _integer_range(numbers: range, dtype: DType, device: DeviceLike) -> Tensor:
+    if dtype is dtypes.bool_:
+        raise DTypeError("arange counts: it has no bool form.")
+    for extreme in {*numbers[:1], *numbers[-1:]}:
+        as_number(extreme, dtype)
+    if dtype.kind != "i" or abs(numbers.step) > np.iinfo(dtype.numpy).max:
+        return asarray(np.array(numbers, np.int64).astype(dtype.numpy), device=device)
+    index = _iota((len(numbers),), 0, dtype, device)
+    scaled = index if numbers.step == 1 else index * numbers.step
+    return scaled if numbers.start == 0 or not numbers else scaled + numbers.start
 
 
 def linspace(
@@ -145,6 +158,8 @@ def linspace(
 ) -> Tensor:
     """num evenly spaced numbers from start to stop, stop included unless endpoint is False."""
     chosen = dtypes.default_float if dtype is None else dtypes.dtype(dtype)
+    if num < 0:
+        raise OptionError(f"linspace needs a number of at least 0, got {num}.")
     values = np.linspace(start, stop, num, endpoint=endpoint)
     return asarray(values.astype(chosen.numpy), device=device)
 
@@ -175,7 +190,7 @@ def _triangle(x: Tensor, k: int, *, lower: bool) -> Tensor:
     columns = _iota(x.shape[-2:], 1, dtypes.int64, target)
     compare = elementwise.less_equal if lower else elementwise.greater_equal
     keep = compare(columns, rows + k)
-    zero = elementwise.cast(zeros_like(x, dtype=dtypes.int32), dtype=x.dtype)
+    zero = _create((), 0, x.dtype, target)
     return elementwise.select(keep, x, zero)
 
 
@@ -211,6 +226,10 @@ def meshgrid(*arrays: Tensor, indexing: str = "xy") -> list[Tensor]:
 def one_hot(labels: Tensor, classes: int, *, dtype: DType | str | None = None) -> Tensor:
     """Integer labels (...) as rows (..., classes) with a one at the label, zeros elsewhere."""
     x = tensor(labels)
+    if not x.dtype.is_integer:
+        raise DTypeError(f"one_hot needs integer labels, got {x.dtype}.")
+    if x.dtype.bits < 32:  # too narrow to count the classes
+        x = elementwise.cast(x, dtype=dtypes.int32)
     chosen = dtypes.default_float if dtype is None else dtypes.dtype(dtype)
     target = None if x.is_traced else x.device
     index = _iota((*x.shape, classes), x.ndim, x.dtype, target)

@@ -6,10 +6,12 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from accelkit import dtypes
 from accelkit.dtypes import DType
-from accelkit.errors import DTypeError
-from accelkit.ops.coercion import cast, floating, pair, scalar_like, tensor
+from accelkit.errors import DTypeError, OptionError
+from accelkit.ops.coercion import cast, floating, on_host, pair, scalar_like, tensor
 from accelkit.primitives import elementwise as p
 from accelkit.primitives.primitive import Primitive
 from accelkit.tensor import Tensor
@@ -17,28 +19,31 @@ from accelkit.tensor import Tensor
 Operand = Any
 
 
-def _unary(name: str, primitive: Primitive) -> Callable[[Operand], Tensor]:
+def _unary(name: str, primitive: Primitive[Tensor]) -> Callable[[Operand], Tensor]:
     def function(x: Operand, /) -> Tensor:
         result: Tensor = primitive(floating(x, name))
         return result
 
-    return _named(function, name, primitive.__doc__)
+    _name(function, name, primitive)
+    return function
 
 
-def _binary(name: str, primitive: Primitive, *, on_bool: Primitive | None = None) -> Any:
+def _binary(
+    name: str, primitive: Primitive[Tensor], *, on_bool: Primitive[Tensor] | None = None
+) -> Callable[[Operand, Operand], Tensor]:
     def function(x1: Operand, x2: Operand, /) -> Tensor:
         a, b = pair(x1, x2)
         if on_bool is not None and a.dtype is dtypes.bool_:
             return on_bool(a, b)
         return primitive(a, b)
 
-    return _named(function, name, primitive.__doc__)
-
-
-def _named(function: Any, name: str, doc: str | None) -> Any:
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = doc
+    _name(function, name, primitive)
     return function
+
+
+def _name(function: Callable[..., Tensor], name: str, primitive: Primitive) -> None:
+    function.__name__ = function.__qualname__ = name
+    function.__doc__ = primitive.__doc__
 
 
 add = _binary("add", p.add)
@@ -87,15 +92,14 @@ erf = _unary("erf", p.erf)
 sigmoid = _unary("sigmoid", p.sigmoid)
 
 
-def _rounding(name: str, primitive: Primitive) -> Callable[[Operand], Tensor]:
+def _rounding(name: str, primitive: Primitive[Tensor]) -> Callable[[Operand], Tensor]:
     def function(x: Operand, /) -> Tensor:
         t = tensor(x)
         if t.dtype.is_integer:
             return t
         return primitive(t)
 
-    function.__name__ = function.__qualname__ = name
-    function.__doc__ = primitive.__doc__
+    _name(function, name, primitive)
     return function
 
 
@@ -157,6 +161,7 @@ def log10(x: Operand, /) -> Tensor:
 def logaddexp(x1: Operand, x2: Operand, /) -> Tensor:
     """log(exp(x1) + exp(x2)) without overflow."""
     a, b = pair(x1, x2)
+    a, b = floating(a, "logaddexp"), floating(b, "logaddexp")
     high, low = p.maximum(a, b), p.minimum(a, b)
     same = p.equal(high, low)  # equal infinities have no difference
     gap = p.select(same, scalar_like(0.0, a), low - high)
@@ -164,18 +169,20 @@ def logaddexp(x1: Operand, x2: Operand, /) -> Tensor:
 
 
 def hypot(x1: Operand, x2: Operand, /) -> Tensor:
-    """sqrt(x1^2 + x2^2) without overflow."""
+    """sqrt(x1^2 + x2^2) without overflow; infinite if either is, even beside a NaN."""
     a, b = pair(x1, x2)
-    a, b = abs(a), abs(b)
+    a, b = abs(floating(a, "hypot")), abs(floating(b, "hypot"))
     high, low = p.maximum(a, b), p.minimum(a, b)
-    safe = p.select(isfinite(high) & (high > 0.0), high, scalar_like(1.0, high))
-    return p.select(isfinite(high) & (high > 0.0), safe * sqrt(square(low / safe) + 1.0), high)
+    regular = isfinite(high) & (high > 0.0)
+    safe = p.select(regular, high, scalar_like(1.0, high))
+    result = p.select(regular, safe * sqrt(square(low / safe) + 1.0), high)
+    return p.select(isinf(a) | isinf(b), scalar_like(math.inf, high), result)
 
 
 def copysign(x1: Operand, x2: Operand, /) -> Tensor:
     """The magnitude of x1 with the sign of x2."""
     a, b = pair(x1, x2)
-    return where(signbit(b), -abs(a), abs(a))
+    return where(signbit(b), -abs(floating(a, "copysign")), abs(a))
 
 
 def signbit(x: Operand, /) -> Tensor:
@@ -220,7 +227,11 @@ def bitwise_invert(x: Operand, /) -> Tensor:
 
 def pow(x1: Operand, x2: Operand, /) -> Tensor:
     """x1 ** x2. Integer powers of integers wrap around; their exponent must not be negative."""
-    if isinstance(x2, int) and not isinstance(x2, bool) and isinstance(x1, Tensor) and x2 >= 0:
+    if isinstance(x2, int) and not isinstance(x2, bool) and isinstance(x1, Tensor):
+        if x1.dtype.is_integer and x2 < 0:
+            raise OptionError(
+                f"An integer tensor has no power {x2}: convert it with `.astype('float32')`."
+            )
         if x1.dtype.is_integer or x2 in (1, 2, 3):
             return _repeated_product(x1, x2)
         return p.power(x1, scalar_like(float(x2), x1))
@@ -279,6 +290,16 @@ def clip(x: Operand, /, min: Operand = None, max: Operand = None) -> Tensor:
         a, high = pair(result, max)
         result = p.select(p.greater(a, high), high, a)
     return result
+
+
+def nextafter(x1: Operand, x2: Operand, /) -> Tensor:
+    """The next number of the dtype after x1 in the direction of x2.
+
+    Computed on the host, by the bits of the numbers: not in a trace.
+    """
+    a, b = pair(x1, x2)
+    a, b = floating(a, "nextafter"), floating(b, "nextafter")
+    return on_host("nextafter", np.nextafter, a, b)
 
 
 def astype(x: Tensor, dtype: DType | str, /, *, copy: bool = True, device: Any = None) -> Tensor:

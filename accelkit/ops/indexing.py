@@ -9,43 +9,50 @@ from typing import Any
 import numpy as np
 
 from accelkit import dtypes
+from accelkit.device import Device
 from accelkit.errors import DTypeError, OptionError, ShapeError
-from accelkit.ops.coercion import as_axis, asarray, scalar_like, tensor
+from accelkit.ops.coercion import as_axis, asarray, cast, scalar_like, tensor
 from accelkit.ops.manipulation import broadcast_arrays, permute_dims, reshape
 from accelkit.primitives import elementwise, shaping
 from accelkit.tensor import Tensor
 
 
 def getitem(x: Tensor, key: Any) -> Tensor:
-    """x[key], for every kind of key in the standard: see there.
+    """x[key] by NumPy's rules: integers, slices, ``...``, None, integer tensors and bool masks.
 
     Integer tensors must be in range (negative ones count from the end): a device cannot check
-    them without waiting. A bool mask needs its data, so not while tracing.
+    them without waiting. The result of a mask has a shape that depends on data, so while tracing
+    a mask must be a NumPy array.
+
+    Raises:
+        ShapeError: for too many indices, or a mask that does not fit its axes.
+        IndexError: for an integer out of range.
+        DTypeError: for an index of another kind.
     """
     x = tensor(x)
-    parts = list(key) if isinstance(key, tuple) else [key]
-    parts = [_normal(part) for part in parts]
+    parts = [_normal(part, x) for part in (key if isinstance(key, tuple) else (key,))]
     consumed = sum(_axes_of(part) for part in parts)
     if consumed > x.ndim:
         raise ShapeError(f"{consumed} indices for a tensor of shape {x.shape}.")
-    fill = [slice(None)] * (x.ndim - consumed)
-    if Ellipsis in [p for p in parts if not isinstance(p, Tensor)]:
-        position = next(i for i, p in enumerate(parts) if p is Ellipsis)
-        parts[position : position + 1] = fill
-        if any(p is Ellipsis for p in parts):
-            raise OptionError("An index holds at most one Ellipsis.")
-    else:
-        parts += fill
-    parts = _expand_masks(parts)
-    x, rest = _basic(x, parts)
-    return _advanced(x, rest) if any(isinstance(p, Tensor) for p in rest) else x
+    ellipses = [i for i, part in enumerate(parts) if part is Ellipsis]
+    if len(ellipses) > 1:
+        raise OptionError("An index holds at most one Ellipsis.")
+    position = ellipses[0] if ellipses else len(parts)
+    parts[position : position + 1] = [slice(None)] * (x.ndim - consumed)
+    if all(isinstance(part, int | slice | None) for part in parts):
+        return _basic(x, parts)[0]
+    x, parts = _expand_masks(x, parts)
+    return _advanced(*_basic(x, parts), leading=_leads(parts))
 
 
-def _normal(part: Any) -> Any:
+def _normal(part: Any, x: Tensor) -> Any:
     if part is None or part is Ellipsis or isinstance(part, slice | Tensor):
         return part
     if isinstance(part, np.ndarray | list):
-        return asarray(part)
+        array = np.asarray(part)
+        if array.dtype == np.bool_:
+            return array  # known now, even while tracing
+        return asarray(part if array.size else array.astype(np.int64), device=_place(x))
     if isinstance(part, bool | np.bool_):
         raise DTypeError("Index with a bool tensor; Python bools are not supported.")
     try:
@@ -57,22 +64,53 @@ def _normal(part: Any) -> Any:
         ) from None
 
 
+def _place(x: Tensor) -> Device | None:
+    """Where to put an index for ``x``."""
+    return None if x.is_traced else x.device
+
+
+def _is_mask(part: Any) -> bool:
+    return isinstance(part, np.ndarray) or (isinstance(part, Tensor) and part.dtype is dtypes.bool_)
+
+
 def _axes_of(part: Any) -> int:
+    """How many axes of the tensor an index stands for."""
     if part is None or part is Ellipsis:
         return 0
-    return part.ndim if isinstance(part, Tensor) and part.dtype is dtypes.bool_ else 1
+    return int(part.ndim) if _is_mask(part) else 1
 
 
-def _expand_masks(parts: list[Any]) -> list[Any]:
+def _expand_masks(x: Tensor, parts: list[Any]) -> tuple[Tensor, list[Any]]:
+    """Masks as integer tensors, one per axis that they cover."""
     result: list[Any] = []
+    axis = 0
     for part in parts:
-        if isinstance(part, Tensor) and part.dtype is dtypes.bool_:
-            part._require_data("Indexing with a mask")
-            found = np.nonzero(part.numpy())
-            result += [asarray(index.astype(np.int64), device=part.device) for index in found]
-        else:
+        if not _is_mask(part):
             result.append(part)
-    return result
+            axis += _axes_of(part)
+            continue
+        if isinstance(part, Tensor):
+            part._require_data("Indexing with a mask")
+        mask = part.numpy() if isinstance(part, Tensor) else part
+        if mask.shape != x.shape[axis : axis + mask.ndim]:
+            raise ShapeError(
+                f"A mask of shape {mask.shape} does not fit axes {axis} to {axis + mask.ndim - 1} "
+                f"of shape {x.shape}."
+            )
+        if mask.ndim == 0:  # takes all or nothing, along a new axis
+            x, mask = reshape(x, (*x.shape[:axis], 1, *x.shape[axis:])), mask.reshape(1)
+        result += [asarray(i.astype(np.int64), device=_place(x)) for i in np.nonzero(mask)]
+        axis += mask.ndim
+    return x, result
+
+
+def _leads(parts: list[Any]) -> bool:
+    """NumPy's rule: the axes of integer tensors come first if a slice or None separates them.
+
+    Plain integers count as integer tensors here.
+    """
+    chosen = [i for i, part in enumerate(parts) if isinstance(part, int | Tensor)]
+    return chosen != list(range(chosen[0], chosen[-1] + 1))
 
 
 def _basic(x: Tensor, parts: list[Any]) -> tuple[Tensor, list[Any]]:
@@ -123,39 +161,47 @@ def _forward(part: slice, extent: int) -> tuple[int, int, int, bool]:
     return low + (count - 1) * step, low + 1, -step, True
 
 
-def _advanced(x: Tensor, parts: list[Any]) -> Tensor:
+def _advanced(x: Tensor, parts: list[Any], *, leading: bool) -> Tensor:
     """Integer tensors: broadcast together, then one lookup in the joined axes."""
     axes = [i for i, part in enumerate(parts) if isinstance(part, Tensor)]
     for part in (parts[i] for i in axes):
         if not part.dtype.is_integer:
             raise DTypeError(f"Index with an integer or bool tensor, got {part.dtype}.")
-    together = axes == list(range(axes[0], axes[-1] + 1))
-    if not together:
+    if leading:
         order = [*axes, *(i for i in range(x.ndim) if i not in axes)]
         x, parts = permute_dims(x, order), [parts[i] for i in order]
         axes = list(range(len(axes)))
     first, count = axes[0], len(axes)
     indices = broadcast_arrays(*(parts[i] for i in axes))
     extents = x.shape[first : first + count]
-    flat: Tensor | None = None
-    for index, extent in zip(indices, extents, strict=True):
-        wrapped = _wrapped(elementwise.cast(index, dtype=dtypes.int64), extent)
-        flat = wrapped if flat is None else flat * extent + wrapped
+    flat = _wrapped(indices[0], extents[0])
+    for index, extent in zip(indices[1:], extents[1:], strict=True):
+        flat = flat * extent + _wrapped(index, extent)
     joined = reshape(x, (*x.shape[:first], math.prod(extents), *x.shape[first + count :]))
     return shaping.take(joined, flat, axis=first)
 
 
 def _wrapped(index: Tensor, extent: int) -> Tensor:
-    """Negative indices counted from the end."""
-    if index.dtype.kind == "u":
+    """int64 indices, negative ones counted from the end."""
+    unsigned = index.dtype.kind == "u"
+    index = cast(index, dtypes.int64)
+    if unsigned:
         return index
     negative = elementwise.less(index, scalar_like(0, index))
     return elementwise.select(negative, index + extent, index)
 
 
+def _integer(indices: Any, x: Tensor, name: str) -> Tensor:
+    found = indices if isinstance(indices, Tensor) else asarray(indices, device=_place(x))
+    if not found.dtype.is_integer:
+        raise DTypeError(f"{name} needs integer indices, got {found.dtype}.")
+    return found
+
+
 def take(x: Tensor, indices: Tensor, /, *, axis: int | None = None) -> Tensor:
     """The elements of x at integer indices along one axis (the only one if axis is None)."""
-    x, i = tensor(x), tensor(indices)
+    x = tensor(x)
+    i = _integer(indices, x, "take")
     if axis is None and x.ndim != 1:
         raise ShapeError(f"take needs an axis for a tensor of shape {x.shape}.")
     position = as_axis(0 if axis is None else axis, x.ndim)
@@ -164,7 +210,8 @@ def take(x: Tensor, indices: Tensor, /, *, axis: int | None = None) -> Tensor:
 
 def take_along_axis(x: Tensor, indices: Tensor, /, *, axis: int = -1) -> Tensor:
     """Per position, the element of x at an integer index along the axis."""
-    x, i = tensor(x), tensor(indices)
+    x = tensor(x)
+    i = _integer(indices, x, "take_along_axis")
     position = as_axis(axis, x.ndim)
     wrapped = _wrapped(i, x.shape[position])
     return shaping.take_along_axis(x, wrapped, axis=position)

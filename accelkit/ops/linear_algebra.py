@@ -50,6 +50,12 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 def vecdot(x1: Tensor, x2: Tensor, /, *, axis: int = -1) -> Tensor:
     """Dot products of vectors along an axis."""
     a, b = pair(tensor(x1), tensor(x2))
+    left, right = as_axis(axis, a.ndim), as_axis(axis, b.ndim)
+    if a.shape[left] != b.shape[right]:
+        raise ShapeError(
+            f"vecdot needs vectors of one length along axis {axis}, got shapes {a.shape} and "
+            f"{b.shape}."
+        )
     product = a * b
     return reduce_sum(product, axes=(as_axis(axis, product.ndim),))
 
@@ -58,10 +64,16 @@ def tensordot(x1: Tensor, x2: Tensor, /, *, axes: Any = 2) -> Tensor:
     """Contraction over the last ``axes`` axes of x1 and the first of x2, or over listed axes."""
     a, b = pair(tensor(x1), tensor(x2))
     if isinstance(axes, int):
+        if not 0 <= axes <= min(a.ndim, b.ndim):
+            raise ShapeError(
+                f"tensordot cannot contract {axes} axes of shapes {a.shape} and {b.shape}."
+            )
         left, right = list(range(a.ndim - axes, a.ndim)), list(range(axes))
     else:
         left = [as_axis(i, a.ndim) for i in axes[0]]
         right = [as_axis(i, b.ndim) for i in axes[1]]
+    if len({*left}) != len(left) or len({*right}) != len(right):
+        raise ShapeError(f"tensordot axes {axes} name one axis twice.")
     if [a.shape[i] for i in left] != [b.shape[i] for i in right]:
         raise ShapeError(
             f"tensordot contracts axes {left} of {a.shape} with axes {right} of {b.shape}: their "
@@ -81,20 +93,27 @@ def tensordot(x1: Tensor, x2: Tensor, /, *, axes: Any = 2) -> Tensor:
 
 
 def einsum(equation: str, *operands: Tensor) -> Tensor:
-    """Einstein summation of one or two operands, with an explicit result: ``"bij,bjk->bik"``.
+    """Einstein summation with an explicit result: ``"bij,bjk->bik"``.
+
+    More than two operands are contracted from left to right.
 
     Raises:
         OptionError: if the equation does not describe the operands.
     """
     inputs, arrow, output = equation.replace(" ", "").partition("->")
     terms = inputs.split(",")
-    if not arrow or len(terms) != len(operands) or not 1 <= len(terms) <= 2:
+    if not arrow or len(terms) != len(operands):
         raise OptionError(
-            f"einsum needs '->' and one term for each of one or two operands, got {equation!r} for "
-            f"{len(operands)} operands."
+            f"einsum needs '->' and one term per operand, got {equation!r} for {len(operands)} "
+            f"operands."
         )
     if any(len(set(t)) != len(t) for t in [*terms, output]):
         raise OptionError(f"einsum allows no index twice in one term, got {equation!r}.")
+    if not set(output) <= set(inputs) or not all(c.isalpha() for c in "".join(terms)):
+        raise OptionError(
+            f"einsum indices are letters, and those of the result occur in an operand; got "
+            f"{equation!r}."
+        )
     tensors = [tensor(x) for x in operands]
     extents: dict[str, int] = {}
     for term, x in zip(terms, tensors, strict=True):
@@ -105,10 +124,14 @@ def einsum(equation: str, *operands: Tensor) -> Tensor:
                 raise ShapeError(
                     f"einsum index {letter!r} has extents {extents[letter]}, {extent}."
                 )
-    if len(tensors) == 1:
-        kept = _summed(tensors[0], terms[0], set(output))
-        return permute_dims(kept[0], [kept[1].index(c) for c in output])
-    return _contract(tensors, terms, output, extents)
+    result, term = tensors[0], terms[0]
+    for position in range(1, len(tensors)):
+        needed = set(output).union(*terms[position + 1 :])
+        pair_terms = term, terms[position]
+        term = "".join(dict.fromkeys(c for c in "".join(pair_terms) if c in needed))
+        result = _contract((result, tensors[position]), pair_terms, term, extents)
+    result, term = _summed(result, term, set(output))
+    return permute_dims(result, [term.index(c) for c in output])
 
 
 def _summed(x: Tensor, term: str, keep: set[str]) -> tuple[Tensor, str]:
@@ -118,7 +141,7 @@ def _summed(x: Tensor, term: str, keep: set[str]) -> tuple[Tensor, str]:
 
 
 def _contract(
-    tensors: list[Tensor], terms: list[str], output: str, extents: dict[str, int]
+    tensors: tuple[Tensor, Tensor], terms: tuple[str, str], output: str, extents: dict[str, int]
 ) -> Tensor:
     (a, b), (ta, tb) = pair(*tensors), terms
     a, ta = _summed(a, ta, set(tb) | set(output))

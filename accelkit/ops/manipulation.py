@@ -7,9 +7,11 @@ import operator
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from accelkit import dtypes
 from accelkit.errors import OptionError, ShapeError
-from accelkit.ops.coercion import as_axes, as_axis, as_shape, cast, tensor
+from accelkit.ops.coercion import as_axes, as_axis, as_number, as_shape, asarray, cast, tensor
 from accelkit.primitives import shaping
 from accelkit.primitives.elementwise import broadcast_shapes
 from accelkit.tensor import Tensor
@@ -25,11 +27,12 @@ def reshape(x: Tensor, /, shape: Any, *, copy: bool | None = None) -> Tensor:
     """
     x = tensor(x)
     extents = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
-    extents = tuple(operator.index(n) for n in extents)
     if extents.count(-1) == 1:
         known = math.prod(n for n in extents if n != -1)
         if known == 0 or x.size % known:
-            raise ShapeError(f"Cannot deduce the -1 of {extents} for {x.size} elements.")
+            raise ShapeError(
+                f"Cannot deduce the -1 of {extents} for shape {x.shape} ({x.size} elements)."
+            )
         extents = tuple(x.size // known if n == -1 else n for n in extents)
     target = as_shape(extents)
     return x if target == x.shape else shaping.reshape(x, shape=target)
@@ -101,6 +104,8 @@ def broadcast_to(x: Tensor, /, shape: Any) -> Tensor:
 
 def broadcast_arrays(*arrays: Tensor) -> list[Tensor]:
     """All arrays repeated to their common shape."""
+    if not arrays:
+        return []
     tensors = [tensor(a) for a in arrays]
     shape = broadcast_shapes(*(t.shape for t in tensors))
     return [broadcast_to(t, shape) for t in tensors]
@@ -167,6 +172,8 @@ def roll(x: Tensor, /, shift: Any, *, axis: Axis = None) -> Tensor:
         return reshape(roll(reshape(x, (x.size,)), shift, axis=0), x.shape)
     axes = _listed(axis)
     shifts = _listed(shift) * (len(axes) if not isinstance(shift, tuple | list) else 1)
+    if len(shifts) != len(axes):
+        raise OptionError(f"roll got {len(shifts)} shifts for {len(axes)} axes.")
     for amount, a in zip(shifts, axes, strict=True):
         position = as_axis(a, x.ndim)
         extent = x.shape[position]
@@ -177,26 +184,44 @@ def roll(x: Tensor, /, shift: Any, *, axis: Axis = None) -> Tensor:
     return x
 
 
-def repeat(x: Tensor, repeats: int, /, *, axis: int | None = None) -> Tensor:
-    """Each element repeated a fixed number of times, next to each other."""
+def repeat(x: Tensor, repeats: int | Tensor, /, *, axis: int | None = None) -> Tensor:
+    """Each element repeated, next to each other: a fixed number of times, or one number each.
+
+    With an integer tensor of numbers the shape depends on data: not in a trace.
+    """
     x = tensor(x)
-    if not isinstance(repeats, int):
-        raise OptionError(
-            f"repeat needs one Python integer, got {type(repeats).__name__}: a number per element "
-            f"would make the shape depend on data. Use accelkit.take with an index tensor."
-        )
     if axis is None:
         return repeat(reshape(x, (x.size,)), repeats, axis=0)
     position = as_axis(axis, x.ndim)
+    if isinstance(repeats, Tensor):
+        return _repeat_each(x, repeats, position)
+    if operator.index(repeats) < 0:
+        raise OptionError(f"repeat needs a number of at least 0, got {repeats}.")
     shape = x.shape
     wide = (*shape[: position + 1], repeats, *shape[position + 1 :])
     spread = broadcast_to(expand_dims(x, position + 1), wide)
     return reshape(spread, (*shape[:position], shape[position] * repeats, *shape[position + 1 :]))
 
 
+def _repeat_each(x: Tensor, repeats: Tensor, axis: int) -> Tensor:
+    repeats._require_data("repeat with a number per element")
+    counts = repeats.numpy()
+    extent = x.shape[axis]
+    if not repeats.dtype.is_integer or repeats.ndim > 1 or repeats.size not in (1, extent):
+        raise ShapeError(
+            f"repeat needs integers of shape ({extent},) for axis {axis} of {x.shape}, got "
+            f"{repeats.spec}."
+        )
+    if (counts < 0).any():
+        raise OptionError(f"repeat needs numbers of at least 0, got {counts.min()}.")
+    index = np.repeat(np.arange(extent), np.broadcast_to(counts.reshape(-1), (extent,)))
+    return shaping.take(x, asarray(index, device=repeats.device), axis=axis)
+
+
 def tile(x: Tensor, repetitions: tuple[int, ...], /) -> Tensor:
     """x repeated as a whole along each axis."""
     x = tensor(x)
+    repetitions = as_shape(repetitions)
     ndim = max(x.ndim, len(repetitions))
     counts = (1,) * (ndim - len(repetitions)) + tuple(repetitions)
     x = reshape(x, (1,) * (ndim - x.ndim) + x.shape)
@@ -209,15 +234,21 @@ def tile(x: Tensor, repetitions: tuple[int, ...], /) -> Tensor:
 def pad(
     x: Tensor, /, widths: Sequence[tuple[int, int]], *, value: bool | int | float = 0
 ) -> Tensor:
-    """x with ``value`` before and after the elements of each axis: one (before, after) pair each."""
+    """x with ``value`` around it: one (before, after) pair of widths per axis.
+
+    Raises:
+        ShapeError: for another number of pairs, or negative widths.
+    """
     x = tensor(x)
-    pairs = [tuple(operator.index(n) for n in pair) for pair in widths]
-    if len(pairs) != x.ndim:
-        raise ShapeError(f"pad needs {x.ndim} pairs for shape {x.shape}, got {len(pairs)}.")
+    pairs = [as_shape(pair) for pair in widths]
+    if len(pairs) != x.ndim or any(len(pair) != 2 for pair in pairs):
+        raise ShapeError(
+            f"pad needs {x.ndim} pairs (before, after) for shape {x.shape}, got {widths}."
+        )
     return shaping.pad(
         x,
         low=tuple(a for a, _ in pairs),
         high=tuple(b for _, b in pairs),
         interior=(0,) * x.ndim,
-        value=float(value) if x.dtype.is_floating else value,
+        value=as_number(value, x.dtype),
     )

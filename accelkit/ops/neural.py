@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,16 @@ def as_pair(value: Any, name: str, *, minimum: int = 1) -> Pair:
     Raises:
         OptionError: if there are not two, or one is below ``minimum``.
     """
-    pair = (value, value) if isinstance(value, int) else tuple(value)
-    if len(pair) != 2 or any(not isinstance(n, int) or n < minimum for n in pair):
-        raise OptionError(f"{name} must be one or two integers of at least {minimum}, got {value}.")
-    return pair
+    given = value if isinstance(value, tuple | list) else (value, value)
+    try:
+        first, second = map(operator.index, given)
+    except (TypeError, ValueError):
+        first = second = minimum - 1
+    if first < minimum or second < minimum:
+        raise OptionError(
+            f"{name} must be one or two integers of at least {minimum}, got {value!r}."
+        )
+    return first, second
 
 
 def as_padding(value: Any) -> Padding:
@@ -38,9 +45,7 @@ def as_padding(value: Any) -> Padding:
     """
     if isinstance(value, str):
         raise OptionError(f"Padding is given in explicit integers, got {value!r}.")
-    if isinstance(value, int):
-        return (as_pair(value, "padding", minimum=0),) * 2  # type: ignore[return-value]
-    rows, columns = value
+    rows, columns = value if isinstance(value, tuple | list) and len(value) == 2 else (value,) * 2
     return (as_pair(rows, "padding", minimum=0), as_pair(columns, "padding", minimum=0))
 
 

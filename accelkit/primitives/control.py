@@ -248,7 +248,7 @@ def _scan_vjp(
     length: int,
     reverse: bool,
 ) -> Sequence[Any]:
-    carry, constants, xs = _split(operands, carry_count, constant_count)
+    _, constants, xs = _split(operands, carry_count, constant_count)
     step_body, wanted = _reverse_body(body, carry_count, constant_count)
     loop = {"length": length, "constant_count": constant_count, "carry_count": carry_count}
     recorded = scan(*operands, body=_record_carries(body, carry_count), reverse=reverse, **loop)[

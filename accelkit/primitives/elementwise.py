@@ -67,7 +67,7 @@ def _require_kind(name: str, kinds: str, *specs: TensorSpec) -> None:
         if spec.dtype.kind not in kinds:
             expected = " or ".join(_KIND_NAMES[k] for k in kinds)
             raise DTypeError(
-                f"{name} needs a {expected} dtype, got {spec.dtype}. Convert it with `.astype(...)`."
+                f"{name} needs a {expected} dtype, got {spec.dtype}. Use `.astype(...)`."
             )
 
 

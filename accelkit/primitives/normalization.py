@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from accelkit import dtypes
 from accelkit.errors import DTypeError, ShapeError
 from accelkit.graph import TensorSpec
 from accelkit.primitives.elementwise import (
+    cast,
     divide,
     equal,
     exp,
@@ -85,6 +87,8 @@ def _cross_entropy_infer(
 
 def _is_label(logits: Any, labels: Any) -> Any:
     """Bool (..., classes): true at each row's label, nowhere for a label out of range."""
+    if labels.dtype.bits < 32:  # too narrow to count the classes
+        labels = cast(labels, dtype=dtypes.int32)
     classes = iota(shape=logits.shape, axis=logits.ndim - 1, dtype=labels.dtype)
     return equal(reshape(labels, shape=(*labels.shape, 1)), classes)
 
@@ -119,7 +123,7 @@ softmax_cross_entropy = primitive(
     ),
     definition=_cross_entropy_definition,
     flops=lambda inputs, outputs, parameters: 5 * inputs[0].size,
-    doc="""-sum of target * log_softmax(logits) per row: logits (..., classes), integer labels (...).
+    doc="""-sum of target * log_softmax(logits) per row: logits (..., classes), int labels (...).
 
     target is 1 - s + s / classes at the label and s / classes elsewhere, s = label_smoothing.
     A label outside 0 <= label < classes gives an unspecified finite loss; callers flag it.""",
