@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 
 from accelkit import dtypes
+from accelkit.backend import Executable
 from accelkit.compilation import compile_graph, run
 from accelkit.device import Device, current_device
 from accelkit.device import device as find_device
 from accelkit.errors import DeviceMismatchError, OptionError
-from accelkit.graph import TensorSpec
+from accelkit.graph import Graph, TensorSpec
 from accelkit.losses import Loss
 from accelkit.metrics import Metric
 from accelkit.nn.module import Module, flatten_names
 from accelkit.tensor import Tensor
 from accelkit.train.batch import Batch, as_batch, on_device, padded
 from accelkit.train.metrics import StepMetrics
-from accelkit.train.program import Recipe, build_eval_program
+from accelkit.train.program import Recipe, StepProgram, build_eval_program
 from accelkit.train.state import TrainState
 from accelkit.train.step import Compiled, resolve_precision
 
@@ -63,19 +64,27 @@ class EvalStep:
         tensors = self._tensors(state)
         parts = self._sized(as_batch(batch, self.recipe.loss, self.recipe.dtype))
         compiled = self._compile(tensors, parts)
-        if isinstance(parts.targets, np.ndarray):
-            self.recipe.loss.check(parts.targets, compiled.program.output)
-        assert parts.weights is not None
-        operands = [
-            on_device(parts.inputs, self.device, "inputs"),
-            on_device(parts.targets, self.device, "targets"),
-            on_device(parts.weights, self.device, "weights"),
-        ]
-        (vector,) = run(
-            compiled.executable,
-            [*tensors.values(), *operands, *compiled.program.captured],
-        )
+        (vector,) = run(compiled.executable, self._operands(compiled.program, tensors, parts))
         return StepMetrics(compiled.program.metric_names, vector, raise_nonfinite=False)
+
+    def graph(self, state: TrainState | Mapping[str, Any], batch: Any) -> Graph:
+        """The graph of the step for a batch like this one, before any pass: ``print`` it."""
+        parts = self._sized(as_batch(batch, self.recipe.loss, self.recipe.dtype))
+        return self._trace(self._tensors(state), self._specs(parts)).graph
+
+    def compile(self, state: TrainState | Mapping[str, Any], batch: Any) -> Executable:
+        """Compile the step for batches like this one now instead of at the first call.
+
+        The executable's ``graph`` is what the backend compiled; :meth:`operands` gives its inputs.
+        """
+        parts = self._sized(as_batch(batch, self.recipe.loss, self.recipe.dtype))
+        return self._compile(self._tensors(state), parts).executable
+
+    def operands(self, state: TrainState | Mapping[str, Any], batch: Any) -> list[Tensor]:
+        """What the compiled step takes for this state and batch, in the order of its inputs."""
+        tensors = self._tensors(state)
+        parts = self._sized(as_batch(batch, self.recipe.loss, self.recipe.dtype))
+        return self._operands(self._compile(tensors, parts).program, tensors, parts)
 
     def run(
         self, state: TrainState | Mapping[str, Any], batches: Iterable[Any]
@@ -114,17 +123,35 @@ class EvalStep:
         size = min(larger, default=batch.size)
         return padded(batch, size, self.recipe.dtype, self.device)
 
+    def _specs(self, batch: Batch) -> list[TensorSpec]:
+        arrays = (batch.inputs, batch.targets)
+        return [TensorSpec(tuple(a.shape), dtypes.dtype(a.dtype)) for a in arrays]
+
+    def _trace(self, tensors: dict[str, Tensor], specs: list[TensorSpec]) -> StepProgram:
+        weights = TensorSpec(specs[0].shape[:1], self.recipe.dtype)
+        state = {name: t.spec for name, t in tensors.items()}
+        return build_eval_program(self.recipe, state, [*specs, weights])
+
     def _compile(self, tensors: dict[str, Tensor], batch: Batch) -> Compiled:
-        specs = [
-            TensorSpec(tuple(a.shape), dtypes.dtype(a.dtype)) for a in (batch.inputs, batch.targets)
-        ]
+        specs = self._specs(batch)
         key = (batch.size, *specs, *tensors)
         found = self._compiled.get(key)
         if found is None:
-            weights = TensorSpec((batch.size,), self.recipe.dtype)
-            program = build_eval_program(
-                self.recipe, {n: t.spec for n, t in tensors.items()}, [*specs, weights]
-            )
+            program = self._trace(tensors, specs)
             executable = compile_graph(program.graph, self.device, options=self._options)
             found = self._compiled[key] = Compiled(program, executable)
         return found
+
+    def _operands(
+        self, program: StepProgram, tensors: dict[str, Tensor], batch: Batch
+    ) -> list[Tensor]:
+        if isinstance(batch.targets, np.ndarray):
+            self.recipe.loss.check(batch.targets, program.output)
+        assert batch.weights is not None
+        return [
+            *tensors.values(),
+            on_device(batch.inputs, self.device, "inputs"),
+            on_device(batch.targets, self.device, "targets"),
+            on_device(batch.weights, self.device, "weights"),
+            *program.captured,
+        ]

@@ -309,6 +309,22 @@ class TrainStep:
         ]
         return self._trace(state.tensors, specs).graph
 
+    def compile(self, state: TrainState, batch: Any) -> Executable:
+        """Compile the step for batches like this one now instead of at the first step.
+
+        The executable's ``graph`` is what the backend compiled; :meth:`operands` gives its inputs.
+        """
+        parts = as_batch(batch, self.recipe.loss, self.recipe.dtype)
+        return self._compile(state.tensors, self._sized(parts, state.tensors)).executable
+
+    def operands(self, state: TrainState, batch: Any) -> list[Tensor]:
+        """What the compiled step takes for this state and batch, in the order of its inputs."""
+        tensors = state.tensors
+        parts = self._sized(as_batch(batch, self.recipe.loss, self.recipe.dtype), tensors)
+        program = self._compile(tensors, parts).program
+        values = [tensors[name] for name in program.state_names]
+        return [*values, *self._operands(program, state, parts)]
+
     @property
     def executables(self) -> Iterable[Executable]:
         """What was compiled so far."""
