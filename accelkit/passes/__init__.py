@@ -9,6 +9,7 @@ from accelkit.passes.cleanup import eliminate_dead_code
 from accelkit.passes.grouped_convolution import split_grouped_convolutions
 from accelkit.passes.inline import inline_composites
 from accelkit.passes.memory import MemoryPlan, plan_memory, plan_values
+from accelkit.passes.schedule import update_early
 from accelkit.passes.simplify import simplify
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ __all__ = [
     "prepare",
     "simplify",
     "split_grouped_convolutions",
+    "update_early",
 ]
 
 
@@ -30,8 +32,8 @@ def prepare(graph: Graph, backend: Backend) -> Graph:
     """The graph that ``backend`` compiles.
 
     Composites that the backend lacks are replaced by their definitions, grouped convolutions are
-    split unless it declares ``fast_grouped_convolution``, and then expressions are simplified,
-    equal ones merged, and unused ones dropped.
+    split unless it declares ``fast_grouped_convolution``; then expressions are simplified, equal
+    ones merged, unused ones dropped, and parameters updated as soon as their gradient is known.
 
     Raises:
         CapabilityError: if a primitive has neither a native form nor a definition.
@@ -40,4 +42,4 @@ def prepare(graph: Graph, backend: Backend) -> Graph:
     graph = inline_composites(graph, backend)
     if "fast_grouped_convolution" not in backend.capabilities:
         graph = split_grouped_convolutions(graph)
-    return eliminate_dead_code(simplify(graph))
+    return update_early(eliminate_dead_code(simplify(graph)))

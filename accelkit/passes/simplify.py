@@ -157,6 +157,11 @@ def _negative(builder: GraphBuilder, node: Node, inputs: Sequence[Value]) -> Val
     return None
 
 
+def _itself(builder: GraphBuilder, node: Node, inputs: Sequence[Value]) -> Value | None:
+    """Marks for differentiation, which is over by now."""
+    return inputs[0]
+
+
 _ONE_TO_ONE: dict[str, Callable[[Node], bool]] = {
     "slice": lambda node: True,
     "pad": lambda node: (
@@ -175,5 +180,7 @@ _RULES: dict[str, Rule] = {
     "broadcast_to": _broadcast,
     "cast": _cast,
     "negative": _negative,
+    "alias": _itself,
+    "stop_gradient": _itself,
     **dict.fromkeys(_ONE_TO_ONE, _unchanged),
 }
