@@ -34,6 +34,7 @@ from accelkit.checkpoint.storage import (
     write_checkpoint,
 )
 from accelkit.checkpoint.tensorfile import decode_tensors, encode_tensors
+from accelkit.checkpoint.training import restore_state, save_state
 
 __all__ = [
     "FORMAT_VERSION",
@@ -49,5 +50,7 @@ __all__ = [
     "list_checkpoints",
     "load_checkpoint",
     "read_checkpoint",
+    "restore_state",
+    "save_state",
     "write_checkpoint",
 ]

@@ -15,7 +15,7 @@ from accelkit.data.loader import Loader
 from accelkit.data.opening import open_source
 from accelkit.data.packed import PackedSource
 from accelkit.data.packing import pack
-from accelkit.data.prefetch import Prefetcher, WaitTimes
+from accelkit.data.prefetch import Prefetcher, WaitTimes, to_device
 from accelkit.data.randomness import SampleRandom, epoch_order
 from accelkit.data.records import Record, Source
 from accelkit.data.shapes import SHAPE_CLASSES, ShapesSource
@@ -50,4 +50,5 @@ __all__ = [
     "open_image",
     "open_source",
     "pack",
+    "to_device",
 ]

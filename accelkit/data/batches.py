@@ -71,8 +71,9 @@ class Batch:
     worker: int
 
     def arrays(self) -> dict[str, Array]:
-        """What a training step takes: ``image``, ``label`` and ``weight``."""
-        return {"image": self.image, "label": self.label, "weight": self.weight}
+        """What a training step takes: ``inputs``, ``targets``, and ``weights`` unless all are 1."""
+        arrays: dict[str, Array] = {"inputs": self.image, "targets": self.label}
+        return arrays if self.weight.all() else {**arrays, "weights": self.weight}
 
 
 @dataclass(frozen=True)

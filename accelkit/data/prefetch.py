@@ -13,11 +13,24 @@ from typing import Any, Generic, Self, TypeVar
 from accelkit.data.batches import Batch
 from accelkit.data.loader import Loader
 from accelkit.data.records import Array
+from accelkit.device import Device
+from accelkit.device import device as find_device
 from accelkit.errors import OptionError
+from accelkit.ops.coercion import put
 
-__all__ = ["Prefetcher", "WaitTimes"]
+__all__ = ["Prefetcher", "WaitTimes", "to_device"]
 
 OnDevice = TypeVar("OnDevice")
+
+
+def to_device(device: str | Device) -> Callable[[dict[str, Array]], dict[str, Any]]:
+    """The ``put_batch`` of a :class:`Prefetcher` for training on ``device``.
+
+    Inputs become tensors of the device. Targets and weights stay arrays: they are small, and the
+    step checks labels on the host.
+    """
+    target = find_device(device)
+    return lambda arrays: {**arrays, "inputs": put(arrays["inputs"], target)}
 
 
 @dataclass
@@ -26,7 +39,7 @@ class WaitTimes:
 
     Attributes:
         data_s: The transfer thread waited for the loader.
-        transfer_s: It was in the ``put`` call.
+        transfer_s: It was in ``put_batch``.
         starved_s: The training step waited for a batch.
         step_s: The training step had the batch.
     """
@@ -50,20 +63,21 @@ class WaitTimes:
 
 
 class Prefetcher(Generic[OnDevice]):
-    """Yields ``(put(batch.arrays()), batch)`` for a loader's epoch, ``depth`` batches ahead.
+    """Yields ``(put_batch(batch.arrays()), batch)`` for a loader's epoch, ``depth`` batches ahead.
 
-    A thread takes batches from the loader and calls ``put``, which should start the transfer and
-    return. With a depth of 2, one batch is computed on while the next one is transferred.
+    A thread takes batches from the loader and calls ``put_batch``, which should start the
+    transfer and return. With a depth of 2, one batch is computed on while the next one is transferred.
 
     Args:
         loader: Its batches are taken; nothing else may iterate over it meanwhile.
-        put: Sends a dict of arrays to the device; called in the thread.
+        put_batch: Sends a dict of arrays to the device, see :func:`to_device`; called in the
+            thread.
         depth: Batches on the device or on their way, at least 1.
 
     Example:
         >>> from accelkit.data import Loader, Prefetcher, ShapesSource
         >>> loader = Loader(ShapesSource(64), batch_size=32)
-        >>> with Prefetcher(loader, put=lambda arrays: arrays["label"].sum()) as batches:
+        >>> with Prefetcher(loader, lambda arrays: arrays["targets"].sum()) as batches:
         ...     for total, batch in batches:
         ...         print(total, batch.image.shape)
         ...     batches.state()["epoch"]
@@ -73,13 +87,13 @@ class Prefetcher(Generic[OnDevice]):
     """
 
     def __init__(
-        self, loader: Loader, put: Callable[[dict[str, Array]], OnDevice], *, depth: int = 2
+        self, loader: Loader, put_batch: Callable[[dict[str, Array]], OnDevice], *, depth: int = 2
     ) -> None:
         if depth < 1:
             raise OptionError(f"depth is {depth}, expected at least 1.")
         self.times = WaitTimes()
         self._loader = loader
-        self._put = put
+        self._put = put_batch
         self._depth = depth
         self._position = loader.position
         self._stop = threading.Event()

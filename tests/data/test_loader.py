@@ -227,6 +227,7 @@ def test_corrupt_samples_are_skipped_named_and_counted(
         assert f"number-{number} is damaged" in caplog.text
     weights = {int(i): w for b in batches for i, w in zip(b.index, b.weight, strict=True)}
     assert {i for i, w in weights.items() if w == 0} == {0, 4, 7}
+    assert {"weights" in batch.arrays() for batch in batches} >= {True}
     assert len(weights) == 12
     clean = list(Loader(Damaged(12, set()), batch_size=4, seed=1))
     for got, wanted in zip(batches, clean, strict=True):
@@ -254,7 +255,7 @@ def test_other_arrays_pass_unchanged() -> None:
     (batch,) = Loader(source, batch_size=4, shuffle=False)
     assert (batch.image.dtype, batch.label.dtype) == (np.float32, np.float32)
     np.testing.assert_array_equal(batch.label, [0, 0.5, 1, 1.5])
-    assert batch.arrays().keys() == {"image", "label", "weight"}
+    assert batch.arrays().keys() == {"inputs", "targets"}
 
 
 def test_labels_outside_of_the_classes_are_named() -> None:
@@ -288,7 +289,7 @@ class TestPrefetcher:
         source = ShapesSource(40)
         expected = epochs(Loader(source, batch_size=8, seed=2), 2)
         loader = Loader(source, batch_size=8, seed=2, threads=2)
-        with loader, Prefetcher(loader, lambda arrays: arrays["label"].sum()) as batches:
+        with loader, Prefetcher(loader, lambda arrays: arrays["targets"].sum()) as batches:
             got = [(total, batch) for _ in range(2) for total, batch in batches]
         assert [content(batch) for _, batch in got] == expected
         assert all(total == batch.label.sum() for total, batch in got)
