@@ -1,0 +1,23 @@
+"""Case generators of every primitive of the core, by the modules that declare them."""
+
+from accelkit.parity.generators import (
+    control,
+    elementwise,
+    normalization,
+    pooling,
+    products,
+    random,
+    reductions,
+    shaping,
+)
+
+__all__ = [
+    "control",
+    "elementwise",
+    "normalization",
+    "pooling",
+    "products",
+    "random",
+    "reductions",
+    "shaping",
+]

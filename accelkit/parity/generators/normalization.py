@@ -1,0 +1,152 @@
+"""Cases of softmax, cross-entropy, local response normalisation, and parameter updates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from accelkit.parity.cases import Case, cases
+from accelkit.parity.source import Shape, Source
+
+_RANKED: tuple[Shape, ...] = ((4, 7), (5,), (2, 3, 4), (3, 1), (2, 33))
+
+
+def _size(x: np.ndarray) -> float:
+    return float(np.max(np.abs(x.astype(np.float64)), initial=0.0))
+
+
+@cases("softmax", "log_softmax")
+def softmax(name: str, source: Source) -> Case:
+    """Probabilities of small and of large logits."""
+    shape = source.shape(_RANKED)
+    axis = source.below(len(shape))
+    x = source.normal(shape, 1.0 if source.smooth else source.choose((1.0, 30.0)))
+    floor = _size(x) if name == "log_softmax" else 0.0
+    return Case(
+        name,
+        (x,),
+        {"axis": axis},
+        gradients=(0,),
+        floor=floor,
+        length=shape[axis],
+        gradient_length=shape[axis],
+    )
+
+
+def _labelled(source: Source) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    shape = source.shape(((4, 7), (5,), (2, 3, 4), (3, 1)))
+    logits = source.normal(shape, 1.0 if source.smooth else source.choose((1.0, 20.0)))
+    labels = source.indices(shape[:-1], shape[-1])
+    return logits, labels, {"label_smoothing": source.choose((0.0, 0.1, 0.5))}
+
+
+@cases("softmax_cross_entropy")
+def softmax_cross_entropy(name: str, source: Source) -> Case:
+    """Integer labels of any width, with and without smoothing."""
+    logits, labels, parameters = _labelled(source)
+    return Case(
+        name,
+        (logits, labels),
+        parameters,
+        gradients=(0,),
+        floor=_size(logits),
+        length=logits.shape[-1],
+        gradient_length=logits.shape[-1],
+    )
+
+
+@cases("softmax_cross_entropy_grad")
+def softmax_cross_entropy_grad(name: str, source: Source) -> Case:
+    """The gradient, itself differentiable."""
+    logits, labels, parameters = _labelled(source)
+    g = source.normal(labels.shape)
+    return Case(
+        name,
+        (logits, labels, g),
+        parameters,
+        gradients=(0, 2),
+        floor=_size(g),
+        length=logits.shape[-1],
+        gradient_length=logits.shape[-1],
+    )
+
+
+def _lrn(source: Source) -> tuple[Shape, dict[str, Any]]:
+    shape = source.shape(((2, 3, 3, 8), (1, 2, 2, 3), (4, 5), (6,)))
+    parameters = {
+        "size": source.choose((5, 3, 4, 1)),
+        "alpha": source.choose((1e-4, 0.1)),
+        "beta": source.choose((0.75, 0.5, 1.0)),
+        "k": source.choose((2.0, 1.0)),
+    }
+    return shape, parameters
+
+
+@cases("local_response_norm")
+def local_response_norm(name: str, source: Source) -> Case:
+    """Windows of odd and even size, wider than the channels too."""
+    shape, parameters = _lrn(source)
+    x = source.normal(shape)
+    size = parameters["size"]
+    return Case(name, (x,), parameters, gradients=(0,), length=size, gradient_length=size)
+
+
+@cases("local_response_norm_grad")
+def local_response_norm_grad(name: str, source: Source) -> Case:
+    """The gradient, itself differentiable."""
+    shape, parameters = _lrn(source)
+    x, g = source.normal(shape), source.normal(shape)
+    size = parameters["size"]
+    return Case(
+        name,
+        (x, g),
+        parameters,
+        gradients=(0, 1),
+        floor=_size(g),
+        length=size,
+        gradient_length=size,
+    )
+
+
+_WIDE = ("float32", "float64")
+_PARAMETERS: tuple[Shape, ...] = ((3, 4), (5,), (2, 3, 2, 2), ())
+
+
+@cases("sgd_update", only=_WIDE)
+def sgd_update(name: str, source: Source) -> Case:
+    """With and without momentum, Nesterov's form and weight decay."""
+    shape = source.shape(_PARAMETERS)
+    p, g, v = (source.normal(shape) for _ in range(3))
+    rate = source.rounded(source.choose((0.1, 1.0, 0.0)))
+    parameters = {
+        "momentum": source.choose((0.9, 0.0)),
+        "weight_decay": source.choose((5e-4, 0.0)),
+        "nesterov": source.flag(),
+    }
+    return Case(name, (p, g, v, rate), parameters, gradients=(0, 1, 2, 3), floor=3.0)
+
+
+@cases("adam_update", only=_WIDE)
+def adam_update(name: str, source: Source) -> Case:
+    """Adam and AdamW at early and late steps."""
+    shape = source.shape(_PARAMETERS)
+    p, g, m = (source.normal(shape) for _ in range(3))
+    v = source.between(shape, 0.1, 2.0)
+    step = source.choose((1, 2, 1000))
+    scalars = [source.rounded(s) for s in (0.1, 1.0 - 0.9**step, 1.0 - 0.999**step)]
+    parameters = {
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "epsilon": source.choose((1e-8, 1e-3)),
+        "weight_decay": source.choose((0.0, 0.01)),
+        "decoupled": source.flag(),
+    }
+    return Case(
+        name,
+        (p, g, m, v, *scalars),
+        parameters,
+        gradients=(0, 1, 2, 3, 4),
+        floor=3.0,
+        gradient_length=p.size,
+    )
