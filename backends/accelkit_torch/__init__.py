@@ -118,8 +118,11 @@ class TorchBackend(Backend):
         return int(kind), int(index)
 
     def from_dlpack(self, source: Any, device: Device) -> Any:
-        # A copy: the exporter may change its memory later.
-        return torch.from_dlpack(source).to(torch_devices.native_device(device), copy=True)
+        # Shares the memory where it can. A program never writes to it: see `compile._is_shared`.
+        try:
+            return torch.from_dlpack(source).to(torch_devices.native_device(device))
+        except BufferError:  # memory that must not be written to, which torch does not know
+            return self.put(np.from_dlpack(source), device)
 
     def device_of(self, array: Any) -> Device:
         return torch_devices.from_native(array.device)

@@ -49,7 +49,7 @@ def _relu(x: Tensor, *, out: Tensor) -> Tensor:
 
 
 # Elementwise primitives that can write their result over an operand, with the functions for it.
-_OVERWRITING: Final[dict[str, Callable[..., Tensor]]] = {
+OVERWRITING: Final[dict[str, Callable[..., Tensor]]] = {
     "add": torch.add,
     "subtract": torch.subtract,
     "multiply": torch.multiply,
@@ -95,7 +95,7 @@ class TorchExecutable(Executable):
         self._donate = tuple(sorted(donate))
         self._backend = backend
         self._native = native_device(device)
-        self._reuse = Reuse(self.program, donate, _OVERWRITING)
+        self._reuse = Reuse(self.program, donate, OVERWRITING)
         self._clone = tuple(self._outputs_to_clone(donate))
         with torch.no_grad():
             functions = {node: self._function(node) for node in self.program.nodes}
@@ -113,7 +113,7 @@ class TorchExecutable(Executable):
         return results
 
     def _with_own_memory(self, arrays: Sequence[Any]) -> list[Any]:
-        """Donated tensors whose memory is shared, be it with another input, become copies."""
+        """Donated tensors whose memory is not theirs alone become copies."""
         found = list(arrays)
         for position in self._donate:
             array = found[position]
@@ -142,7 +142,7 @@ class TorchExecutable(Executable):
         if name in shaping.CREATION:
             return self._creation(node)
         if node in self._reuse.overwritten:
-            return _over(_OVERWRITING[name], self._reuse.overwritten[node])
+            return _over(OVERWRITING[name], self._reuse.overwritten[node])
         if node.primitive is fused.SGD:
             return updates.sgd(self._reuse.owned[node])
         if node.primitive is fused.ADAM:
@@ -164,10 +164,11 @@ class TorchExecutable(Executable):
 
 
 def _is_shared(array: Tensor) -> bool:
-    """Whether other tensors see the memory of ``array``.
+    """Whether somebody else sees the memory of ``array``: another tensor, or its allocator.
 
-    One use of a storage is the tensor's own, one is the Python object asked here.
+    One use of a storage is the tensor's own, one is the Python object asked here. Memory from
+    NumPy or DLPack cannot be resized.
     """
     storage = array.untyped_storage()
     uses: int = torch._C._storage_Use_Count(storage._cdata)
-    return uses > 2
+    return uses > 2 or not storage.resizable()

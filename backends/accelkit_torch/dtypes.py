@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+import numpy as np
 import torch
 
 from accelkit import dtypes
@@ -25,3 +26,6 @@ TO_TORCH: Final[dict[DType, torch.dtype]] = {
     dtypes.float64: torch.float64,
 }
 FROM_TORCH: Final[dict[torch.dtype, DType]] = {native: own for own, native in TO_TORCH.items()}
+FROM_NUMPY: Final[dict[np.dtype, torch.dtype]] = {
+    own.numpy: native for own, native in TO_TORCH.items()
+}

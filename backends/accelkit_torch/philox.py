@@ -22,8 +22,8 @@ _ROUNDS: Final = 10
 _WORD: Final = 0xFFFFFFFF
 _MULTIPLIERS: Final = (0xD2511F53, 0xCD9E8D57)
 _WEYL: Final = (0x9E3779B9, 0xBB67AE85)
-# All four words of a chunk of blocks stay within a processor's second-level cache.
-_CPU_CHUNK_BLOCKS: Final = 1 << 14
+# The words of a chunk stay in a processor's cache, and torch needs no second thread for them.
+_CPU_CHUNK_BLOCKS: Final = 1 << 13
 
 
 def _key_schedule(key: Tensor) -> tuple[list[Tensor], Tensor]:

@@ -13,7 +13,7 @@ import torch
 
 from accelkit.dtypes import DType
 from accelkit.primitives.shaping import ConstantArray
-from accelkit_torch.dtypes import FROM_TORCH, TO_TORCH
+from accelkit_torch.dtypes import FROM_NUMPY, FROM_TORCH, TO_TORCH
 from accelkit_torch.unsigned import WIDE, widened
 
 Tensor = torch.Tensor
@@ -22,11 +22,14 @@ _HALF = frozenset({torch.float16, torch.bfloat16})
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
-    """A tensor in host memory with a copy of ``array``."""
-    copy = np.array(array, order="C")
-    if copy.dtype.kind == "V":  # bfloat16, which torch does not know from NumPy
-        return torch.from_numpy(copy.view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(copy)
+    """A tensor in host memory of torch's own, with a copy of ``array``."""
+    own = FROM_NUMPY[array.dtype]
+    copy = torch.empty(array.shape, dtype=own)
+    if own is torch.bfloat16:  # which NumPy knows as a foreign type only
+        copy.view(torch.int16).numpy()[...] = array.view(np.int16)
+    else:
+        copy.numpy()[...] = array
+    return copy
 
 
 def to_numpy(x: Tensor) -> np.ndarray:

@@ -70,9 +70,9 @@ def sgd(owned: Sequence[bool]) -> Callable[..., list[Tensor]]:
             dampening=0.0,
             nesterov=nesterov,
             maximize=False,
-            # In its first step the kernel takes the gradient for the momentum: right without
-            # momentum, and where the momentum holds the gradient already.
-            is_first_step=accumulated or momentum == 0.0,
+            # In its first step the kernel takes the gradient for the momentum: just what is
+            # wanted where the momentum holds the gradient already.
+            is_first_step=accumulated,
         )
         return [*parameters, *momenta]
 

@@ -1,0 +1,34 @@
+"""Rewrites of a prepared graph into what torch does best, each a small pass of its own."""
+
+from __future__ import annotations
+
+from accelkit.graph import Graph
+from accelkit.passes import eliminate_dead_code
+from accelkit_torch.rewrites.pooling import keep_pooling_indices, pool_before_relu
+from accelkit_torch.rewrites.products import (
+    add_bias_in_convolution,
+    add_bias_in_matmul,
+    merge_convolution_gradients,
+)
+from accelkit_torch.rewrites.updates import accumulate_into_momentum, fuse_updates
+
+__all__ = ["rewrite_for_torch"]
+
+
+def rewrite_for_torch(graph: Graph, donate: frozenset[int], *, accumulate: bool = True) -> Graph:
+    """All rewrites, in order.
+
+    Args:
+        graph: A prepared graph.
+        donate: Positions of the inputs that may be overwritten.
+        accumulate: Whether matrix gradients may be added to donated momenta in place.
+    """
+    graph = add_bias_in_convolution(graph)
+    graph = merge_convolution_gradients(graph)
+    graph = pool_before_relu(graph)
+    graph = keep_pooling_indices(graph)
+    graph = add_bias_in_matmul(graph)
+    if accumulate:
+        graph = accumulate_into_momentum(graph, donate)
+    graph = fuse_updates(graph)
+    return eliminate_dead_code(graph)

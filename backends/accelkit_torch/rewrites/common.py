@@ -1,0 +1,39 @@
+"""What the rewrites share: who reads a value, and replacing a node."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from accelkit.graph import Graph, GraphBuilder, Node, Value
+from accelkit.primitives.primitive import Primitive
+
+Users = Mapping[Value, Sequence[Node]]
+
+
+def users_of(graph: Graph) -> dict[Value, list[Node]]:
+    users: dict[Value, list[Node]] = {}
+    for node in graph.nodes:
+        for value in node.inputs:
+            users.setdefault(value, []).append(node)
+    return users
+
+
+def used_once(value: Value, users: Users, outputs: Iterable[Value]) -> bool:
+    return len(users.get(value, ())) == 1 and value not in set(outputs)
+
+
+def is_result_of(value: Value, name: str) -> bool:
+    return value.node is not None and value.node.primitive.name == name
+
+
+def replacement(
+    builder: GraphBuilder,
+    node: Node,
+    primitive: Primitive,
+    inputs: Sequence[Value],
+    **parameters: Any,
+) -> tuple[Value, ...]:
+    return builder.add(
+        primitive, [builder[v] for v in inputs], parameters, scope=node.scope, phase=node.phase
+    )

@@ -1,0 +1,132 @@
+"""Parameter updates: all at once, and matrix gradients added to the momentum directly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
+from accelkit_torch import fused
+from accelkit_torch.rewrites.common import is_result_of, replacement, used_once, users_of
+
+__all__ = ["accumulate_into_momentum", "fuse_updates"]
+
+
+def accumulate_into_momentum(graph: Graph, donate: frozenset[int]) -> Graph:
+    """A matrix gradient that only feeds an update is added to the momentum by its own product.
+
+    ``v = momentum * v + a @ b`` is one call that reads and writes ``v``: the gradient, as large
+    as the parameter, is never stored.
+    """
+    users = users_of(graph)
+    donated = {graph.inputs[i] for i in donate}
+
+    def applies(node: Node) -> bool:
+        _, g, v, _ = node.inputs
+        return (
+            not node.parameters["nesterov"]
+            and node.parameters["momentum"] != 0.0
+            and is_result_of(g, "matmul")
+            and g.spec.ndim == 2
+            and used_once(g, users, graph.outputs)
+            and v in donated
+            and used_once(v, users, graph.outputs)
+        )
+
+    updates = [n for n in graph.nodes if n.primitive.name == "sgd_update" and applies(n)]
+    chosen = {node.inputs[1]: node for node in updates}
+
+    def visit(builder: GraphBuilder, node: Node) -> bool:
+        update = chosen.get(node.outputs[0])
+        if update is None:
+            return False
+        (builder[node.outputs[0]],) = replacement(
+            builder,
+            node,
+            fused.ACCUMULATE_MATMUL,
+            (update.inputs[2], *node.inputs),
+            scale=update.parameters["momentum"],
+            **node.parameters,
+        )
+        return True
+
+    return rewrite(graph, visit)
+
+
+def fuse_updates(graph: Graph) -> Graph:
+    """All updates with the same options and learning rate as one node.
+
+    Nodes that read an updated value, if there are any, move behind the update.
+    """
+    builder = GraphBuilder(graph)
+    pending: dict[Any, list[Node]] = {}
+    delayed: list[Node] = []
+    waiting: set[Value] = set()
+
+    def flush() -> None:
+        for nodes in pending.values():
+            _emit_update(builder, nodes)
+        for node in delayed:
+            builder.copy(node)
+        pending.clear()
+        delayed.clear()
+        waiting.clear()
+
+    for node in graph.nodes:
+        is_update = _has_kernel(node)
+        blocked = any(v in waiting for v in node.inputs)
+        if is_update:
+            if blocked:
+                flush()
+            pending.setdefault(_update_key(node), []).append(node)
+            waiting.update(node.outputs)
+        elif blocked:
+            delayed.append(node)
+            waiting.update(node.outputs)
+        else:
+            builder.copy(node)
+    flush()
+    return builder.finish(graph)
+
+
+def _has_kernel(node: Node) -> bool:
+    name = node.primitive.name
+    return name == "adam_update" or (name == "sgd_update" and node.parameters["momentum"] != 0.0)
+
+
+def _scalar_count(node: Node) -> int:
+    return 1 if node.primitive.name == "sgd_update" else 3
+
+
+def _accumulated(node: Node) -> bool:
+    return is_result_of(node.inputs[1], fused.ACCUMULATE_MATMUL.name)
+
+
+def _update_key(node: Node) -> Any:
+    scalars = node.inputs[-_scalar_count(node) :]
+    parameters = sorted(node.parameters.items())
+    dtype = node.outputs[0].spec.dtype
+    return (node.primitive.name, dtype, _accumulated(node), *scalars, *parameters)
+
+
+def _emit_update(builder: GraphBuilder, nodes: Sequence[Node]) -> None:
+    first = nodes[0]
+    scalars = first.inputs[-_scalar_count(first) :]
+    is_sgd = first.primitive.name == "sgd_update"
+    tensors = [list(node.inputs[: -len(scalars)]) for node in nodes]
+    if _accumulated(first):
+        for operands_of_one in tensors:  # the momentum is where the gradient went
+            operands_of_one[2] = operands_of_one[1]
+    operands = [*scalars, *(v for position in zip(*tensors, strict=True) for v in position)]
+    parameters = {"count": len(nodes), **first.parameters}
+    if is_sgd:
+        parameters["accumulated"] = _accumulated(first)
+    outputs = builder.add(
+        fused.SGD if is_sgd else fused.ADAM,
+        [builder[v] for v in operands],
+        parameters,
+        phase=first.phase,
+    )
+    for position in range(len(first.outputs)):
+        for i, node in enumerate(nodes):
+            builder[node.outputs[position]] = outputs[position * len(nodes) + i]

@@ -1,0 +1,133 @@
+"""Devices, memory, exchange of arrays, errors, and exact random bits of the torch backend."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from accelkit_torch import TorchBackend, philox
+from accelkit_torch.updates import _step
+
+from accelkit import dtypes
+from accelkit.errors import BackendError, OutOfMemoryError
+from accelkit.random import philox as reference
+
+TORCH = TorchBackend()
+DEVICE = TORCH.devices()[-1].device
+
+
+def test_the_host_is_the_last_device() -> None:
+    information = TORCH.devices()[-1]
+    assert str(information.device) == "torch:cpu:0"
+    assert information.memory_bytes
+    assert torch.__version__ in information.driver
+    assert TORCH.device_of(torch.zeros(1)) is information.device
+
+
+@pytest.mark.parametrize("dtype", dtypes.ALL, ids=str)
+def test_round_trip(dtype: dtypes.DType) -> None:
+    source = np.arange(6).reshape(2, 3).astype(dtype.numpy)
+    array = TORCH.put(source[:, ::-1], DEVICE)
+    back = TORCH.get(array)
+    assert back.dtype == dtype.numpy
+    assert back.tobytes() == np.ascontiguousarray(source[:, ::-1]).tobytes()
+    assert TORCH.spec(array) == ((2, 3), dtype)
+    source[...] = 1
+    assert TORCH.get(array).tobytes() == back.tobytes()
+    back[...] = 1
+    assert TORCH.get(array).tobytes() != back.tobytes()
+
+
+def test_read_only_source() -> None:
+    source = np.arange(3.0)
+    source.flags.writeable = False
+    assert TORCH.get(TORCH.put(source, DEVICE)).tolist() == [0, 1, 2]
+
+
+def test_dlpack() -> None:
+    source = np.arange(4.0)
+    array = TORCH.from_dlpack(source, DEVICE)
+    assert array.tolist() == [0, 1, 2, 3]
+    assert array.data_ptr() == source.ctypes.data  # no copy
+    source.flags.writeable = False
+    assert TORCH.from_dlpack(source, DEVICE).tolist() == [0, 1, 2, 3]
+    assert TORCH.dlpack_device(array) == (1, 0)
+    assert np.from_dlpack(array).tolist() == [0, 1, 2, 3]
+    assert torch.from_dlpack(TORCH.to_dlpack(array)).data_ptr() == array.data_ptr()
+
+
+def test_copy_and_delete() -> None:
+    array = torch.arange(4.0)
+    twin = TORCH.copy(array, DEVICE)
+    array[0] = 5.0
+    assert twin.tolist() == [0, 1, 2, 3]
+    TORCH.delete(twin)
+    assert twin.untyped_storage().nbytes() == 0
+
+
+def test_out_of_memory_is_translated() -> None:
+    with pytest.raises(RuntimeError, match="allocate") as caught:
+        torch.empty(1 << 60)
+    error = TORCH.translate(caught.value)
+    assert isinstance(error, OutOfMemoryError)
+    assert error.__cause__ is caught.value
+    assert isinstance(
+        TORCH.translate(torch.OutOfMemoryError("CUDA out of memory")), OutOfMemoryError
+    )
+    other = TORCH.translate(ValueError("no"))
+    assert type(other) is BackendError
+
+
+def test_memory_statistics() -> None:
+    TORCH.reset_peak_memory(DEVICE)
+    before = TORCH.memory(DEVICE)
+    block = torch.ones(8 << 20)  # 32 MiB
+    after = TORCH.memory(DEVICE)
+    assert before.peak_bytes is not None
+    assert after.peak_bytes is not None
+    assert after.peak_bytes - before.peak_bytes > block.nbytes // 2
+    assert after.method
+
+
+@pytest.mark.parametrize("offset", [0, 1, 6, (1 << 34) - 3, 1 << 40])
+@pytest.mark.parametrize("count", [0, 1, 5, 4 * philox._CPU_CHUNK_BLOCKS + 7])
+def test_random_words_are_the_reference(offset: int, count: int) -> None:
+    for key in ((0, 0), (0xFFFFFFFF, 0x80000000), (123456789, 987654321)):
+        native = torch.tensor(key, dtype=torch.int64).to(torch.uint32)
+        out = torch.empty(count, dtype=torch.int64)
+        philox.random_words(native, offset, out, lambda words, part: part.copy_(words))
+        np.testing.assert_array_equal(out.numpy(), reference.random_bits(key, offset, count))
+
+
+def test_known_answer_of_random123() -> None:
+    out = torch.empty(4, dtype=torch.int64)
+    key = torch.zeros(2, dtype=torch.uint32)
+    philox.random_words(key, 0, out, lambda words, part: part.copy_(words))
+    assert [f"{word:08x}" for word in out.tolist()] == [
+        "6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("beta", [0.9, 0.99, 0.999])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_step_number_follows_from_the_correction(beta: float, dtype: torch.dtype) -> None:
+    for step in (1, 2, 10, 100, 1000, 10_000, 1_000_000):
+        correction = torch.tensor(1.0 - beta**step, dtype=dtype)
+        found = float(_step(correction, beta))
+        # Where the step cannot be told any more, it makes no difference either.
+        assert abs((1.0 - beta**found) - float(correction)) <= torch.finfo(dtype).eps
+
+
+def test_eager_results_of_views_are_tensors_of_their_own() -> None:
+    from accelkit.primitives import get
+
+    x = torch.ones(2, 2)
+    for name, parameters in (
+        ("alias", {}),
+        ("stop_gradient", {}),
+        ("reshape", {"shape": (2, 2)}),
+        ("cast", {"dtype": dtypes.float32}),
+        ("reduce_sum", {"axes": ()}),
+        ("slice", {"start": (0, 0), "stop": (2, 2), "step": (1, 1)}),
+    ):
+        assert TORCH.run(get(name), [x], parameters, DEVICE) is not x
