@@ -1,0 +1,156 @@
+"""Graphs as functions that XLA compiles, with donated inputs updated in place."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from accelkit.backend import CompileOptions, Executable, evaluate
+from accelkit.device import Device
+from accelkit.errors import OptionError
+from accelkit.graph import Graph, Node
+from accelkit_tensorflow.arrays import VariableArray, as_tensor, as_variable
+from accelkit_tensorflow.framework import tf
+from accelkit_tensorflow.runtime import native_name, tf32
+
+__all__ = ["TensorflowExecutable", "allows_tf32"]
+
+ops = tf.raw_ops
+
+
+def allows_tf32(options: CompileOptions) -> bool:
+    """Whether float32 products may use TF32.
+
+    Raises:
+        OptionError: if the precision is unknown.
+    """
+    if options.matmul_precision not in ("float32", "tf32"):
+        raise OptionError(
+            f"matmul_precision must be 'float32' or 'tf32', got {options.matmul_precision!r}."
+        )
+    return options.matmul_precision == "tf32"
+
+
+class TensorflowExecutable(Executable):
+    """One compiled function.
+
+    Donated inputs that an output can take the place of enter as variables and are assigned; the
+    output is then a :class:`VariableArray` of the same variable.
+
+    Args:
+        graph: A prepared graph.
+        device: Where it runs.
+        implementation: Gives the native function of a node.
+        donate: Positions of inputs that may be overwritten.
+        options: Precision and determinism.
+        use_xla: Whether to compile with XLA; TensorFlow's own executor runs the graph otherwise.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        device: Device,
+        implementation: Callable[[Node], Callable[..., Any]],
+        donate: Iterable[int],
+        options: CompileOptions,
+        *,
+        use_xla: bool,
+    ) -> None:
+        start = time.perf_counter()
+        self.graph = graph
+        self.device = device
+        self._device_name = native_name(device)
+        self._tf32 = allows_tf32(options)
+        self._targets = _targets(graph, donate)
+        self._returned = [i for i in range(len(graph.outputs)) if i not in self._targets.values()]
+        self._function = self._trace(implementation, use_xla)
+        self._rehearse()
+        self.compile_time_s = time.perf_counter() - start
+
+    def _trace(self, implementation: Callable[[Node], Callable[..., Any]], use_xla: bool) -> Any:
+        graph, targets = self.graph, self._targets
+
+        def program(*inputs: Any) -> list[Any]:
+            arrays = [
+                _read(x, value.spec) if i in targets else x
+                for i, (x, value) in enumerate(zip(inputs, graph.inputs, strict=True))
+            ]
+            outputs = evaluate(graph, arrays, implementation)
+            for position, index in targets.items():
+                if outputs[index] is not arrays[position]:
+                    ops.AssignVariableOp(resource=inputs[position], value=outputs[index])
+            return [tf.identity(outputs[i]) for i in self._returned]
+
+        signature = [
+            tf.TensorSpec([], tf.resource)
+            if i in targets
+            else tf.TensorSpec(value.spec.shape, value.spec.dtype.name)
+            for i, value in enumerate(graph.inputs)
+        ]
+        with tf.device(self._device_name):
+            return tf.function(
+                program, input_signature=signature, autograph=False, jit_compile=use_xla
+            ).get_concrete_function()
+
+    def _rehearse(self) -> None:
+        """Run once on zeros: XLA compiles at the first call, which should not be the user's."""
+        with tf.device(self._device_name):
+            zeros = [tf.zeros(v.spec.shape, v.spec.dtype.name) for v in self.graph.inputs]
+            try:
+                self(zeros)
+            except tf.errors.ResourceExhaustedError:
+                return  # compiled, but too little memory for a second state beside the user's
+
+    def __call__(self, arrays: Sequence[Any]) -> list[Any]:
+        inputs: list[Any] = []
+        variables: dict[int, Any] = {}
+        with tf.device(self._device_name), tf32(self._tf32):
+            for position, array in enumerate(arrays):
+                if position in self._targets:
+                    variable = variables[position] = as_variable(array)
+                    inputs.append(variable.handle)
+                else:
+                    inputs.append(as_tensor(array))
+            found = self._function(*inputs)
+        outputs: list[Any] = [None] * len(self.graph.outputs)
+        for index, tensor in zip(self._returned, found, strict=True):
+            outputs[index] = tensor
+        for position, index in self._targets.items():
+            if isinstance(arrays[position], VariableArray):
+                arrays[position].consume()
+            outputs[index] = VariableArray(variables[position])
+        return outputs
+
+
+def _targets(graph: Graph, donate: Iterable[int]) -> dict[int, int]:
+    """The output that takes the place of each donated input, where one can.
+
+    An input that is returned as it is stays where it is; others take the first output of their
+    shape and dtype, which in a training step is their own successor.
+    """
+    free = dict(enumerate(graph.outputs))
+    targets: dict[int, int] = {}
+    donated = sorted(donate)
+    for position in donated:
+        for index, value in free.items():
+            if value is graph.inputs[position]:
+                targets[position] = index
+                del free[index]
+                break
+    for position in donated:
+        if position in targets:
+            continue
+        for index, value in free.items():
+            if value.spec == graph.inputs[position].spec:
+                targets[position] = index
+                del free[index]
+                break
+    return targets
+
+
+def _read(resource: Any, spec: Any) -> Any:
+    """The content of a variable at the beginning of the program."""
+    content = ops.ReadVariableOp(resource=resource, dtype=spec.dtype.name)
+    content.set_shape(spec.shape)
+    return content
