@@ -8,7 +8,7 @@ from accelkit.graph import Graph
 from accelkit.passes.cleanup import eliminate_dead_code
 from accelkit.passes.grouped_convolution import split_grouped_convolutions
 from accelkit.passes.inline import inline_composites
-from accelkit.passes.memory import MemoryPlan, plan_memory, plan_values
+from accelkit.passes.memory import MemoryPlan, plan_memory, plan_values, updated_in_place
 from accelkit.passes.schedule import update_early
 from accelkit.passes.simplify import simplify
 
@@ -25,6 +25,7 @@ __all__ = [
     "simplify",
     "split_grouped_convolutions",
     "update_early",
+    "updated_in_place",
 ]
 
 

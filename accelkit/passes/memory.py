@@ -8,13 +8,13 @@ can need less than the most that is alive at one moment: the lower bound.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from accelkit.graph import Graph, Value
 
-__all__ = ["Interval", "MemoryPlan", "plan_memory", "plan_values"]
+__all__ = ["Interval", "MemoryPlan", "plan_memory", "plan_values", "updated_in_place"]
 
 ALIGNMENT_BYTES = 128
 
@@ -103,9 +103,41 @@ class MemoryPlan:
         return "\n".join(lines)
 
 
-def plan_values(graph: Graph, *, largest: int = 5) -> MemoryPlan:
-    """Plan the arena of a graph's intermediates; values that are views share their source's."""
+def updated_in_place(graph: Graph, donate: Collection[int]) -> dict[Value, Value]:
+    """Outputs of update nodes that can take the memory of a donated input.
+
+    Args:
+        graph: Any graph.
+        donate: Positions of donated inputs.
+
+    Returns:
+        By output: the input that the same node reads last, of the same shape and dtype.
+    """
     last = graph.last_uses()
+    free = {graph.inputs[i] for i in donate} - set(graph.outputs)
+    found: dict[Value, Value] = {}
+    for position, node in enumerate(graph.nodes):
+        if node.phase != "update":
+            continue
+        for output in node.outputs:
+            for value in node.inputs:
+                if value in free and value.spec == output.spec and last[value] == position:
+                    found[output] = value
+                    free.discard(value)
+                    break
+    return found
+
+
+def plan_values(graph: Graph, *, donate: Collection[int] = (), largest: int = 5) -> MemoryPlan:
+    """Plan the arena of a graph's intermediates; values that are views share their source's.
+
+    Args:
+        graph: A prepared graph.
+        donate: Positions of inputs whose memory updates take over; see :func:`updated_in_place`.
+        largest: How many of the largest values to name.
+    """
+    last = graph.last_uses()
+    in_place = updated_in_place(graph, donate)
     source: dict[Value, Value] = {}
     life: dict[Value, list[int]] = {}
     for position, node in enumerate(graph.nodes):
@@ -117,7 +149,7 @@ def plan_values(graph: Graph, *, largest: int = 5) -> MemoryPlan:
             end = last.get(value, position)
             if root in life:
                 life[root][1] = max(life[root][1], end)
-            elif root.node is not None:
+            elif root.node is not None and root not in in_place:
                 life[root] = [position, end]
     values = list(life)
     plan = plan_memory([Interval(v.spec.memory_bytes, *life[v]) for v in values])

@@ -17,34 +17,31 @@ def update_early(graph: Graph) -> Graph:
     A gradient is then alive only until its parameter is updated. A node that reads a parameter
     still comes before the update of that parameter, so that memory can be updated in place.
     """
-    position = {node: index for index, node in enumerate(graph.nodes)}
+    position: dict[Node, int] = {}
     last_read: dict[Value, int] = {}
-    for index, node in enumerate(graph.nodes):
-        if node.phase != "update":
-            for value in node.inputs:
-                last_read[value] = index
     ready: dict[Node, int] = {}
-
-    def earliest(node: Node) -> int:
-        """Position behind which an update can run."""
-        waits = []
-        for value in node.inputs:
-            if value.node is None:
-                waits.append(last_read.get(value, -1))
-            elif value.node.phase == "update":
-                waits.append(ready[value.node])
-            else:
-                waits.append(position[value.node])
-        return max(waits, default=-1)
-
     behind: dict[int, list[Node]] = {}
-    for node in graph.nodes:
+    for index, node in enumerate(graph.nodes):
+        position[node] = index
         if node.phase == "update":
-            ready[node] = earliest(node)
+            ready[node] = max(
+                (_known(v, position, last_read, ready) for v in node.inputs), default=-1
+            )
             behind.setdefault(ready[node], []).append(node)
+        else:
+            last_read.update(dict.fromkeys(node.inputs, index))
     ordered = list(behind.get(-1, ()))
     for index, node in enumerate(graph.nodes):
         if node.phase != "update":
             ordered.append(node)
             ordered += behind.get(index, ())
     return graph.replace(nodes=ordered)
+
+
+def _known(
+    value: Value, position: dict[Node, int], last_read: dict[Value, int], ready: dict[Node, int]
+) -> int:
+    """Position behind which an update may use a value: a parameter's earlier reads come first."""
+    if value.node is None:
+        return last_read.get(value, -1)
+    return ready[value.node] if value.node.phase == "update" else position[value.node]

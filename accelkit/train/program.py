@@ -208,7 +208,10 @@ def _train_step(
     changed |= {f"state.{n}": t for n, t in new_state.items()}
     finite = ops.isfinite(loss)
     if recipe.skip_nonfinite:
-        changed = {n: ops.where(finite, t, tensors[n]) for n, t in changed.items()}
+        trace = active_trace()
+        assert trace is not None
+        with trace.labelled(phase="update"):
+            changed = {n: ops.where(finite, t, tensors[n]) for n, t in changed.items()}
     changed["watch"] = _watch(recipe, tensors["watch"], outputs, batch, finite, stream)
     values = {"loss": loss}
     values |= {m.name: _weighted_mean(m(outputs, targets), weights) for m in recipe.metrics}
