@@ -92,7 +92,7 @@ class Tensor:
     """
 
     __slots__ = ("__weakref__", "_device", "_native", "_spec", "_trace", "_value")
-    __array_priority__ = 1000
+    __array_ufunc__ = None  # NumPy's operators refuse tensors instead of copying them to the host
     _native: Any
     _device: Device | None
     _spec: TensorSpec | None

@@ -182,7 +182,8 @@ def hypot(x1: Operand, x2: Operand, /) -> Tensor:
 def copysign(x1: Operand, x2: Operand, /) -> Tensor:
     """The magnitude of x1 with the sign of x2."""
     a, b = pair(x1, x2)
-    return where(signbit(b), -abs(floating(a, "copysign")), abs(a))
+    magnitude = abs(floating(a, "copysign"))
+    return where(signbit(b), -magnitude, magnitude)
 
 
 def signbit(x: Operand, /) -> Tensor:
