@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-
 from accelkit import dtypes, registry
 from accelkit.backend import Backend
 from accelkit.compilation import compile_graph
@@ -32,10 +31,16 @@ __all__ = [
     "check_gradients",
     "check_second_derivatives",
     "check_values",
+    "compare",
+    "cotangents",
     "execute",
     "explain",
+    "gradient_floor",
+    "guarded",
     "oracle",
     "replay",
+    "run_eagerly",
+    "run_joined",
 ]
 
 _ORACLE = Device("numpy")
@@ -83,13 +88,24 @@ def _wide_array(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float64) if floating else array
 
 
-def _run_joined(
+def run_joined(
     parts: Sequence[tuple[Graph, Sequence[np.ndarray]]], device: Device
 ) -> list[list[np.ndarray]]:
     """Compile all graphs as one and run it; the results per graph."""
     joined = graphs.join([graph for graph, _ in parts])
     found = iter(execute(joined, [a for _, arrays in parts for a in arrays], device))
     return [[next(found) for _ in graph.outputs] for graph, _ in parts]
+
+
+def run_eagerly(case: Case, device: Device) -> list[np.ndarray]:
+    """The case's results by one call of its primitive, composites by their definition."""
+    backend = registry.backend(device.backend)
+    primitive = PRIMITIVES[case.primitive]
+    tensors = [Tensor._eager(backend.put(a, device), device) for a in case.arrays]
+    with default_device(device):
+        result = primitive(*tensors, **case.parameters)
+    results = result if primitive.multiple_outputs else (result,)
+    return _fetch(backend, [t.native for t in results])
 
 
 # --- comparing ----------------------------------------------------------------------------------
@@ -134,7 +150,7 @@ def _distance(x: object, y: object) -> float:
     return distance if distance == distance else float("inf")
 
 
-def _compare(
+def compare(
     case: Case,
     label: str,
     graph: Graph,
@@ -161,7 +177,7 @@ def _value_mismatches(
     case: Case, graph: Graph, found: Sequence[np.ndarray], label: str
 ) -> list[Mismatch]:
     wanted = oracle(graph, case.arrays, widen=case.widen and case.comparison == CLOSE)
-    return _compare(
+    return compare(
         case,
         label,
         graph,
@@ -179,7 +195,7 @@ def _value_mismatches(
 def check_values(batch: Sequence[Case], device: Device) -> list[Mismatch]:
     """Compare the results of cases that are compiled as one graph."""
     parts = [(graphs.value_graph(case), case.arrays) for case in batch]
-    results = _run_joined(parts, device)
+    results = run_joined(parts, device)
     return [
         problem
         for case, (graph, _), found in zip(batch, parts, results, strict=True)
@@ -189,15 +205,9 @@ def check_values(batch: Sequence[Case], device: Device) -> list[Mismatch]:
 
 def check_eager(batch: Sequence[Case], device: Device) -> list[Mismatch]:
     """Compare the results of cases that are run one primitive at a time."""
-    backend = registry.backend(device.backend)
     problems = []
     for case in batch:
-        primitive = PRIMITIVES[case.primitive]
-        tensors = [Tensor._eager(backend.put(a, device), device) for a in case.arrays]
-        with default_device(device):
-            result = primitive(*tensors, **case.parameters)
-        results = result if primitive.multiple_outputs else (result,)
-        found = _fetch(backend, [t.native for t in results])
+        found = run_eagerly(case, device)
         problems += _value_mismatches(case, graphs.value_graph(case), found, "the eager result")
     return problems
 
@@ -205,7 +215,7 @@ def check_eager(batch: Sequence[Case], device: Device) -> list[Mismatch]:
 def check_definitions(batch: Sequence[Case], device: Device) -> list[Mismatch]:
     """Compare composites by their definition, on the device itself, with the reference."""
     parts = [(graphs.defined_graph(case), case.arrays) for case in batch]
-    results = _run_joined(parts, device)
+    results = run_joined(parts, device)
     return [
         problem
         for case, (_, _), found in zip(batch, parts, results, strict=True)
@@ -220,6 +230,12 @@ def cotangents(case: Case, graph: Graph) -> list[np.ndarray]:
     generator = np.random.default_rng(zlib.crc32(repr(case).encode()))
     extra = graph.inputs[len(case.arrays) :]
     return [generator.standard_normal(v.spec.shape).astype(v.spec.dtype.numpy) for v in extra]
+
+
+def gradient_floor(case: Case, graph: Graph) -> float:
+    """Size of the terms of a derivative: of the cotangents, or of the results' own terms."""
+    sizes = [float(np.max(np.abs(a.astype(float)), initial=0.0)) for a in cotangents(case, graph)]
+    return max(case.floor, *sizes) if sizes else case.floor
 
 
 def check_gradients(batch: Sequence[Case], device: Device) -> list[Mismatch]:
@@ -245,11 +261,9 @@ def _check_derivatives(
         for case, graph, more in zip(chosen, built, extra, strict=True)
     ]
     problems = []
-    for case, (graph, arrays), more, found in zip(
-        chosen, parts, extra, _run_joined(parts, device), strict=True
-    ):
-        size = max((float(np.max(np.abs(a.astype(float)), initial=0.0)) for a in more), default=0.0)
-        problems += _compare(
+    results = run_joined(parts, device)
+    for case, (graph, arrays), found in zip(chosen, parts, results, strict=True):
+        problems += compare(
             case,
             label,
             graph,
@@ -257,9 +271,25 @@ def _check_derivatives(
             oracle(graph, arrays, widen=case.widen),
             comparison=CLOSE,
             bound=tolerance(case.dtype, gradient=True, length=case.gradient_length),
-            floor=max(size, case.floor),
+            floor=gradient_floor(case, graph),
         )
     return problems
+
+
+def guarded(check: Check, batch: Sequence[Case], device: Device) -> list[Mismatch]:
+    """Run a check; if it raises, run it case by case to find out which one is to blame."""
+    try:
+        return check(batch, device)
+    except Exception:
+        problems = []
+        for case in batch:
+            try:
+                problems += check([case], device)
+            except Exception as error:
+                problems.append(Mismatch(case, f"raises {type(error).__name__}: {error}"))
+        if not problems:
+            raise  # only the batch as a whole fails
+        return problems
 
 
 # --- explaining ---------------------------------------------------------------------------------
@@ -279,7 +309,7 @@ def explain(problems: Sequence[Mismatch], check: Check, device: Device) -> Parit
     """The error for failed cases: the first one made as small as possible, and how to replay it."""
     case = problems[0].case
     smallest = _minimised(case, check, device)
-    alone = check([smallest], device)
+    alone = guarded(check, [smallest], device)
     shown = alone[0] if alone else problems[0]
     note = "" if alone else "\n  It fails only in one graph with the other cases of its batch."
     return ParityError(
@@ -305,8 +335,8 @@ def _minimised(case: Case, check: Check, device: Device, attempts: int = 24) -> 
         choices[position] = 0
         try:
             simpler = replay(case.primitive, case.dtype.name, choices, device=str(device))
-            if check([simpler], device):
-                best = simpler
-        except AccelkitError:
+        except AccelkitError:  # these choices make no valid case
             continue
+        if guarded(check, [simpler], device):
+            best = simpler
     return best

@@ -1,0 +1,35 @@
+"""The parity kit on every backend: also what a third-party backend's test file looks like."""
+
+from __future__ import annotations
+
+import accelkit.parity
+
+
+class TestNumpy(accelkit.parity.PrimitiveConformance):
+    """The reference itself: float32 and narrower against float64."""
+
+    backend = "numpy"
+
+
+class TestTorch(accelkit.parity.PrimitiveConformance):
+    """PyTorch."""
+
+    backend = "torch"
+
+
+class TestJax(accelkit.parity.PrimitiveConformance):
+    """JAX."""
+
+    backend = "jax"
+
+
+class TestTensorflow(accelkit.parity.PrimitiveConformance):
+    """TensorFlow."""
+
+    backend = "tensorflow"
+
+
+class TestAgreement(accelkit.parity.BackendAgreement):
+    """All of them live against each other."""
+
+    backends = ("numpy", "torch", "jax", "tensorflow")
