@@ -9,6 +9,7 @@ from accelkit.passes.cleanup import eliminate_dead_code
 from accelkit.passes.grouped_convolution import split_grouped_convolutions
 from accelkit.passes.inline import inline_composites
 from accelkit.passes.memory import MemoryPlan, plan_memory, plan_values, updated_in_place
+from accelkit.passes.precision import mixed_precision
 from accelkit.passes.schedule import update_early
 from accelkit.passes.simplify import simplify
 
@@ -19,6 +20,7 @@ __all__ = [
     "MemoryPlan",
     "eliminate_dead_code",
     "inline_composites",
+    "mixed_precision",
     "plan_memory",
     "plan_values",
     "prepare",

@@ -10,7 +10,7 @@ import numpy as np
 from accelkit import dtypes, ops
 from accelkit.device import Device
 from accelkit.dtypes import DType
-from accelkit.errors import DTypeError, OptionError, ShapeError
+from accelkit.errors import DeviceMismatchError, DTypeError, OptionError, ShapeError
 from accelkit.losses import Loss
 from accelkit.ops.coercion import put
 from accelkit.tensor import Tensor
@@ -69,7 +69,8 @@ def as_batch(batch: Any, loss: Loss, dtype: DType) -> Batch:
         parts = list(batch)
         if len(parts) not in (2, 3):
             raise OptionError(
-                f"A batch is (inputs, targets) or (inputs, targets, weights), got {len(parts)} parts."
+                f"A batch is (inputs, targets) or (inputs, targets, weights), got {len(parts)} "
+                f"parts."
             )
         parts += [None] * (3 - len(parts))
     inputs, targets = _array(parts[0], "inputs"), _array(parts[1], "targets")
@@ -157,8 +158,6 @@ def on_device(array: Array, device: Device, name: str) -> Tensor:
     """
     if isinstance(array, Tensor):
         if array.device is not device:
-            from accelkit.errors import DeviceMismatchError
-
             raise DeviceMismatchError(
                 f"The batch's {name} are on {array.device}, the step runs on {device}. Move them "
                 f"with `.to({str(device)!r})`."

@@ -9,7 +9,7 @@ import numpy as np
 
 from accelkit import dtypes
 from accelkit.backend import Executable
-from accelkit.compilation import compile_graph, run
+from accelkit.compilation import run
 from accelkit.device import Device, current_device
 from accelkit.device import device as find_device
 from accelkit.errors import DeviceMismatchError, OptionError
@@ -22,7 +22,7 @@ from accelkit.train.batch import Batch, as_batch, on_device, padded
 from accelkit.train.metrics import StepMetrics
 from accelkit.train.program import Recipe, StepProgram, build_eval_program
 from accelkit.train.state import TrainState
-from accelkit.train.step import Compiled, resolve_precision
+from accelkit.train.step import Compiled, compile_step
 
 __all__ = ["EvalStep"]
 
@@ -50,8 +50,8 @@ class EvalStep:
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.device = current_device() if device is None else find_device(device)
-        dtype, self._options = resolve_precision(precision, self.device)
-        self.recipe = Recipe(model, loss, tuple(metrics), dtype, preprocess)
+        self._policy = policy(precision, self.device)
+        self.recipe = Recipe(model, loss, tuple(metrics), self._policy.dtype, preprocess)
         self._compiled: dict[Any, Compiled] = {}
 
     def __call__(self, state: TrainState | Mapping[str, Any], batch: Any) -> StepMetrics:
@@ -138,8 +138,7 @@ class EvalStep:
         found = self._compiled.get(key)
         if found is None:
             program = self._trace(tensors, specs)
-            executable = compile_graph(program.graph, self.device, options=self._options)
-            found = self._compiled[key] = Compiled(program, executable)
+            found = self._compiled[key] = compile_step(program, self.device, self._policy)
         return found
 
     def _operands(

@@ -23,6 +23,9 @@ from accelkit.tracing import active_trace, trace_graph
 __all__ = ["StepProgram", "build_eval_program", "build_train_program"]
 
 _MOST_SITES = 1 << 20
+INITIAL_LOSS_SCALE = 2.0**15
+_LARGEST_LOSS_SCALE = 2.0**24
+_STEPS_TO_DOUBLE = 2000
 
 
 class SiteStream(Stream):
@@ -89,6 +92,7 @@ class Recipe:
     optimizer: Optimizer | None = None
     trainable: Any = None
     skip_nonfinite: bool = False
+    scale_loss: bool = False
 
     def model_input(self, inputs: Tensor) -> Tensor:
         """The batch's inputs as the model takes them: pixels become floating."""
@@ -191,6 +195,8 @@ def _train_step(
     if not trainable:
         raise OptionError("No parameter is trainable: `trainable` refused every name.")
 
+    scale = tensors["loss_scale"][0] if recipe.scale_loss else None
+
     def loss_function(chosen: dict[str, Tensor]) -> tuple[Tensor, Any]:
         outputs, new_state = recipe.model.apply(
             nest({**frozen, **chosen}),
@@ -199,25 +205,59 @@ def _train_step(
             random=stream,
             state=nest(old_state),
         )
-        losses = recipe.evaluate(outputs, targets)
-        return _weighted_mean(losses, weights), (outputs, dict(flatten_names(new_state)))
+        loss = _weighted_mean(recipe.evaluate(outputs, targets), weights)
+        scaled = loss if scale is None else loss * scale
+        return scaled, (loss, outputs, dict(flatten_names(new_state)))
 
-    (loss, (outputs, new_state)), gradients = value_and_grad(loss_function, has_aux=True)(trainable)
+    (_, (loss, outputs, new_state)), gradients = value_and_grad(loss_function, has_aux=True)(
+        trainable
+    )
     details["output"] = outputs.spec
+    finite = ops.isfinite(loss)
+    keep = finite if recipe.skip_nonfinite else None
+    if scale is not None:
+        gradients = {n: g / scale for n, g in gradients.items()}
+        keep = _all_finite(gradients)
     changed = _update(recipe, tensors, trainable, gradients, scalars, scalar_names)
     changed |= {f"state.{n}": t for n, t in new_state.items()}
-    finite = ops.isfinite(loss)
-    if recipe.skip_nonfinite:
-        trace = active_trace()
-        assert trace is not None
-        with trace.labelled(phase="update"):
-            changed = {n: ops.where(finite, t, tensors[n]) for n, t in changed.items()}
+    if keep is not None:
+        changed = _where(keep, changed, tensors)
+    if scale is not None and keep is not None:
+        changed["loss_scale"] = _next_loss_scale(tensors["loss_scale"], keep)
     changed["watch"] = _watch(recipe, tensors["watch"], outputs, batch, finite, stream)
     values = {"loss": loss}
     values |= {m.name: _weighted_mean(m(outputs, targets), weights) for m in recipe.metrics}
     details["metrics"] = tuple(values)
     observed = ops.astype(changed["watch"], recipe.dtype)
     return changed, ops.concat([ops.stack(list(values.values())), observed])
+
+
+def _where(
+    keep: Tensor, changed: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The changed tensors if ``keep`` holds, the old ones else."""
+    trace = active_trace()
+    assert trace is not None
+    with trace.labelled(phase="update"):
+        return {n: ops.where(keep, t, tensors[n]) for n, t in changed.items()}
+
+
+def _all_finite(gradients: Mapping[str, Tensor]) -> Tensor:
+    flags = [ops.all(ops.isfinite(g)) for g in gradients.values()]
+    return ops.all(ops.stack(flags))
+
+
+def _next_loss_scale(state: Tensor, finite: Tensor) -> Tensor:
+    """Halve the scale after an overflow, double it after many steps without one.
+
+    Micikevicius et al. (2018), section 3.2, with the constants of common practice.
+    """
+    scale, steps = state[0], state[1] + 1.0
+    grown = ops.clip(scale * 2.0, max=_LARGEST_LOSS_SCALE)
+    is_due = steps >= float(_STEPS_TO_DOUBLE)
+    good = ops.stack([ops.where(is_due, grown, scale), ops.where(is_due, steps * 0.0, steps)])
+    bad = ops.stack([ops.clip(scale * 0.5, min=1.0), steps * 0.0])
+    return ops.where(finite, good, bad)
 
 
 def _watch(

@@ -8,14 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from accelkit import dtypes, ops
-from accelkit.backend import CompileOptions, Executable, supports_dtype
+from accelkit.backend import Executable
 from accelkit.compilation import compile_graph, run
 from accelkit.device import Device, current_device
 from accelkit.device import device as find_device
-from accelkit.dtypes import DType
 from accelkit.errors import (
     BackendError,
-    CapabilityError,
     DeviceMismatchError,
     OptionError,
     OutOfMemoryError,
@@ -23,20 +21,21 @@ from accelkit.errors import (
 from accelkit.graph import Graph, TensorSpec
 from accelkit.losses import Loss
 from accelkit.metrics import Metric
-from accelkit.nn.module import Module
+from accelkit.nn.module import Module, flatten_names
 from accelkit.ops.coercion import put
 from accelkit.optim import Optimizer
+from accelkit.passes import mixed_precision, simplify
 from accelkit.random.philox import subkey
 from accelkit.registry import backend
 from accelkit.tensor import Tensor
 from accelkit.train.batch import Batch, as_batch, on_device, padded
 from accelkit.train.metrics import StepMetrics
-from accelkit.train.program import Recipe, StepProgram, build_train_program
+from accelkit.train.precision import Policy, policy
+from accelkit.train.program import INITIAL_LOSS_SCALE, Recipe, StepProgram, build_train_program
 from accelkit.train.state import TrainState
 
 __all__ = ["TrainStep"]
 
-PRECISIONS = ("float32", "tf32", "float64")
 NONFINITE = ("raise", "skip", "ignore")
 
 
@@ -47,20 +46,14 @@ class Compiled(NamedTuple):
     executable: Executable
 
 
-def resolve_precision(precision: str, device: Device) -> tuple[DType, CompileOptions]:
-    """The dtype of parameters and the compile options of a precision policy.
-
-    Raises:
-        OptionError: for an unknown policy.
-        CapabilityError: if the device lacks the dtype.
-    """
-    if precision not in PRECISIONS:
-        raise OptionError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}.")
-    dtype = dtypes.float64 if precision == "float64" else dtypes.float32
-    if not supports_dtype(backend(device.backend), device, dtype):
-        raise CapabilityError(f"{device} has no {dtype}; choose another precision or device.")
-    matmul = "tf32" if precision == "tf32" else "float32"
-    return dtype, CompileOptions(matmul_precision=matmul)
+def compile_step(program: StepProgram, device: Device, precision: Policy) -> Compiled:
+    """Compile a traced step under a precision policy, donating the state that it changes."""
+    changed = set(program.changed)
+    donate = [i for i, name in enumerate(program.state_names) if name in changed]
+    graph = program.graph
+    if precision.narrow is not None:
+        graph = mixed_precision(simplify(graph), precision.narrow)
+    return Compiled(program, compile_graph(graph, device, donate=donate, options=precision.options))
 
 
 class TrainStep:
@@ -73,7 +66,8 @@ class TrainStep:
         device: Where it runs; the default device if None.
         metrics: What to report beside the loss.
         precision: ``"float32"`` (full, the default), ``"tf32"`` (reduced-precision matrix units
-            where there are any) or ``"float64"``.
+            where there are any), ``"bfloat16"`` or ``"float16"`` (products in that dtype,
+            float32 master weights; float16 with dynamic loss scaling), or ``"float64"``.
         trainable: Says by dotted name whether a parameter changes; all do if None.
         preprocess: Pure function from the batch's inputs to the model's, inside the compiled
             step, e.g. normalisation of uint8 pixels.
@@ -116,16 +110,17 @@ class TrainStep:
         self.precision = precision
         self.on_nonfinite = on_nonfinite
         self.optimizer = optimizer
-        dtype, self._options = resolve_precision(precision, self.device)
+        self._policy = policy(precision, self.device)
         self.recipe = Recipe(
             model,
             loss,
             tuple(metrics),
-            dtype,
+            self._policy.dtype,
             preprocess,
             optimizer,
             trainable,
             skip_nonfinite=on_nonfinite == "skip",
+            scale_loss=self._policy.scales_loss,
         )
         self.last_checkpoint: str | None = None
         self._compiled: dict[Any, Compiled] = {}
@@ -153,8 +148,6 @@ class TrainStep:
             "dtype": dtype,
             "device": self.device,
         }
-        from accelkit.nn.module import flatten_names
-
         parameters = dict(flatten_names(model.init(seed, input_shape, **where)))
         model_state = dict(flatten_names(model.init_state(input_shape, **where)))
         tensors = {f"parameters.{n}": p for n, p in parameters.items()}
@@ -165,6 +158,8 @@ class TrainStep:
                     tensors[f"optimizer.{slot}.{name}"] = zeros
         tensors |= {f"state.{n}": t for n, t in model_state.items()}
         tensors["watch"] = put(np.full(2, -1, np.int32), self.device)
+        if self.recipe.scale_loss:
+            tensors["loss_scale"] = put(np.array([INITIAL_LOSS_SCALE, 0.0], "f4"), self.device)
         return TrainState(tensors, step=0, seed=seed, device=self.device)
 
     # --- running --------------------------------------------------------------------------------
@@ -285,11 +280,7 @@ class TrainStep:
         found = self._compiled.get(key)
         if found is None:
             program = self._trace(tensors, specs)
-            donate = [i for i, n in enumerate(program.state_names) if n in set(program.changed)]
-            executable = compile_graph(
-                program.graph, self.device, donate=donate, options=self._options
-            )
-            found = self._compiled[key] = Compiled(program, executable)
+            found = self._compiled[key] = compile_step(program, self.device, self._policy)
         return found
 
     def _trace(self, tensors: dict[str, Tensor], specs: list[TensorSpec]) -> StepProgram:

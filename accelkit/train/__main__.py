@@ -1,0 +1,8 @@
+"""``python -m accelkit.train``."""
+
+import sys
+
+from accelkit.cli.train import main
+
+if __name__ == "__main__":
+    sys.exit(main())
