@@ -125,7 +125,14 @@ from accelkit.ops.neural import (
     softmax,
     softmax_cross_entropy,
 )
-from accelkit.ops.properties import can_cast, finfo, iinfo, isdtype, result_type
+from accelkit.ops.properties import (
+    __array_namespace_info__,
+    can_cast,
+    finfo,
+    iinfo,
+    isdtype,
+    result_type,
+)
 from accelkit.ops.reductions import (
     all,
     any,
@@ -133,6 +140,7 @@ from accelkit.ops.reductions import (
     argmin,
     argsort,
     count_nonzero,
+    cumulative_prod,
     cumulative_sum,
     diff,
     max,
@@ -146,8 +154,10 @@ from accelkit.ops.reductions import (
     top_k,
     var,
 )
+from accelkit.ops.sets import unique_all, unique_counts, unique_inverse, unique_values
 
 __all__ = [
+    "__array_namespace_info__",
     "abs",
     "acos",
     "acosh",
@@ -184,6 +194,7 @@ __all__ = [
     "cos",
     "cosh",
     "count_nonzero",
+    "cumulative_prod",
     "cumulative_sum",
     "depthwise_conv2d",
     "diff",
@@ -290,6 +301,10 @@ __all__ = [
     "tril",
     "triu",
     "trunc",
+    "unique_all",
+    "unique_counts",
+    "unique_inverse",
+    "unique_values",
     "unstack",
     "var",
     "vecdot",

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from accelkit import dtypes
+from accelkit import dtypes, registry
+from accelkit.device import Device, current_device, devices
 from accelkit.dtypes import DType
 from accelkit.errors import DTypeError, OptionError
 from accelkit.tensor import Tensor
@@ -113,3 +114,39 @@ def isdtype(dtype: DType, kind: Any) -> bool:
     if isinstance(kind, str) and kind in _KINDS:
         return dtypes.dtype(dtype).kind in _KINDS[kind] and _KINDS[kind] != ""
     return dtypes.dtype(dtype) is dtypes.dtype(kind)
+
+
+class NamespaceInfo:
+    """What this namespace can do: ``__array_namespace_info__`` of the Array API standard."""
+
+    def capabilities(self) -> dict[str, Any]:
+        """Features that the standard leaves open; data-dependent shapes not while tracing."""
+        return {"boolean indexing": True, "data-dependent shapes": True, "max dimensions": 64}
+
+    def default_device(self) -> Device:
+        """Where new tensors go."""
+        return current_device()
+
+    def devices(self) -> list[Device]:
+        """All devices that can be used now."""
+        return [info.device for info in devices()]
+
+    def default_dtypes(self, *, device: Device | None = None) -> dict[str, DType]:
+        """The dtypes of Python numbers and of indices."""
+        return {
+            "real floating": dtypes.default_float,
+            "integral": dtypes.default_int,
+            "indexing": dtypes.int64,
+        }
+
+    def dtypes(self, *, device: Device | None = None, kind: Any = None) -> dict[str, DType]:
+        """The dtypes of a device, by name, all or those of a kind."""
+        place = device or current_device()
+        names = registry.backend(place.backend).dtype_names(place)
+        known = (d for d in dtypes.ALL if d.name in names)
+        return {d.name: d for d in known if kind is None or isdtype(d, kind)}
+
+
+def __array_namespace_info__() -> NamespaceInfo:
+    """The inspection interface of the Array API standard."""
+    return NamespaceInfo()

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import Any
 
 from accelkit import dtypes
 from accelkit.dtypes import DType
 from accelkit.errors import OptionError, ShapeError
-from accelkit.ops.coercion import as_axes, as_axis, cast, floating, scalar_like, tensor
-from accelkit.ops.manipulation import concat, expand_dims, reshape
-from accelkit.primitives import elementwise, reductions
+from accelkit.ops.coercion import as_axes, as_axis, cast, floating, pair, scalar_like, tensor
+from accelkit.ops.indexing import take
+from accelkit.ops.manipulation import concat, expand_dims, pad, reshape
+from accelkit.primitives import elementwise, reductions, shaping
 from accelkit.primitives.primitive import Primitive
 from accelkit.tensor import Tensor
 
 Axis = int | tuple[int, ...] | None
 
 
-def _reduce(primitive: Primitive, x: Tensor, axis: Axis, keepdims: bool) -> Tensor:
+def _reduce(primitive: Primitive[Tensor], x: Tensor, axis: Axis, keepdims: bool) -> Tensor:
     axes = as_axes(axis, x.ndim)
     result: Tensor = primitive(x, axes=axes)
     if keepdims:
@@ -68,7 +70,13 @@ def _count(x: Tensor, axis: Axis) -> int:
 def mean(x: Tensor, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Arithmetic mean over axes."""
     x = floating(x, "mean")
-    return sum(x, axis=axis, keepdims=keepdims) / float(_count(x, axis))
+    wide = _widened(x)
+    return cast(sum(wide, axis=axis, keepdims=keepdims) / float(_count(x, axis)), x.dtype)
+
+
+def _widened(x: Tensor) -> Tensor:
+    """16-bit floats as float32: their sums overflow, and round too soon."""
+    return cast(x, dtypes.float32) if x.dtype.bits == 16 else x
 
 
 def var(
@@ -76,9 +84,11 @@ def var(
 ) -> Tensor:
     """Variance over axes: the sum of squared deviations by count - correction."""
     x = floating(x, "var")
-    deviation = x - mean(x, axis=axis, keepdims=True)
+    wide = _widened(x)
+    deviation = wide - mean(wide, axis=axis, keepdims=True)
     total = sum(deviation * deviation, axis=axis, keepdims=keepdims)
-    return total / float(_count(x, axis) - correction)
+    # With fewer elements than the correction asks for there is no estimate: inf or NaN.
+    return cast(total / builtins.max(float(_count(x, axis) - correction), 0.0), x.dtype)
 
 
 def std(
@@ -107,7 +117,7 @@ def count_nonzero(x: Tensor, /, *, axis: Axis = None, keepdims: bool = False) ->
     return sum(cast(_truth(tensor(x)), dtypes.int64), axis=axis, keepdims=keepdims)
 
 
-def _argument(primitive: Primitive, x: Tensor, axis: int | None, keepdims: bool) -> Tensor:
+def _argument(primitive: Primitive[Tensor], x: Tensor, axis: int | None, keepdims: bool) -> Tensor:
     x = tensor(x)
     if axis is None:
         found: Tensor = primitive(reshape(x, (x.size,)), axis=0)
@@ -147,14 +157,38 @@ def cumulative_sum(
     x = tensor(x)
     position = _only_axis(x, axis, "cumulative_sum")
     x = cast(x, _sum_dtype(x, dtype))
-    result: Tensor = reductions.cumulative_sum(x, axis=position)
+    result = reductions.cumulative_sum(x, axis=position)
     if include_initial:
-        from accelkit.ops.creation import zeros
-
-        shape = tuple(1 if i == position else n for i, n in enumerate(x.shape))
-        device = None if x.is_traced else x.device
-        result = concat([zeros(shape, dtype=x.dtype, device=device), result], axis=position)
+        result = pad(result, [(int(i == position), 0) for i in range(x.ndim)])
     return result
+
+
+def cumulative_prod(
+    x: Tensor,
+    /,
+    *,
+    axis: int | None = None,
+    dtype: DType | str | None = None,
+    include_initial: bool = False,
+) -> Tensor:
+    """Running products along axis; with include_initial a 1 in front.
+
+    By doubling: products of 1, 2, 4, ... neighbours (Hillis and Steele, 1986, "Data parallel
+    algorithms"), so floats round in another order than one after the other.
+    """
+    x = tensor(x)
+    position = _only_axis(x, axis, "cumulative_prod")
+    x = cast(x, _sum_dtype(x, dtype))
+    extent = x.shape[position]
+    widths = [(0, 0)] * x.ndim
+    before = (slice(None),) * position
+    reach = 1
+    while reach < extent:
+        widths[position] = (reach, 0)
+        x = elementwise.multiply(x, pad(x[(*before, slice(0, -reach))], widths, value=1))
+        reach *= 2
+    widths[position] = (1, 0)
+    return pad(x, widths, value=1) if include_initial else x
 
 
 def sort(x: Tensor, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
@@ -171,20 +205,48 @@ def argsort(
     return reductions.argsort(x, axis=as_axis(axis, x.ndim), descending=descending)
 
 
-def searchsorted(x1: Tensor, x2: Tensor, /, *, side: str = "left") -> Tensor:
-    """int64 positions at which x2 (...) would keep the sorted vector x1 sorted."""
+def searchsorted(
+    x1: Tensor, x2: Tensor, /, *, side: str = "left", sorter: Tensor | None = None
+) -> Tensor:
+    """int64 positions at which x2 (...) would keep the sorted vector x1 sorted.
+
+    Every element is compared with every other: for vectors x1 of moderate length.
+
+    Args:
+        x1: The vector.
+        x2: What to find a place for.
+        side: Before (``"left"``) or after (``"right"``) equal elements.
+        sorter: Indices that sort x1, if it is not sorted.
+    """
     if side not in ("left", "right"):
         raise OptionError(f"side must be 'left' or 'right', got {side!r}.")
-    a, b = tensor(x1), tensor(x2)
+    a, b = pair(tensor(x1), tensor(x2))
+    if a.ndim != 1:
+        raise ShapeError(f"searchsorted needs a sorted vector, got shape {a.shape}.")
+    if sorter is not None:
+        a = take(a, sorter)
     compare = elementwise.less if side == "left" else elementwise.less_equal
     below = compare(a, reshape(b, (*b.shape, 1)))
     return sum(cast(below, dtypes.int64), axis=-1)
 
 
-def diff(x: Tensor, /, *, axis: int = -1, n: int = 1) -> Tensor:
-    """Differences of neighbours along axis, n times."""
+def diff(
+    x: Tensor,
+    /,
+    *,
+    axis: int = -1,
+    n: int = 1,
+    prepend: Tensor | None = None,
+    append: Tensor | None = None,
+) -> Tensor:
+    """Differences of neighbours along axis, n times, of x with something joined to its ends."""
+    if n < 0:
+        raise OptionError(f"diff is applied n >= 0 times, got {n}.")
     x = tensor(x)
     position = as_axis(axis, x.ndim)
+    ends = [part for part in (prepend, x, append) if part is not None]
+    if n and len(ends) > 1:
+        x = concat(ends, axis=position)
     before = (slice(None),) * position
     for _ in range(n):
         x = x[(*before, slice(1, None))] - x[(*before, slice(None, -1))]
@@ -199,6 +261,4 @@ def top_k(x: Tensor, k: int, /, *, axis: int = -1) -> tuple[Tensor, Tensor]:
         raise OptionError(f"top_k needs 0 < k <= {x.shape[position]}, got {k}.")
     cut: Any = (*((slice(None),) * position), slice(0, k))
     order = argsort(x, axis=position, descending=True)[cut]
-    from accelkit.primitives.shaping import take_along_axis
-
-    return take_along_axis(x, order, axis=position), order
+    return shaping.take_along_axis(x, order, axis=position), order
