@@ -20,6 +20,7 @@ from accelkit.nn.module import Module, flatten_names
 from accelkit.tensor import Tensor
 from accelkit.train.batch import Batch, as_batch, on_device, padded
 from accelkit.train.metrics import StepMetrics
+from accelkit.train.precision import policy
 from accelkit.train.program import Recipe, StepProgram, build_eval_program
 from accelkit.train.state import TrainState
 from accelkit.train.step import Compiled, compile_step

@@ -41,7 +41,7 @@ class SiteStream(Stream):
 
     def _row(self, index: int) -> Tensor:
         row = slice_(self.table, start=(index, 0), stop=(index + 1, 2), step=(1, 1))
-        return reshape(row, shape=(2,))  # type: ignore[no-any-return]
+        return reshape(row, shape=(2,))
 
     def key(self, path: str = "") -> Tensor:
         """The key of the next call at this place."""
