@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -45,7 +45,7 @@ class ProgramEntry:
     framework: str
     label: str
     rival: str | None = None
-    arguments: Mapping[str, Any] = ()  # type: ignore[assignment]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def missing(self) -> str | None:
         """Why the program cannot run here, or None."""
@@ -62,6 +62,12 @@ class ProgramEntry:
         """The module's ``build`` with this entry's arguments."""
         build = importlib.import_module(self.module).build
         return lambda workload, weights: build(workload, weights, **dict(self.arguments))
+
+
+def _accelkit(backend: str, rival: str) -> ProgramEntry:
+    return ProgramEntry(
+        "benchmarks.accelkit_program", backend, f"accelkit, {backend}", rival, {"backend": backend}
+    )
 
 
 PROGRAMS: Final[dict[str, ProgramEntry]] = {
@@ -83,4 +89,7 @@ PROGRAMS: Final[dict[str, ProgramEntry]] = {
     "tensorflow-graph": ProgramEntry(
         "benchmarks.native.tensorflow_graph", "tensorflow", "TensorFlow function, graph mode"
     ),
+    "accelkit-torch": _accelkit("torch", rival="torch-channels-last"),
+    "accelkit-jax": _accelkit("jax", rival="jax-jit"),
+    "accelkit-tensorflow": _accelkit("tensorflow", rival="tensorflow-xla"),
 }

@@ -41,6 +41,7 @@ def describe_machine(threads: int) -> dict[str, Any]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "numpy": np.__version__,
+        "load_average_before": _load_average(),
         "environment": environment(threads),
     }
 
@@ -73,7 +74,7 @@ def markdown(machine: dict[str, Any], measured: Sequence[tuple[Workload, Sequenc
     """The report as Markdown."""
     parts = [
         f"{machine['processor']}, {machine['threads']} threads, {machine['system']}, "
-        f"Python {machine['python']}.",
+        f"Python {machine['python']}, load average before {machine['load_average_before']}.",
     ]
     for workload, results in measured:
         table = [COLUMNS, ("---",) * len(COLUMNS), *rows(workload, results)]
@@ -143,6 +144,11 @@ def _row(report: dict[str, Any]) -> tuple[str, ...]:
         deviation_cell,
         "" if over_rival is None else f"{over_rival:.3f}",
     )
+
+
+def _load_average() -> float | None:
+    """Processes that wanted to run during the last minute: above 0, the figures have rivals."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
 
 
 def _processor() -> str:
