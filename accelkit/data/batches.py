@@ -170,8 +170,49 @@ class BatchPlan:
         numbers = np.full(rows, -1, np.int64)
         numbers[: len(indices)] = indices
         images[len(indices) :] = 0
+        skipped: list[Skipped] = []
+        if not self._gather(indices, images, labels, weights):
+            skipped = self._fill(position.epoch, indices, images, labels, weights)
+        return Batch(
+            images,
+            labels,
+            weights,
+            numbers,
+            self.following(position),
+            tuple(skipped),
+            time.perf_counter() - start,
+            os.getpid(),
+        )
+
+    def _gather(
+        self,
+        indices: npt.NDArray[np.int64],
+        images: Array,
+        labels: Array,
+        weights: npt.NDArray[np.float32],
+    ) -> bool:
+        """Copy all records at once, where the source can and none of them is damaged."""
+        gather = getattr(self.source, "gather", None)
+        if gather is None or self.transform is not None:
+            return False
+        try:
+            labels[: len(indices)] = gather(indices, images[: len(indices)])
+        except CorruptDataError:
+            return False
+        weights[: len(indices)] = 1.0
+        return True
+
+    def _fill(
+        self,
+        epoch: int,
+        indices: npt.NDArray[np.int64],
+        images: Array,
+        labels: Array,
+        weights: npt.NDArray[np.float32],
+    ) -> list[Skipped]:
+        """Make the samples one by one; returns those that could not be read."""
         skipped = []
-        randoms = sample_randoms(self.seed, position.epoch, indices)
+        randoms = sample_randoms(self.seed, epoch, indices)
         for row, (index, random) in enumerate(zip(indices.tolist(), randoms, strict=True)):
             try:
                 image, label = self._sample(index, random)
@@ -185,16 +226,7 @@ class BatchPlan:
             images[row] = image
             labels[row] = label
             weights[row] = 1.0
-        return Batch(
-            images,
-            labels,
-            weights,
-            numbers,
-            self.following(position),
-            tuple(skipped),
-            time.perf_counter() - start,
-            os.getpid(),
-        )
+        return skipped
 
     def _indices(self, epoch: int, first: int, stop: int) -> npt.NDArray[np.int64]:
         if not self.shuffle:

@@ -186,17 +186,39 @@ class PackedSource:
 
     def __getitem__(self, index: int, /) -> Record:
         check_index(index, len(self), str(self.path))
+        self._check(index)
         pixels = np.asarray(self.images[index])
-        label, source, crc = self._index[index].item()
-        name = f"{self.path}[{index}] (sample {source} of its source)"
-        if self._verify != "never" and (self._unverified[index] or self._verify == "always"):
-            if checksum(pixels) != crc:
-                raise CorruptDataError(
-                    f"The record {name} does not match its checksum: it has changed on the disk "
-                    "since it was packed."
-                )
-            self._unverified[index] = False
-        return Record(pixels, label, name)
+        return Record(pixels, int(self._index["label"][index]), self._name(index))
+
+    def gather(
+        self, indices: np.ndarray[Any, np.dtype[np.int64]], out: np.ndarray[Any, Any]
+    ) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Copy many records into ``out`` and return their labels.
+
+        Raises:
+            CorruptDataError: if one of them does not match its checksum.
+        """
+        if self._verify != "never":
+            unverified = self._unverified[indices]
+            for index in indices if self._verify == "always" else indices[unverified]:
+                self._check(int(index))
+        # mode="clip" because the default copies through a buffer; the indices are in range.
+        np.take(self.images, indices, axis=0, out=out, mode="clip")
+        labels: np.ndarray[Any, np.dtype[np.int64]] = self._index["label"][indices]
+        return labels
+
+    def _check(self, index: int) -> None:
+        if self._verify == "never" or not (self._unverified[index] or self._verify == "always"):
+            return
+        if checksum(self.images[index]) != self._index["crc"][index]:
+            raise CorruptDataError(
+                f"The record {self._name(index)} does not match its checksum: it has changed on "
+                "the disk since it was packed."
+            )
+        self._unverified[index] = False
+
+    def _name(self, index: int) -> str:
+        return f"{self.path}[{index}] (sample {self._index['source'][index]} of its source)"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (self.path, self._verify)

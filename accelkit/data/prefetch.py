@@ -66,7 +66,8 @@ class Prefetcher(Generic[OnDevice]):
     """Yields ``(put_batch(batch.arrays()), batch)`` for a loader's epoch, ``depth`` batches ahead.
 
     A thread takes batches from the loader and calls ``put_batch``, which should start the
-    transfer and return. With a depth of 2, one batch is computed on while the next one is transferred.
+    transfer and return. With a depth of 2, one batch is computed on while the next one is
+    transferred.
 
     Args:
         loader: Its batches are taken; nothing else may iterate over it meanwhile.

@@ -89,12 +89,11 @@ class TrainingTransform:
         else:
             box = self._random_box(image, random)
         pixels = image.resized(self.size, self.size, box)
-        if random.uniform() < self.flip:
-            pixels = pixels[:, ::-1]
+        is_mirrored = random.uniform() < self.flip
         alphas = (random.normal(), random.normal(), random.normal())
         if self.color_noise:
             pixels = add_color_noise(pixels, tuple(a * self.color_noise for a in alphas))
-        return pixels
+        return mirrored(pixels) if is_mirrored else pixels
 
     def _random_box(self, image: Image, random: SampleRandom) -> Box:
         area = image.height * image.width
@@ -150,7 +149,7 @@ class EvaluationTransform:
         far, middle = self.resize - self.size, (self.resize - self.size) // 2
         corners = ((0, 0), (0, far), (far, 0), (far, far), (middle, middle))
         crops = np.stack([pixels[y : y + self.size, x : x + self.size] for y, x in corners])
-        return np.concatenate([crops, crops[:, :, ::-1]])
+        return np.concatenate([crops, mirrored(crops)])
 
 
 @dataclass(frozen=True)
@@ -193,10 +192,24 @@ def add_color_noise(pixels: Pixels, alphas: tuple[float, ...]) -> Pixels:
             f"Colour noise needs three channels, the image has {pixels.shape[-1]}. Set "
             "color_noise=0."
         )
-    out = np.empty(pixels.shape, np.uint8)
-    for channel, vector in enumerate(_EIGENVECTORS):
+    shifts = []
+    for vector in _EIGENVECTORS:
         terms = zip(vector, alphas, _EIGENVALUES, strict=True)
         shift = round(255.0 * sum(p * alpha * value for p, alpha, value in terms))
-        levels = np.clip(np.arange(256) + shift, 0, 255).astype(np.uint8)
-        np.take(levels, pixels[..., channel], out=out[..., channel])
+        shifts.append(min(255, max(-255, shift)))
+    # Whole rows at a time: NumPy is slow where the last axis has three elements. Clamped so that
+    # the sum stays in [0, 255], after which adding modulo 256 is exact.
+    rows = np.ascontiguousarray(pixels).reshape(*pixels.shape[:-2], -1)
+    shift_row = np.tile(np.array(shifts), pixels.shape[-2])
+    out: Pixels = np.maximum(rows, np.maximum(-shift_row, 0).astype(np.uint8))
+    np.minimum(out, np.minimum(255 - shift_row, 255).astype(np.uint8), out=out)
+    out += (shift_row % 256).astype(np.uint8)
+    return out.reshape(pixels.shape)
+
+
+def mirrored(pixels: Pixels) -> Pixels:
+    """A copy with the columns in reverse order; channel by channel, which is 8 times faster."""
+    out = np.empty(pixels.shape, np.uint8)
+    for channel in range(pixels.shape[-1]):
+        out[..., channel] = pixels[..., ::-1, channel]
     return out

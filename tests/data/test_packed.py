@@ -91,6 +91,29 @@ def test_records_are_views_that_a_loader_batches(small: Path) -> None:
     np.testing.assert_array_equal(batch.image, source.images)
 
 
+def test_gathering_equals_reading_one_by_one(tmp_path: Path) -> None:
+    packed = pack(ShapesSource(40, size=16), tmp_path / "p", size=None)
+    common: dict[str, Any] = {"batch_size": 12, "seed": 3, "partial": "pad", "on_corrupt": "skip"}
+
+    class OneByOne(PackedSource):
+        gather = None  # type: ignore[assignment]
+
+    def content(source: PackedSource) -> list[tuple[bytes, ...]]:
+        return [
+            tuple(a.tobytes() for a in (b.image, b.label, b.weight, b.index))
+            for b in Loader(source, **common)
+        ]
+
+    assert content(packed) == content(OneByOne(tmp_path / "p"))
+    with (tmp_path / "p" / "images.bin").open("r+b") as stream:
+        stream.seek(17 * 768)
+        stream.write(b"\x00\xff\x00\xff")
+    damaged = PackedSource(tmp_path / "p")
+    assert content(damaged) == content(OneByOne(tmp_path / "p")) != content(packed)
+    loader = Loader(PackedSource(tmp_path / "p"), **common)
+    assert [s.index for b in loader for s in b.skipped] == [17]
+
+
 @pytest.mark.parametrize("verify", ["first", "always"])
 @pytest.mark.parametrize("name", FILES)
 def test_every_flipped_bit_is_detected(small: Path, name: str, verify: str) -> None:
