@@ -21,7 +21,7 @@ from accelkit.backend import translated
 from accelkit.device import current_device
 from accelkit.device import device as find_device
 from accelkit.dtypes import DType
-from accelkit.errors import AccelkitError, TraceError
+from accelkit.errors import AccelkitError, DTypeError, OptionError, ShapeError, TraceError
 from accelkit.graph import TensorSpec, Value
 from accelkit.tracing import leaked
 
@@ -206,10 +206,10 @@ class Tensor:
         """The only element as a Python number.
 
         Raises:
-            ValueError: if there is more than one.
+            ShapeError: if there is not exactly one.
+            TraceError: for a traced tensor.
         """
-        self._require_data("Reading a value")
-        result: bool | int | float = self.numpy().item()
+        result: bool | int | float = self._number("a number", "Reading a value")
         return result
 
     def tolist(self) -> Any:
@@ -242,6 +242,8 @@ class Tensor:
         return self
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        if copy is False:
+            raise ValueError("A tensor gives NumPy a copy of its data; copy=False refuses it.")
         array = self.numpy()
         return array if dtype is None else array.astype(dtype)
 
@@ -258,12 +260,17 @@ class Tensor:
     def __array_namespace__(self, *, api_version: str | None = None) -> ModuleType:
         import accelkit
 
+        if api_version not in (None, accelkit.__array_api_version__):
+            raise OptionError(
+                f"accelkit follows version {accelkit.__array_api_version__} of the Array API "
+                f"standard, not {api_version}."
+            )
         return accelkit
 
-    def _number(self, kind: str) -> Any:
-        self._require_data(f"Python control flow or {kind}()")
+    def _number(self, kind: str, what: str | None = None) -> Any:
+        self._require_data(what or f"Python control flow or {kind}()")
         if self.size != 1:
-            raise ValueError(
+            raise ShapeError(
                 f"Only a tensor with one element converts to {kind}, got shape {self.shape}."
             )
         return self.numpy().item()
@@ -278,6 +285,8 @@ class Tensor:
         return float(self._number("float"))
 
     def __index__(self) -> int:
+        if not self.dtype.is_integer:
+            raise DTypeError(f"Only an integer tensor is an index, got {self.dtype}.")
         return operator.index(self._number("index"))
 
     def __complex__(self) -> complex:
@@ -379,8 +388,6 @@ class Tensor:
         return self._transposed("mT", need_matrix=False)
 
     def _transposed(self, name: str, *, need_matrix: bool) -> Tensor:
-        from accelkit.errors import ShapeError
-
         if self.ndim < 2 or (need_matrix and self.ndim != 2):
             expected = "two axes" if need_matrix else "at least two axes"
             raise ShapeError(f"`.{name}` needs {expected}, got shape {self.shape}.")

@@ -1,0 +1,363 @@
+"""The tensor itself: protocols, conversion, immutability, and errors on traced values."""
+
+from __future__ import annotations
+
+import copy
+import operator
+from typing import Any
+
+import numpy as np
+import pytest
+from core.arrays import ALL, arrays, assert_same
+from hypothesis import given
+
+import accelkit as ak
+from accelkit.errors import (
+    AccelkitError,
+    DeviceError,
+    DeviceMismatchError,
+    DTypeError,
+    OptionError,
+    ShapeError,
+    TraceError,
+    UnknownNameError,
+)
+
+
+@given(arrays(ALL))
+def test_numpy_both_ways(x: np.ndarray) -> None:
+    t = ak.asarray(x)
+    assert_same(t, x)
+    assert_same(ak.asarray(t.numpy()), x)
+    np.testing.assert_array_equal(np.asarray(t), x)
+    assert t.tolist() == x.tolist() or np.isnan(x.astype("float64")).any()
+    assert (t.shape, t.ndim, t.size) == (x.shape, x.ndim, x.size)
+
+
+def test_conversion_copies() -> None:
+    source = np.zeros(3)
+    t = ak.asarray(source)
+    source[0] = 1.0
+    out = t.numpy()
+    out[1] = 2.0
+    np.asarray(t)[2] = 3.0
+    assert t.tolist() == [0.0, 0.0, 0.0]
+    assert np.asarray(t, dtype="int32").dtype == "int32"
+    with pytest.raises(ValueError, match="copy"):
+        np.array(t, copy=False)
+
+
+def test_foreign_byte_orders_and_views() -> None:
+    x = np.arange(6, dtype=">i4").reshape(2, 3).T[::-1]
+    assert_same(ak.asarray(x), x.astype("int32"))
+
+
+def test_lists_and_scalars() -> None:
+    assert_same(ak.asarray([[1, 2], [3, 4]]), [[1, 2], [3, 4]])
+    assert_same(ak.asarray(2.5), np.float32(2.5))
+    assert_same(ak.asarray([1, 2.5]), np.array([1, 2.5], "float32"))
+    assert_same(ak.asarray((True, False)), [True, False])
+    assert_same(ak.asarray([1, 2], dtype="float64"), [1.0, 2.0])
+    assert ak.asarray(np.float64(1.0)).dtype == "float64"
+
+
+def test_asarray_of_a_tensor() -> None:
+    t = ak.asarray([1.0, 2.0])
+    assert ak.asarray(t) is t
+    assert ak.asarray(t, copy=False) is t
+    assert ak.asarray(t, dtype="float32") is t
+    assert ak.asarray(t, copy=True) is not t
+    assert ak.asarray(t, dtype="int32").tolist() == [1, 2]
+    with pytest.raises(OptionError, match="cannot change the dtype"):
+        ak.asarray(t, dtype="int32", copy=False)
+    with pytest.raises(OptionError, match="host data is not possible"):
+        ak.asarray([1.0], copy=False)
+
+
+# --- DLPack ---------------------------------------------------------------------------------------
+
+
+@given(arrays(tuple(name for name in ALL if name != "bool")))
+def test_dlpack_both_ways_with_numpy(x: np.ndarray) -> None:
+    t = ak.asarray(x)
+    np.testing.assert_array_equal(np.from_dlpack(t), x)
+    assert_same(ak.from_dlpack(x), x)
+    assert ak.from_dlpack(t) is t
+
+
+def test_what_dlpack_exports_cannot_change_the_tensor() -> None:
+    t = ak.zeros(3)
+    exported = np.from_dlpack(t)
+    try:
+        exported[0] = 1.0
+    except ValueError:  # read-only
+        return
+    assert t.tolist() == [0.0, 0.0, 0.0]
+
+
+def test_dlpack_with_torch() -> None:
+    torch = pytest.importorskip("torch")
+    array = torch.arange(3.0)
+    own = ak.from_dlpack(array)
+    assert own.native is array
+    assert own.device is ak.device("torch:cpu")
+    assert_same(ak.from_dlpack(array, device="numpy"), array.numpy())
+    assert ak.from_dlpack(array, device="numpy").device is ak.device("numpy")
+    assert ak.from_dlpack(array, copy=True).native.data_ptr() != array.data_ptr()
+    np.testing.assert_array_equal(torch.from_dlpack(ak.asarray([1.0, 2.0])).numpy(), [1.0, 2.0])
+    assert ak.asarray(array).native is array
+    with pytest.raises(OptionError, match="copy=False"):
+        ak.from_dlpack(array, device="numpy", copy=False)
+
+
+def test_dlpack_with_jax() -> None:
+    jnp = pytest.importorskip("jax.numpy")
+    array = jnp.arange(3, dtype="float32")
+    assert ak.from_dlpack(array).device is ak.device("jax:cpu")
+    assert_same(ak.from_dlpack(array, device="numpy"), np.arange(3, dtype="float32"))
+
+
+def test_dlpack_refuses_what_has_none() -> None:
+    with pytest.raises(DTypeError, match="needs an object with __dlpack__, got list"):
+        ak.from_dlpack([1.0])
+
+
+def test_native_arrays() -> None:
+    array = np.arange(3)
+    t = ak.from_native(array)
+    assert t.native is array
+    with pytest.raises(DTypeError, match=r"builtins.list is no array of a registered backend"):
+        ak.from_native([1])
+
+
+# --- Array API protocol ------------------------------------------------------------------------------
+
+
+def test_namespace() -> None:
+    assert ak.zeros(1).__array_namespace__() is ak
+    assert ak.zeros(1).__array_namespace__(api_version="2024.12") is ak
+    with pytest.raises(OptionError, match="2024.12"):
+        ak.zeros(1).__array_namespace__(api_version="1999.01")
+    missing = [name for name in STANDARD if not hasattr(ak, name)]
+    assert missing == []
+    assert set(ak.__all__) <= set(dir(ak))
+
+
+# Everything of the standard's main namespace, 2024.12, but complex numbers.
+STANDARD = """
+    __array_namespace_info__ abs acos acosh add all any arange argmax argmin argsort asarray asin
+    asinh astype atan atan2 atanh bitwise_and bitwise_invert bitwise_left_shift bitwise_or
+    bitwise_right_shift bitwise_xor bool broadcast_arrays broadcast_to can_cast ceil clip concat
+    copysign cos cosh count_nonzero cumulative_prod cumulative_sum diff divide e empty empty_like
+    equal exp expand_dims expm1 eye finfo flip float32 float64 floor floor_divide from_dlpack full
+    full_like greater greater_equal hypot iinfo inf int16 int32 int64 int8 isdtype isfinite isinf
+    isnan less less_equal linspace log log10 log1p log2 logaddexp logical_and logical_not logical_or
+    logical_xor matmul matrix_transpose max maximum mean meshgrid min minimum moveaxis multiply nan
+    negative newaxis nextafter nonzero not_equal ones ones_like permute_dims pi positive pow prod
+    reciprocal remainder repeat reshape result_type roll round searchsorted sign signbit sin sinh
+    sort sqrt square squeeze stack std subtract sum take take_along_axis tan tanh tensordot tile
+    tril triu trunc uint16 uint32 uint64 uint8 unique_all unique_counts unique_inverse
+    unique_values unstack var vecdot where zeros zeros_like
+""".split()
+
+
+def test_inspection() -> None:
+    info = ak.__array_namespace_info__()
+    assert info.default_device() is ak.device("numpy")
+    assert info.default_device() in info.devices()
+    assert info.default_dtypes()["real floating"] == "float32"
+    assert set(info.dtypes(kind="signed integer")) == {"int8", "int16", "int32", "int64"}
+    assert info.dtypes(kind=("bool", "real floating"))["bool"] is ak.bool
+    assert info.capabilities()["boolean indexing"] is True
+
+
+def test_dtype_questions() -> None:
+    assert ak.isdtype(ak.float32, "real floating")
+    assert ak.isdtype(ak.int8, ("bool", "signed integer"))
+    assert not ak.isdtype(ak.int8, "complex floating")
+    assert ak.can_cast(ak.int8, ak.int16)
+    assert not ak.can_cast(ak.int16, ak.int8)
+    assert not ak.can_cast(ak.int16, ak.float32)
+    assert ak.finfo(ak.float32).eps == np.finfo("float32").eps
+    assert ak.finfo("bfloat16").bits == 16
+    assert ak.iinfo(ak.zeros(1, dtype="uint8")).max == 255
+    assert ak.result_type(ak.int8, 3, ak.uint8) == "int16"
+    assert ak.result_type(1, 2.0) == "float32"
+    for call in (lambda: ak.finfo(ak.int8), lambda: ak.iinfo(ak.float32)):
+        with pytest.raises(DTypeError, match="dtype, got"):
+            call()
+    with pytest.raises(DTypeError, match="Python float 1.5 does not fit"):
+        ak.result_type(ak.int8, 1.5)
+    with pytest.raises(OptionError, match="at least one argument"):
+        ak.result_type()
+
+
+# --- Python protocol -----------------------------------------------------------------------------------
+
+
+def test_equality_is_elementwise_and_the_hash_is_the_objects() -> None:
+    x, y = ak.asarray([1, 2]), ak.asarray([1, 3])
+    assert (x == y).tolist() == [True, False]
+    assert (x != y).tolist() == [False, True]
+    assert (x == "text") is False
+    assert (x != None) is True  # noqa: E711 - the comparison is the point
+    assert hash(x) != hash(y)
+    assert len({x, y, x}) == 2
+
+
+def test_numbers() -> None:
+    assert bool(ak.asarray(True)) is True
+    assert bool(ak.asarray([[0.0]])) is False
+    assert int(ak.asarray(3)) == 3
+    assert int(ak.asarray(3.7)) == 3
+    assert float(ak.asarray([1.5])) == 1.5
+    assert complex(ak.asarray(2.0)) == 2 + 0j
+    assert ak.asarray(7).item() == 7
+    assert [10, 20, 30][ak.asarray(1)] == 20
+    assert operator.index(ak.asarray([2])) == 2
+    assert f"{ak.asarray(1.25):.1f}" == "1.2"
+    for call in (bool, int, float, operator.methodcaller("item")):
+        with pytest.raises(ShapeError, match=r"one element.*got shape \(2,\)"):
+            call(ak.zeros(2))
+    with pytest.raises(TypeError):
+        operator.index(ak.asarray(1.0))
+    with pytest.raises(TypeError):
+        operator.index(ak.asarray(True))
+
+
+def test_length_and_iteration() -> None:
+    x = ak.asarray([[1, 2], [3, 4], [5, 6]])
+    assert len(x) == 3
+    assert [row.tolist() for row in x] == [[1, 2], [3, 4], [5, 6]]
+    with pytest.raises(TypeError, match="no length"):
+        len(ak.asarray(1))
+    with pytest.raises(TypeError, match="no length"):
+        iter(ak.asarray(1))
+
+
+def test_tensors_are_immutable() -> None:
+    x = ak.zeros(3)
+    before = x
+    with pytest.raises(TypeError, match=r"immutable.*accelkit\.where"):
+        x[0] = 1.0
+    x += 1.0
+    assert before.tolist() == [0.0, 0.0, 0.0]
+    assert x.tolist() == [1.0, 1.0, 1.0]
+    with pytest.raises(AttributeError):
+        x.shape = (1, 3)  # type: ignore[misc]
+    with pytest.raises(AccelkitError, match=r"created by functions: accelkit\.asarray"):
+        ak.Tensor()
+    assert copy.copy(before).tolist() == copy.deepcopy(before).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_text() -> None:
+    assert repr(ak.asarray([1, 2])) == "Tensor([1, 2], dtype=int64, device='numpy:cpu:0')"
+    assert repr(ak.float32) == "accelkit.float32"
+    shown: list[str] = []
+    ak.trace(lambda x: shown.append(repr(x)) or x, ak.zeros((2, 3)))
+    assert shown == ["<traced Tensor float32[2,3]>"]
+
+
+def test_moving() -> None:
+    pytest.importorskip("torch")
+    x = ak.asarray([1.0, 2.0])
+    y = x.to("torch:cpu")
+    assert y.device is ak.device("torch:cpu:0")
+    assert x.to("numpy") is x
+    assert x.to_device(x.device) is x
+    assert x.to("numpy", copy=True).native is not x.native
+    assert y.to(x.device).tolist() == [1.0, 2.0]
+    assert y.block_until_ready() is y
+    with pytest.raises(DeviceMismatchError, match="numpy:cpu:0 and torch:cpu:0.*Move one"):
+        _ = x + y
+    with pytest.raises(DeviceMismatchError, match="add got tensors on different devices"):
+        ak.add(y, x)
+
+
+def test_unknown_devices_and_dtypes() -> None:
+    x = ak.zeros(2)
+    with pytest.raises(UnknownNameError, match="Unknown backend 'nump'. Did you mean 'numpy'"):
+        x.to("nump")
+    with pytest.raises(DeviceError, match=r"no device 'numpy:tpu'. It has: numpy:cpu:0"):
+        x.to("numpy:tpu")
+    with pytest.raises(DeviceError, match=r"no device 'numpy:cpu:3'"):
+        ak.zeros(2, device="numpy:cpu:3")
+    for bad in ("numpy:cpu:x", "numpy:cpu:0:0"):
+        with pytest.raises(OptionError, match="does not name a device. Expected"):
+            ak.device(bad)
+    with pytest.raises(DTypeError, match="Unsupported dtype 'flaot32'. Supported: bool, int8"):
+        x.astype("flaot32")
+
+
+# --- traced tensors ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("use", "what"),
+    [
+        (bool, "Python control flow or bool"),
+        (lambda x: 1.0 if x > 0.0 else 2.0, "Python control flow or bool"),
+        (float, r"float\(\)"),
+        (int, r"int\(\)"),
+        (lambda x: range(x.astype("int32")), r"index\(\)"),
+        (lambda x: x.numpy(), "numpy"),
+        (lambda x: np.asarray(x), "numpy"),
+        (lambda x: x.item(), "Reading a value"),
+        (lambda x: x.tolist(), "numpy"),
+        (lambda x: x.native, "native"),
+        (lambda x: x.block_until_ready(), "Waiting"),
+        (lambda x: np.from_dlpack(x), "DLPack export"),
+        (lambda x: x.to("numpy", copy=True), "Moving to another device"),
+    ],
+)
+def test_traced_tensors_have_no_data(use: Any, what: str) -> None:
+    text = rf"(?s){what}.*(float32|int32|bool)\[\].*'named' is being traced.*accelkit\.where or accelkit\.cond"
+
+    def named(x: Any) -> Any:
+        use(x)
+        return x
+
+    with pytest.raises(TraceError, match=text):
+        ak.trace(named, ak.asarray(1.0))
+    assert float(ak.jit(lambda x: x + 1.0)(ak.asarray(1.0))) == 2.0  # nothing is left behind
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x: x + 1.0,
+        lambda x: ak.add(ak.zeros(2), x),
+        lambda x: x.numpy(),
+        lambda x: ak.jit(lambda y: y * 2.0)(x),
+        lambda x: ak.jit(lambda y: y * x)(ak.zeros(2)),
+        lambda x: ak.grad(lambda y: (y * y).sum())(x),
+        lambda x: ak.trace(lambda y: y + x, ak.zeros(2)),
+        lambda x: bool(x),
+        lambda x: ak.where(x > 0.0, 1.0, 2.0),
+    ],
+)
+def test_leaked_tensors_say_where_they_come_from(use: Any) -> None:
+    kept: list[Any] = []
+
+    def leaky(x: Any) -> Any:
+        kept.append(x * 2.0)
+        return x
+
+    ak.trace(leaky, ak.zeros(2))
+    text = r"float32\[2\] traced by 'leaky' is used outside of that trace.*Return it"
+    with pytest.raises(TraceError, match=text):
+        use(kept[0])
+
+
+def test_a_failed_trace_leaks_too() -> None:
+    kept: list[Any] = []
+
+    def failing(x: Any) -> Any:
+        kept.append(x)
+        raise KeyError("own")
+
+    with pytest.raises(KeyError, match="own"):
+        ak.trace(failing, ak.zeros(2))
+    with pytest.raises(TraceError, match="used outside"):
+        _ = kept[0] + 1.0
+    assert (ak.zeros(1) + 1.0).tolist() == [1.0]
