@@ -69,6 +69,7 @@ OVERWRITING: Final[dict[str, Callable[..., Tensor]]] = {
     "select": torch.where,
     "relu": _relu,
     "relu_grad": _relu_grad,
+    fused.KEEP.name: fused.keep,
 }
 
 

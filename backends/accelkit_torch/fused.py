@@ -11,10 +11,12 @@ from typing import Any, Final
 import torch
 
 from accelkit import dtypes
+from accelkit.dtypes import DType
 from accelkit.graph import TensorSpec
 from accelkit.primitives import get
 from accelkit.primitives.primitive import Primitive
 from accelkit_torch import convolution
+from accelkit_torch.dtypes import TO_TORCH
 
 Tensor = torch.Tensor
 
@@ -62,6 +64,11 @@ ADD_MATMUL: Final = Primitive("torch_add_matmul", _add_matmul_infer)
 ACCUMULATE_MATMUL: Final = Primitive(
     "torch_accumulate_matmul", lambda c, a, b, *, scale, transpose_a, transpose_b: c
 )
+# A truth value as all bits or none, and a float where they are set, else zero.
+MASK_BITS: Final = Primitive(
+    "torch_mask_bits", lambda mask, *, dtype: TensorSpec(mask.shape, dtype)
+)
+KEEP: Final = Primitive("torch_keep", lambda x, bits: x)
 # (learning rate, parameters, gradients, momenta); `accumulated`: the gradients are already added
 # to the momenta.
 SGD: Final = Primitive("torch_sgd", _sgd_infer, multiple_outputs=True)
@@ -87,6 +94,16 @@ def accumulate_matmul(
     return c.addmm_(a.t() if transpose_a else a, b.t() if transpose_b else b, beta=scale)
 
 
+def _mask_bits(mask: Tensor, *, dtype: DType) -> Tensor:
+    return mask.to(TO_TORCH[dtype]).neg_()
+
+
+def keep(x: Tensor, bits: Tensor, *, out: Tensor | None = None) -> Tensor:
+    """``x`` where ``bits`` are all set, 0 where none are, whatever ``x`` is there."""
+    target = None if out is None else out.view(bits.dtype)
+    return torch.bitwise_and(x.view(bits.dtype), bits, out=target).view(x.dtype)
+
+
 FUSED: Final[dict[str, Callable[..., Any]]] = {
     CONV2D_BIAS.name: convolution.conv2d,
     CONV2D_BACKWARD.name: _conv2d_backward,
@@ -94,4 +111,6 @@ FUSED: Final[dict[str, Callable[..., Any]]] = {
     MAX_POOL2D_GRAD.name: convolution.max_pool2d_indices_grad,
     ADD_MATMUL.name: _add_matmul,
     ACCUMULATE_MATMUL.name: accumulate_matmul,
+    MASK_BITS.name: _mask_bits,
+    KEEP.name: keep,
 }

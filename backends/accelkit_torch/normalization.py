@@ -51,6 +51,7 @@ def _softmax_cross_entropy_grad(
 
 # Rows of a piece are few enough for its temporaries to stay in a processor's cache.
 _CPU_PIECE_ELEMENTS = 1 << 16
+_BAND_CHANNELS = 128
 
 
 @functools.lru_cache(maxsize=64)
@@ -62,6 +63,22 @@ def _band(
     offset = index[:, None] - index[None, :]
     inside = (offset >= -before) & (offset <= after)
     return inside.to(dtype).mul_(value)
+
+
+def _window_sum(rows: Tensor, before: int, after: int, value: float) -> Tensor:
+    """``value`` times the sum over channels i - before .. i + after, clipped at the ends.
+
+    A product with a band matrix is the fastest way as long as there are few channels.
+    """
+    channels = rows.shape[-1]
+    if channels <= _BAND_CHANNELS:
+        return torch.mm(rows, _band(channels, before, after, value, rows.dtype, rows.device))
+    total = rows * value
+    for distance in range(1, before + 1):
+        total[:, distance:].add_(rows[:, :-distance], alpha=value)
+    for distance in range(1, after + 1):
+        total[:, :-distance].add_(rows[:, distance:], alpha=value)
+    return total
 
 
 def _factor(scale: Tensor, beta: float) -> Tensor:
@@ -81,10 +98,6 @@ def _pieces(x: Tensor, *others: Tensor) -> Any:
     return zip(*(t.split(rows) for t in flat), strict=True)
 
 
-def _scale(x: Tensor, band: Tensor, k: float) -> Tensor:
-    return torch.mm(x * x, band).add_(k)
-
-
 def _widened(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Sixteen-bit floats are computed in float32 and rounded once."""
 
@@ -101,9 +114,9 @@ def _widened(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 @_widened
 def _local_response_norm(x: Tensor, *, size: int, alpha: float, beta: float, k: float) -> Tensor:
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    band = _band(x.shape[-1], size // 2, (size - 1) // 2, alpha, x.dtype, x.device)
     for part, out in _pieces(x, y):
-        torch.mul(part, _factor(_scale(part, band, k), beta), out=out)
+        scale = _window_sum(part * part, size // 2, (size - 1) // 2, alpha).add_(k)
+        torch.mul(part, _factor(scale, beta), out=out)
     return y
 
 
@@ -113,13 +126,12 @@ def _local_response_norm_grad(
 ) -> Tensor:
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     before, after = size // 2, (size - 1) // 2
-    band = _band(x.shape[-1], before, after, alpha, x.dtype, x.device)
-    spread = _band(x.shape[-1], after, before, -2.0 * alpha * beta, x.dtype, x.device)
     for part, cotangent, out in _pieces(x, g, dx):
-        scale = _scale(part, band, k)
+        scale = _window_sum(part * part, before, after, alpha).add_(k)
         scaled = cotangent * _factor(scale.clone(), beta)
         inner = torch.mul(scaled, part).div_(scale)
-        torch.addcmul(scaled, part, torch.mm(inner, spread), out=out)
+        spread = _window_sum(inner, after, before, -2.0 * alpha * beta)
+        torch.addcmul(scaled, part, spread, out=out)
     return dx
 
 

@@ -230,6 +230,8 @@ def _composite_cases(random: np.random.Generator, normal: Any) -> Iterator[Case]
     for size, beta in ((5, 0.75), (4, 0.5), (9, 0.75)):
         parameters = {"size": size, "alpha": 0.2, "beta": beta, "k": 2.0}
         yield Case("local_response_norm", (normal(2, 3, 3, 6),), parameters)
+        many = (normal(1, 2, 1, 130), normal(1, 2, 1, 130))
+        yield Case("local_response_norm_grad", many, parameters)
         yield Case("local_response_norm_grad", (normal(2, 3, 3, 6), normal(2, 3, 3, 6)), parameters)
     p, g, v = normal(3, 4), normal(3, 4), normal(3, 4)
     rate = np.array(0.1, p.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from accelkit.graph import Graph
 from accelkit.passes import eliminate_dead_code
+from accelkit_torch.rewrites.dropout import mask_by_bits
 from accelkit_torch.rewrites.pooling import keep_pooling_indices, pool_before_relu
 from accelkit_torch.rewrites.products import (
     add_bias_in_convolution,
@@ -28,6 +29,7 @@ def rewrite_for_torch(graph: Graph, donate: frozenset[int], *, accumulate: bool 
     graph = pool_before_relu(graph)
     graph = keep_pooling_indices(graph)
     graph = add_bias_in_matmul(graph)
+    graph = mask_by_bits(graph)
     if accumulate:
         graph = accumulate_into_momentum(graph, donate)
     graph = fuse_updates(graph)

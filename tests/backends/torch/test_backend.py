@@ -90,13 +90,31 @@ def test_memory_statistics() -> None:
 
 
 @pytest.mark.parametrize("offset", [0, 1, 6, (1 << 34) - 3, 1 << 40])
-@pytest.mark.parametrize("count", [0, 1, 5, 4 * philox._CPU_CHUNK_BLOCKS + 7])
-def test_random_words_are_the_reference(offset: int, count: int) -> None:
+@pytest.mark.parametrize("count", [0, 1, 5, 100])
+def test_random_words_are_the_reference(
+    offset: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The form for accelerators, which runs on any device, in pieces of several sizes."""
     for key in ((0, 0), (0xFFFFFFFF, 0x80000000), (123456789, 987654321)):
         native = torch.tensor(key, dtype=torch.int64).to(torch.uint32)
-        out = torch.empty(count, dtype=torch.int64)
-        philox.random_words(native, offset, out, lambda words, part: part.copy_(words))
-        np.testing.assert_array_equal(out.numpy(), reference.random_bits(key, offset, count))
+        for chunk in (3, 1 << 20):
+            monkeypatch.setattr(philox, "_CHUNK_BLOCKS", chunk)
+            out = torch.empty(count, dtype=torch.int64)
+            philox.random_words(native, offset, out, lambda words, part: part.copy_(words))
+            expected = reference.random_bits(key, offset, count)
+            np.testing.assert_array_equal(out.numpy(), expected)
+
+
+def test_random_tensors_of_accelerators_are_the_reference() -> None:
+    key = torch.tensor([7, 8], dtype=torch.int64).to(torch.uint32)
+    mask = philox._drawn_mask(key, (3, 5), 0.3, 6)
+    np.testing.assert_array_equal(
+        mask.numpy(), reference.random_keep_mask((7, 8), (3, 5), 0.3, offset=6)
+    )
+    for dtype in (dtypes.float32, dtypes.float64):
+        drawn = philox._drawn_uniform(key, (3, 5), dtype, 6)
+        expected = reference.random_uniform((7, 8), (3, 5), dtype, offset=6)
+        np.testing.assert_array_equal(drawn.numpy(), expected)
 
 
 def test_known_answer_of_random123() -> None:

@@ -246,6 +246,26 @@ def test_pooling_with_borders_that_torch_lacks() -> None:
     check(traced(function, (1, 6, 6, 2), (1, 4, 3, 2)))
 
 
+@pytest.mark.parametrize("dtype", [dtypes.float16, dtypes.float32, dtypes.float64], ids=str)
+def test_dropout(dtype: dtypes.DType) -> None:
+    specs = [TensorSpec((4, 6), dtype), TensorSpec((2,), dtypes.uint32)]
+
+    def function(x: Any, key: Any) -> list[Any]:
+        dropped = get("dropout")(x, key, rate=0.5, offset=1)
+        return [dropped, get("dropout")(dropped, key, rate=0.5, offset=1)]
+
+    graph = prepare(trace_graph(function, specs)[0], TORCH)
+    executable = compiled(graph)
+    counts = executable.program.counts()
+    assert counts["torch_keep"] == 2
+    assert counts["torch_mask_bits"] == counts["random_keep_mask"] == 1
+    plain = Interpreter(graph, DEVICE, lambda node: TORCH.implementation(node.primitive, DEVICE))
+    values = np.resize([1.5, np.nan, -np.inf, -0.0, -3.0], (4, 6)).astype(dtype.numpy)
+    arrays = [torch.from_numpy(values), torch.tensor([1, 2], dtype=torch.uint32)]
+    for a, b in zip(executable(arrays), plain(arrays), strict=True):
+        assert TORCH.get(a).tobytes() == TORCH.get(b).tobytes()
+
+
 @pytest.mark.parametrize("padding", [((0, 0), (0, 0)), ((1, 2), (0, 1))], ids=str)
 @pytest.mark.parametrize("groups", [1, 2])
 def test_convolution_gradients(padding: Any, groups: int) -> None:
