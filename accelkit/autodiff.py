@@ -46,7 +46,7 @@ def backward(
     active = {trace.value_of(x) for x in inputs}
     nodes = []
     for node in trace.nodes[start:]:
-        if any(v in active for v in node.inputs):
+        if node.primitive is not stop_gradient_primitive and any(v in active for v in node.inputs):
             nodes.append(node)
             active.update(v for v in node.outputs if v.spec.dtype.is_floating)
     sums: dict[Value, Tensor] = {}

@@ -50,7 +50,15 @@ class _Leaves:
                 f"The backward rule of {name!r} returned a cotangent of another structure than "
                 f"its argument: {error}"
             ) from error
-        return [found[i] for i in self.positions]
+        chosen = [found[i] for i in self.positions]
+        for cotangent, tensor in zip(chosen, self.tensors, strict=True):
+            given = cotangent.spec if isinstance(cotangent, Tensor) else type(cotangent).__name__
+            if cotangent is not None and given != tensor.spec:
+                raise DifferentiationError(
+                    f"The backward rule of {name!r} gave a cotangent {given} for an argument "
+                    f"{tensor.spec}; they must be equal."
+                )
+        return chosen
 
 
 class _Rule:

@@ -263,11 +263,12 @@ class GraphBuilder:
         """
         key: tuple[Any, ...] | None = None
         if self._seen is not None and not primitive.has_side_effect:
-            statics = (
-                item for name in sorted(parameters) for item in (name, _exact(parameters[name]))
-            )
+            statics = tuple((name, _exact(parameters[name])) for name in sorted(parameters))
             key = (primitive.name, *map(id, inputs), *statics)
-            found = self._seen.get(key)
+            try:
+                found = self._seen.get(key)
+            except TypeError:  # a user's parameter without a hash: such nodes are not compared
+                key = found = None
             if found is not None:
                 return found.outputs
         specs = primitive.infer([v.spec for v in inputs], parameters)
@@ -310,8 +311,10 @@ class GraphBuilder:
 
 
 def _exact(value: Any) -> Any:
-    """A key under which -0.0 and 0.0 differ and NaN equals itself."""
-    return value.hex() if isinstance(value, float) else value
+    """A key under which -0.0 and 0.0 differ, 1 and True too, and NaN equals itself."""
+    if isinstance(value, tuple):
+        return tuple(map(_exact, value))
+    return type(value), value.hex() if isinstance(value, float) else value
 
 
 def rewrite(
