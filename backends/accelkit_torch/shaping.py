@@ -109,7 +109,7 @@ def _take(x: Tensor, indices: Tensor, *, axis: int) -> Tensor:
     if index.ndim == 1:
         return torch.index_select(x, axis, index)
     chosen = torch.index_select(x, axis, index.reshape(-1))
-    return chosen.reshape(*x.shape[:axis], *index.shape, *x.shape[axis + 1 :])
+    return chosen.reshape((*x.shape[:axis], *index.shape, *x.shape[axis + 1 :]))
 
 
 def _accumulated(add: Callable[[Tensor, Tensor], Tensor], shape: Shape, g: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def _accumulated(add: Callable[[Tensor, Tensor], Tensor], shape: Shape, g: Tenso
 def _take_grad(g: Tensor, indices: Tensor, *, axis: int, extent: int) -> Tensor:
     index = _index(indices, extent).reshape(-1)
     after = g.shape[axis + indices.ndim :]
-    flat = g.reshape(*g.shape[:axis], index.numel(), *after)
+    flat = g.reshape((*g.shape[:axis], index.numel(), *after))
     return _accumulated(
         lambda zeros, part: zeros.index_add_(axis, index, part),
         (*g.shape[:axis], extent, *after),
