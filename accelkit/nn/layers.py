@@ -17,6 +17,9 @@ from accelkit.tensor import Tensor
 __all__ = ["Conv2d", "Dropout", "Embedding", "Flatten", "Linear"]
 
 
+_UNIT_NORMAL = Normal(1.0)
+
+
 def _positive(name: str, value: int) -> None:
     if not isinstance(value, int) or value < 1:
         raise OptionError(f"`{name}` must be a positive integer, got {value!r}.")
@@ -97,7 +100,8 @@ class Conv2d(Module):
         channels = x.shape[3]
         if channels % self.groups:
             raise ShapeError(
-                f"The input's channels (={channels}) must be divisible by `groups` (={self.groups})."
+                f"The input's channels (={channels}) must be divisible by `groups` "
+                f"(={self.groups})."
             )
         window = as_pair(self.kernel_size, "kernel_size")
         shape = (*window, channels // self.groups, self.features)
@@ -130,7 +134,7 @@ class Embedding(Module):
 
     count: int
     features: int
-    weight_init: Initializer = Normal(1.0)
+    weight_init: Initializer = _UNIT_NORMAL
 
     def __post_init__(self) -> None:
         _positive("count", self.count)
@@ -157,10 +161,11 @@ class Dropout(Module):
             raise OptionError(f"`rate` must be in [0, 1), got {self.rate!r}.")
 
     def forward(self, scope: Scope, x: Tensor) -> Tensor:
-        """Any shape to the same shape."""
+        """(N, ...) to the same shape."""
         if not scope.training or self.rate == 0.0:
             return x
-        result: Tensor = dropout(x, scope.key(), rate=float(self.rate), offset=0)
+        offset = scope.first_sample * math.prod(x.shape[1:])
+        result: Tensor = dropout(x, scope.key(), rate=float(self.rate), offset=offset)
         return result
 
 

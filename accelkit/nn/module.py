@@ -82,6 +82,7 @@ class _Session:
     stream: Stream | None
     parameters: Mapping[str, Tensor] | None  # None while declaring
     state: Mapping[str, Tensor] | None
+    first_sample: int = 0
     new_state: dict[str, Tensor] = field(default_factory=dict)
     declared: dict[str, ParameterSpec] = field(default_factory=dict)
     declared_state: dict[str, ParameterSpec] = field(default_factory=dict)
@@ -104,6 +105,15 @@ class Scope:
     def training(self) -> bool:
         """Whether this is a training pass: dropout drops, batch norm uses the batch."""
         return self._session.training
+
+    @property
+    def first_sample(self) -> int:
+        """Index, in the whole batch, of the first sample given here: not 0 in a micro-batch.
+
+        Random tensors with one row per sample start at this row, so that they do not depend on
+        how a batch is cut.
+        """
+        return self._session.first_sample
 
     def _name(self, name: str) -> str:
         return f"{self.path}.{name}" if self.path else name
@@ -263,8 +273,9 @@ class Module:
         Raises:
             ShapeError: with the path of the layer that the input does not fit.
         """
-        session = _Session(training, dtypes.float32, Stream(0), None, None)
         spec = TensorSpec(tuple(input_shape), dtypes.dtype(input_dtype))
+        dtype = spec.dtype if spec.dtype.is_floating else dtypes.float32
+        session = _Session(training, dtype, Stream(0), None, None)
         outputs: list[TensorSpec] = []
 
         def function(x: Tensor) -> list[Tensor]:
@@ -323,6 +334,7 @@ class Module:
         training: bool = False,
         random: Stream | None = None,
         state: Nested | None = None,
+        first_sample: int = 0,
     ) -> tuple[Any, dict[str, Any]]:
         """Compute the result and the new state. Pure: nothing given is changed.
 
@@ -332,6 +344,7 @@ class Module:
             training: Whether dropout drops and batch norm uses the batch.
             random: Source of keys; needed if the model draws random numbers.
             state: As returned by :meth:`init_state`; needed if the model has state.
+            first_sample: Index of the first sample in the whole batch, if this is a part of one.
 
         Returns:
             ``(result, new_state)``.
@@ -339,7 +352,7 @@ class Module:
         flat = dict(flatten_names(parameters))
         dtype = next((p.dtype for p in flat.values() if p.dtype.is_floating), dtypes.float32)
         old_state = dict(flatten_names(state or {}))
-        session = _Session(training, dtype, random, flat, old_state)
+        session = _Session(training, dtype, random, flat, old_state, first_sample)
         result = self._run(session, *inputs)
         return result, nest({**old_state, **session.new_state})
 

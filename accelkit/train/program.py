@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelkit import dtypes, ops
 from accelkit.autodiff import value_and_grad
@@ -37,7 +37,11 @@ class SiteStream(Stream):
     def __init__(self, table: Tensor) -> None:
         super().__init__(0)
         self.table = table
-        self.sites: list[tuple[str, int]] = []
+        self.sites: dict[tuple[str, int], int] = {}
+
+    def restart(self) -> None:
+        """Give the keys from the beginning again, to the next micro-batch."""
+        self._ordinals.clear()
 
     def _row(self, index: int) -> Tensor:
         row = slice_(self.table, start=(index, 0), stop=(index + 1, 2), step=(1, 1))
@@ -45,8 +49,8 @@ class SiteStream(Stream):
 
     def key(self, path: str = "") -> Tensor:
         """The key of the next call at this place."""
-        self.sites.append(self._site(path))
-        return self._row(len(self.sites))
+        row = self.sites.setdefault(self._site(path), len(self.sites) + 1)
+        return self._row(row)
 
     def step_number(self) -> Tensor:
         """The step as int32[]."""
@@ -93,6 +97,7 @@ class Recipe:
     trainable: Any = None
     skip_nonfinite: bool = False
     scale_loss: bool = False
+    accumulate: int = 1
 
     def model_input(self, inputs: Tensor) -> Tensor:
         """The batch's inputs as the model takes them: pixels become floating."""
@@ -178,6 +183,32 @@ def _narrow_keys(table: Value, sites: int) -> None:
     table.spec = TensorSpec((1 + sites, 2), dtypes.uint32)
 
 
+class _Part(NamedTuple):
+    """What one micro-batch adds to the step: sums that belong to the whole batch.
+
+    Attributes:
+        values: Its share of the loss and of each metric.
+        gradients: Its share of the (scaled) gradients.
+        new_state: The model's statistics afterwards.
+        valid: Whether all its targets are valid; None if they always are.
+    """
+
+    values: dict[str, Tensor]
+    gradients: dict[str, Tensor]
+    new_state: dict[str, Tensor]
+    valid: Tensor | None
+
+    def plus(self, other: _Part) -> _Part:
+        """Both micro-batches together."""
+        both = None if self.valid is None or other.valid is None else self.valid & other.valid
+        return _Part(
+            {n: v + other.values[n] for n, v in self.values.items()},
+            {n: g + other.gradients[n] for n, g in self.gradients.items()},
+            {},
+            both,
+        )
+
+
 def _train_step(
     recipe: Recipe,
     tensors: dict[str, Tensor],
@@ -187,49 +218,97 @@ def _train_step(
     scalar_names: Sequence[str],
     details: dict[str, Any],
 ) -> tuple[dict[str, Tensor], Tensor]:
-    inputs, targets, weights = batch
     parameters = _strip(tensors, "parameters")
-    old_state = _strip(tensors, "state")
-    frozen = {n: p for n, p in parameters.items() if not recipe.is_trainable(n)}
-    trainable = {n: p for n, p in parameters.items() if n not in frozen}
+    trainable = {n: p for n, p in parameters.items() if recipe.is_trainable(n)}
     if not trainable:
         raise OptionError("No parameter is trainable: `trainable` refused every name.")
-
     scale = tensors["loss_scale"][0] if recipe.scale_loss else None
-
-    def loss_function(chosen: dict[str, Tensor]) -> tuple[Tensor, Any]:
-        outputs, new_state = recipe.model.apply(
-            nest({**frozen, **chosen}),
-            recipe.model_input(inputs),
-            training=True,
-            random=stream,
-            state=nest(old_state),
-        )
-        loss = _weighted_mean(recipe.evaluate(outputs, targets), weights)
-        scaled = loss if scale is None else loss * scale
-        return scaled, (loss, outputs, dict(flatten_names(new_state)))
-
-    (_, (loss, outputs, new_state)), gradients = value_and_grad(loss_function, has_aux=True)(
-        trainable
-    )
-    details["output"] = outputs.spec
+    total = _forward_and_backward(recipe, tensors, trainable, batch, stream, scale, details)
+    loss, gradients = total.values["loss"], total.gradients
     finite = ops.isfinite(loss)
     keep = finite if recipe.skip_nonfinite else None
     if scale is not None:
         gradients = {n: g / scale for n, g in gradients.items()}
         keep = _all_finite(gradients)
     changed = _update(recipe, tensors, trainable, gradients, scalars, scalar_names)
-    changed |= {f"state.{n}": t for n, t in new_state.items()}
+    changed |= {f"state.{n}": t for n, t in total.new_state.items()}
     if keep is not None:
         changed = _where(keep, changed, tensors)
     if scale is not None and keep is not None:
         changed["loss_scale"] = _next_loss_scale(tensors["loss_scale"], keep)
-    changed["watch"] = _watch(recipe, tensors["watch"], outputs, batch, finite, stream)
-    values = {"loss": loss}
-    values |= {m.name: _weighted_mean(m(outputs, targets), weights) for m in recipe.metrics}
-    details["metrics"] = tuple(values)
+    changed["watch"] = _watch(tensors["watch"], total.valid, finite, stream.step_number())
+    details["metrics"] = tuple(total.values)
     observed = ops.astype(changed["watch"], recipe.dtype)
-    return changed, ops.concat([ops.stack(list(values.values())), observed])
+    return changed, ops.concat([ops.stack(list(total.values.values())), observed])
+
+
+def _forward_and_backward(
+    recipe: Recipe,
+    tensors: Mapping[str, Tensor],
+    trainable: Mapping[str, Tensor],
+    batch: tuple[Tensor, Tensor, Tensor],
+    stream: SiteStream,
+    scale: Tensor | None,
+    details: dict[str, Any],
+) -> _Part:
+    """One micro-batch after the other, added up.
+
+    Every micro-batch's loss is divided by the weight of the whole batch, and its dropout masks
+    are the rows of the whole batch's, so the sum is what one pass would give.
+    """
+    count = recipe.accumulate
+    size = batch[0].shape[0]
+    if size % count:
+        raise OptionError(
+            f"accumulate={count} does not divide the batch of {size}. Choose one of: "
+            f"{', '.join(str(k) for k in range(1, size + 1) if size % k == 0)}."
+        )
+    frozen = {n: p for n, p in _strip(tensors, "parameters").items() if n not in trainable}
+    old_state = nest(_strip(tensors, "state"))
+    weight = ops.sum(batch[2])
+    micro = size // count
+    total: _Part | None = None
+    for index in range(count):
+        rows = slice(index * micro, (index + 1) * micro)
+        inputs, targets, weights = (part[rows] if count > 1 else part for part in batch)
+        stream.restart()
+
+        def loss_function(
+            chosen: dict[str, Tensor],
+            inputs: Tensor = inputs,
+            targets: Tensor = targets,
+            weights: Tensor = weights,
+            first_sample: int = index * micro,
+        ) -> tuple[Tensor, Any]:
+            outputs, new_state = recipe.model.apply(
+                nest({**frozen, **chosen}),
+                recipe.model_input(inputs),
+                training=True,
+                random=stream,
+                state=old_state,
+                first_sample=first_sample,
+            )
+            loss = ops.sum(recipe.evaluate(outputs, targets) * weights) / weight
+            return loss if scale is None else loss * scale, (loss, outputs, new_state)
+
+        (_, (loss, outputs, new_state)), gradients = value_and_grad(loss_function, has_aux=True)(
+            dict(trainable)
+        )
+        values = {"loss": loss}
+        for metric in recipe.metrics:
+            values[metric.name] = ops.sum(metric(outputs, targets) * weights) / weight
+        details["output"] = outputs.spec
+        valid = _all_valid(recipe, outputs, targets, weights)
+        part = _Part(values, gradients, dict(flatten_names(new_state)), valid)
+        total = part if total is None else total.plus(part)
+    assert total is not None
+    return total
+
+
+def _all_valid(recipe: Recipe, outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor | None:
+    """Whether all targets of samples that count are valid; None if they always are."""
+    valid = recipe.loss.valid(outputs, targets)
+    return None if valid is None else ops.all(valid | (weights == 0.0))
 
 
 def _where(
@@ -260,20 +339,10 @@ def _next_loss_scale(state: Tensor, finite: Tensor) -> Tensor:
     return ops.where(finite, good, bad)
 
 
-def _watch(
-    recipe: Recipe,
-    watch: Tensor,
-    outputs: Tensor,
-    batch: tuple[Tensor, Tensor, Tensor],
-    finite: Tensor,
-    stream: SiteStream,
-) -> Tensor:
-    step = stream.step_number()
-    valid = recipe.loss.valid(outputs, batch[1])
-    bad_labels = ~ops.all(valid | (batch[2] == 0.0)) if valid is not None else ops.isnan(step)
-    return ops.stack(
-        [_first_step(watch, 0, ~finite, step), _first_step(watch, 1, bad_labels, step)]
-    )
+def _watch(watch: Tensor, valid: Tensor | None, finite: Tensor, step: Tensor) -> Tensor:
+    """The first step with a loss that is not finite, and the first with invalid targets."""
+    bad = ~valid if valid is not None else ops.isnan(step)
+    return ops.stack([_first_step(watch, 0, ~finite, step), _first_step(watch, 1, bad, step)])
 
 
 def _update(
@@ -317,9 +386,9 @@ def build_eval_program(
         values = {"loss": _weighted_mean(recipe.evaluate(outputs, targets), weights)}
         values |= {m.name: _weighted_mean(m(outputs, targets), weights) for m in recipe.metrics}
         details["metrics"], details["output"] = tuple(values), outputs.spec
-        valid = recipe.loss.valid(outputs, targets)
+        valid = _all_valid(recipe, outputs, targets, weights)
         none = ops.full_like(values["loss"], -1.0)
-        bad = none if valid is None else ops.where(ops.all(valid | (weights == 0.0)), none, 0.0)
+        bad = none if valid is None else ops.where(valid, none, 0.0)
         return [ops.stack([*values.values(), none, bad])]
 
     labels = [*names, "inputs", "targets", "weights"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ from accelkit.random.philox import subkey
 from accelkit.registry import backend
 from accelkit.tensor import Tensor
 from accelkit.train.batch import Batch, as_batch, on_device, padded
+from accelkit.train.memory import MemoryChoice, choose_accumulation, parse_bytes
 from accelkit.train.metrics import StepMetrics
 from accelkit.train.precision import Policy, policy
 from accelkit.train.program import INITIAL_LOSS_SCALE, Recipe, StepProgram, build_train_program
@@ -50,10 +52,15 @@ def compile_step(program: StepProgram, device: Device, precision: Policy) -> Com
     """Compile a traced step under a precision policy, donating the state that it changes."""
     changed = set(program.changed)
     donate = [i for i, name in enumerate(program.state_names) if name in changed]
-    graph = program.graph
-    if precision.narrow is not None:
-        graph = mixed_precision(simplify(graph), precision.narrow)
+    graph = narrowed(program.graph, precision)
     return Compiled(program, compile_graph(graph, device, donate=donate, options=precision.options))
+
+
+def narrowed(graph: Graph, precision: Policy) -> Graph:
+    """The graph with the policy's narrow products."""
+    if precision.narrow is None:
+        return graph
+    return mixed_precision(simplify(graph), precision.narrow)
 
 
 class TrainStep:
@@ -73,6 +80,11 @@ class TrainStep:
             step, e.g. normalisation of uint8 pixels.
         on_nonfinite: What happens when the loss is NaN or infinite: ``"raise"`` when metrics are
             next read, ``"skip"`` the update inside the compiled step, or ``"ignore"``.
+        accumulate: Number of micro-batches into which a batch is cut to save memory. Gradients
+            are added up before the update, and dropout masks are those of the whole batch, so
+            the result is the same. Refused for models with batch statistics.
+        memory_limit: Bytes, or a text such as ``"8GiB"``: the smallest ``accumulate`` with which
+            the step is predicted to fit is chosen; see :attr:`memory_choice`.
 
     Example:
         >>> import numpy as np
@@ -101,11 +113,17 @@ class TrainStep:
         trainable: Callable[[str], bool] | None = None,
         preprocess: Callable[[Tensor], Tensor] | None = None,
         on_nonfinite: str = "raise",
+        accumulate: int = 1,
+        memory_limit: int | str | None = None,
     ) -> None:
         if on_nonfinite not in NONFINITE:
             raise OptionError(
                 f"on_nonfinite must be one of {', '.join(NONFINITE)}, got {on_nonfinite!r}."
             )
+        if not isinstance(accumulate, int) or accumulate < 1:
+            raise OptionError(f"accumulate must be a positive integer, got {accumulate!r}.")
+        if memory_limit is not None and accumulate != 1:
+            raise OptionError("Give either accumulate= or memory_limit=, which chooses it.")
         self.device = current_device() if device is None else find_device(device)
         self.precision = precision
         self.on_nonfinite = on_nonfinite
@@ -121,7 +139,10 @@ class TrainStep:
             trainable,
             skip_nonfinite=on_nonfinite == "skip",
             scale_loss=self._policy.scales_loss,
+            accumulate=accumulate,
         )
+        self.memory_limit_bytes = None if memory_limit is None else parse_bytes(memory_limit)
+        self.memory_choice: MemoryChoice | None = None
         self.last_checkpoint: str | None = None
         self._compiled: dict[Any, Compiled] = {}
         self._unit_weights: dict[int, Tensor] = {}
@@ -190,8 +211,8 @@ class TrainStep:
             )
         parts = as_batch(batch, self.recipe.loss, self.recipe.dtype)
         is_first = not self._compiled
-        compiled = self._compile(tensors, self._sized(parts, tensors))
-        operands = self._operands(compiled.program, state, self._sized(parts, tensors))
+        compiled = self._compile(tensors, self._sized(parts))
+        operands = self._operands(compiled.program, state, self._sized(parts))
         values = [tensors[name] for name in compiled.program.state_names]
         values = self._rehearse(state, compiled, values, operands) if is_first else values
         state.consume()
@@ -253,24 +274,34 @@ class TrainStep:
 
     # --- compiling ------------------------------------------------------------------------------
 
-    def _sized(self, batch: Batch, tensors: dict[str, Tensor]) -> Batch:
+    def _sized(self, batch: Batch) -> Batch:
         """The batch padded to the size of an earlier program, if there is a larger one."""
         if batch.weights is None and batch.size in self._unit_weights:
             return batch
         larger = [key[0] for key in self._compiled if key[0] >= batch.size]
-        if self._uses_batch_statistics(batch, tensors) or not larger:
+        if self._uses_batch_statistics(batch) or not larger:
             return batch
         size = min(larger)
         if size == batch.size:
             return batch
         return padded(batch, size, self.recipe.dtype, self.device)
 
-    def _uses_batch_statistics(self, batch: Batch, tensors: dict[str, Tensor]) -> bool:
+    def _uses_batch_statistics(self, batch: Batch) -> bool:
         """With batch statistics, padding would change the result, so other sizes compile anew."""
         if self._batch_statistics is None:
-            has_state = any(name.startswith("state.") for name in tensors)
-            self._batch_statistics = has_state
+            inputs = ops.zeros(batch.inputs.shape, dtype=dtypes.dtype(batch.inputs.dtype))
+            given = self.recipe.model_input(inputs).spec
+            spec = self.recipe.model.specify(given.shape, input_dtype=given.dtype, training=True)
+            self._batch_statistics = spec.uses_batch_statistics
         return self._batch_statistics
+
+    def _require_independent_samples(self, batch: Batch) -> None:
+        wanted = self.recipe.accumulate > 1 or self.memory_limit_bytes is not None
+        if wanted and self._uses_batch_statistics(batch):
+            raise OptionError(
+                "The model uses batch statistics (batch normalisation), which micro-batches would "
+                "change. Train it without accumulate= and memory_limit=, or use LayerNorm."
+            )
 
     def _compile(self, tensors: dict[str, Tensor], batch: Batch) -> Compiled:
         specs = [
@@ -279,9 +310,25 @@ class TrainStep:
         key = (batch.size, *specs)
         found = self._compiled.get(key)
         if found is None:
+            self._require_independent_samples(batch)
+            self._fit(tensors, specs)
             program = self._trace(tensors, specs)
             found = self._compiled[key] = compile_step(program, self.device, self._policy)
         return found
+
+    def _fit(self, tensors: dict[str, Tensor], specs: list[TensorSpec]) -> None:
+        """Choose the number of micro-batches for the memory limit, once."""
+        if self.memory_limit_bytes is None or self.memory_choice is not None:
+            return
+
+        def build(count: int) -> tuple[StepProgram, Graph]:
+            self.recipe = replace(self.recipe, accumulate=count)
+            program = self._trace(tensors, specs)
+            return program, narrowed(program.graph, self._policy)
+
+        self.memory_choice = choose_accumulation(
+            build, specs[0].shape[0], self.memory_limit_bytes, backend(self.device.backend)
+        )
 
     def _trace(self, tensors: dict[str, Tensor], specs: list[TensorSpec]) -> StepProgram:
         weights = TensorSpec(specs[0].shape[:1], self.recipe.dtype)
@@ -306,12 +353,12 @@ class TrainStep:
         The executable's ``graph`` is what the backend compiled; :meth:`operands` gives its inputs.
         """
         parts = as_batch(batch, self.recipe.loss, self.recipe.dtype)
-        return self._compile(state.tensors, self._sized(parts, state.tensors)).executable
+        return self._compile(state.tensors, self._sized(parts)).executable
 
     def operands(self, state: TrainState, batch: Any) -> list[Tensor]:
         """What the compiled step takes for this state and batch, in the order of its inputs."""
         tensors = state.tensors
-        parts = self._sized(as_batch(batch, self.recipe.loss, self.recipe.dtype), tensors)
+        parts = self._sized(as_batch(batch, self.recipe.loss, self.recipe.dtype))
         program = self._compile(tensors, parts).program
         values = [tensors[name] for name in program.state_names]
         return [*values, *self._operands(program, state, parts)]
