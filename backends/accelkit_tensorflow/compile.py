@@ -14,7 +14,7 @@ from accelkit_tensorflow.arrays import VariableArray, as_tensor, as_variable
 from accelkit_tensorflow.framework import tf
 from accelkit_tensorflow.runtime import native_name, tf32
 
-__all__ = ["TensorflowExecutable", "allows_tf32"]
+__all__ = ["TensorflowExecutable", "allows_tf32", "output_targets"]
 
 ops = tf.raw_ops
 
@@ -62,7 +62,7 @@ class TensorflowExecutable(Executable):
         self.device = device
         self._device_name = native_name(device)
         self._tf32 = allows_tf32(options)
-        self._targets = _targets(graph, donate)
+        self._targets = output_targets(graph, donate)
         self._returned = [i for i in range(len(graph.outputs)) if i not in self._targets.values()]
         self._function = self._trace(implementation, use_xla)
         self._rehearse()
@@ -123,7 +123,7 @@ class TensorflowExecutable(Executable):
         return outputs
 
 
-def _targets(graph: Graph, donate: Iterable[int]) -> dict[int, int]:
+def output_targets(graph: Graph, donate: Iterable[int]) -> dict[int, int]:
     """The output that takes the place of each donated input, where one can.
 
     An input that is returned as it is stays where it is; others take the first output of their

@@ -68,6 +68,10 @@ def _floor_divide(a: Any, b: Any) -> Any:
     return ops.SelectV2(condition=by_zero, t=ops.RealDiv(x=a, y=b), e=ops.Rint(x=quotient))
 
 
+def _arctan2(a: Any, b: Any) -> Any:
+    return ops.Atan2(y=a, x=b)
+
+
 def _select(condition: Any, a: Any, b: Any) -> Any:
     return ops.SelectV2(condition=condition, t=a, e=b)
 
@@ -123,7 +127,7 @@ ELEMENTWISE: dict[str, Function] = {
     "power": _binary(ops.Pow),
     "maximum": _extremum(ops.GreaterEqual, ops.Maximum),
     "minimum": _extremum(ops.LessEqual, ops.Minimum),
-    "arctan2": _binary(ops.Atan2),
+    "arctan2": _arctan2,
     "equal": _binary(ops.Equal),
     "not_equal": _binary(ops.NotEqual),
     "less": _binary(ops.Less),

@@ -1,0 +1,295 @@
+"""The TensorFlow backend against the NumPy backend, and what only TensorFlow can get wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from accelkit_tensorflow import TensorflowBackend, VariableArray, philox
+from accelkit_tensorflow.compile import output_targets
+from accelkit_tensorflow.framework import tf
+from backends.comparison import run
+from backends.primitive_cases import Case
+
+from accelkit import dtypes
+from accelkit.backend import CompileOptions
+from accelkit.device import Device
+from accelkit.errors import (
+    BackendError,
+    DeviceError,
+    OptionError,
+    OutOfMemoryError,
+    StateConsumedError,
+)
+from accelkit.primitives import get
+from backends import xla_cases
+
+TENSORFLOW = TensorflowBackend()
+CPU = TENSORFLOW.devices()[-1].device
+ONES = np.ones(1000, np.float32)
+
+
+@pytest.mark.parametrize("name", xla_cases.groups())
+def test_compiled(name: str) -> None:
+    xla_cases.check_compiled(TENSORFLOW, name)
+
+
+@pytest.mark.parametrize(
+    "case", xla_cases.first_cases("float32", "int32", "uint16", "bool"), ids=str
+)
+def test_eager(case: Case) -> None:
+    xla_cases.check_eager(TENSORFLOW, case)
+
+
+def test_known_answers() -> None:
+    xla_cases.check_known_answers(TENSORFLOW)
+
+
+def test_random_stream() -> None:
+    xla_cases.check_random_stream(TENSORFLOW)
+
+
+def test_a_wrong_generator_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    philox.check_generator.__wrapped__("/CPU:0")
+    monkeypatch.setattr(philox, "bits", lambda key, start, count: tf.zeros(count, tf.uint32))
+    with pytest.raises(BackendError, match="Philox"):
+        philox.check_generator.__wrapped__("/CPU:0")
+
+
+def test_donation() -> None:
+    xla_cases.check_donation(TENSORFLOW)
+
+
+def test_copies_survive() -> None:
+    xla_cases.check_copies_survive(TENSORFLOW)
+
+
+def test_results_of_steps_are_operands() -> None:
+    xla_cases.check_results_of_steps_are_operands(TENSORFLOW)
+
+
+def test_memory_is_the_backends_own() -> None:
+    xla_cases.check_memory_is_the_backends_own(TENSORFLOW)
+
+
+def test_round_trips() -> None:
+    xla_cases.check_round_trips(TENSORFLOW)
+
+
+def _steps(count: int) -> list[list[VariableArray]]:
+    """The states after each of some steps."""
+    executable = TENSORFLOW.compile(xla_cases.update_graph(), CPU, donate=frozenset({0, 1}))
+    gradient = TENSORFLOW.put(ONES, CPU)
+    state = [TENSORFLOW.put(ONES, CPU), TENSORFLOW.put(ONES, CPU)]
+    states = []
+    for _ in range(count):
+        *state, _ = executable([*state, gradient])
+        states.append(state)
+    return states
+
+
+def test_consumed_arrays_refuse_to_be_read() -> None:
+    old, new = _steps(2)
+    assert TENSORFLOW.get(new[1])[0] == 3.0
+    assert old[1].is_consumed
+    for read in (TENSORFLOW.get, np.asarray, tf.convert_to_tensor, tf.reduce_sum):
+        with pytest.raises(StateConsumedError, match=r"float32\(1000,\)"):
+            read(old[1])
+    assert TENSORFLOW.spec(old[1]).shape == (1000,)
+    assert "consumed" in repr(old[1])
+
+
+def test_state_stays_in_one_variable() -> None:
+    first, second = _steps(2)
+    assert isinstance(second[0], VariableArray)
+    memory = {id(a.variable) for a in second}
+    assert len(memory) == 2
+    executable = TENSORFLOW.compile(xla_cases.update_graph(), CPU, donate=frozenset({0, 1}))
+    *third, _ = executable([*second, TENSORFLOW.put(ONES, CPU)])
+    assert {id(a.variable) for a in third} == memory
+    assert all(a.is_consumed for a in first + second)
+
+
+def test_several_states_at_once() -> None:
+    (one,), (other,) = _steps(1), _steps(1)
+    executable = TENSORFLOW.compile(xla_cases.update_graph(), CPU, donate=frozenset({0, 1}))
+    gradient = TENSORFLOW.put(ONES, CPU)
+    *one, _ = executable([*one, gradient])
+    assert TENSORFLOW.get(one[1])[0] == 3.0
+    assert TENSORFLOW.get(other[1])[0] == 2.0
+
+
+def test_a_donated_tensor_keeps_its_content() -> None:
+    p = TENSORFLOW.put(ONES, CPU)
+    executable = TENSORFLOW.compile(xla_cases.update_graph(), CPU, donate=frozenset({0, 1}))
+    state = [p, TENSORFLOW.put(ONES, CPU)]
+    for _ in range(3):
+        *state, _ = executable([*state, TENSORFLOW.put(ONES, CPU)])
+    np.testing.assert_array_equal(p.numpy(), ONES)
+
+
+def test_the_users_variables_are_not_overwritten() -> None:
+    mine = tf.Variable(ONES)
+    executable = TENSORFLOW.compile(xla_cases.update_graph(), CPU, donate=frozenset({0, 1}))
+    executable([mine, TENSORFLOW.put(ONES, CPU), TENSORFLOW.put(ONES, CPU)])
+    np.testing.assert_array_equal(mine.numpy(), ONES)
+
+
+def test_variable_arrays_are_tensors_to_tensorflow() -> None:
+    (state,) = _steps(1)
+    assert float(tf.reduce_sum(state[1])) == 2000.0
+    assert tf.convert_to_tensor(state[1]).dtype == tf.float32
+    assert np.asarray(state[1]).sum() == 2000.0
+
+
+def test_deleted_arrays_are_gone() -> None:
+    (state,) = _steps(1)
+    TENSORFLOW.delete(state[0])
+    TENSORFLOW.delete(state[0])
+    with pytest.raises(StateConsumedError):
+        TENSORFLOW.get(state[0])
+
+
+def test_targets() -> None:
+    graph = xla_cases.update_graph()
+    assert output_targets(graph, {0, 1, 2}) == {0: 0, 1: 1}
+    kept = graph.replace(outputs=[graph.inputs[1], graph.outputs[1], graph.inputs[0]])
+    assert output_targets(kept, {0, 1}) == {0: 2, 1: 0}
+
+
+def test_dtypes_without_a_kernel_are_compiled() -> None:
+    a = np.array([[1, 2], [3, 65535]], np.uint16)
+    case = Case("cumulative_sum", (a,), {"axis": 1})
+    np.testing.assert_array_equal(run(TENSORFLOW, case)[0], np.cumsum(a, 1, np.uint16))
+    dilated = {"strides": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (2, 2), "groups": 1}
+    x, g = np.ones((1, 5, 5, 1), np.float32), np.ones((1, 3, 3, 1), np.float32)
+    case = Case("conv2d_weight_grad", (x, g), {**dilated, "kernel_size": (2, 2)})
+    assert run(TENSORFLOW, case)[0].tolist() == [[[[9.0]], [[9.0]]], [[[9.0]], [[9.0]]]]
+
+
+def test_a_wrong_call_keeps_its_own_error() -> None:
+    a, b = (TENSORFLOW.put(np.ones(n, np.float32), CPU) for n in (2, 3))
+    with pytest.raises((tf.errors.InvalidArgumentError, ValueError)):
+        TENSORFLOW.run(get("add"), [a, b], {}, CPU)
+
+
+def test_tf32_is_restored() -> None:
+    switch = tf.config.experimental
+    before = switch.tensor_float_32_execution_enabled()
+    for users_choice in (True, False):
+        switch.enable_tensor_float_32_execution(users_choice)
+        try:
+            for precision in ("float32", "tf32"):
+                options = CompileOptions(matmul_precision=precision)
+                executable = TENSORFLOW.compile(xla_cases.update_graph(), CPU, options=options)
+                executable([TENSORFLOW.put(ONES, CPU) for _ in range(3)])
+                run(TENSORFLOW, Case("exp", (ONES,), {}))
+                assert switch.tensor_float_32_execution_enabled() is users_choice
+        finally:
+            switch.enable_tensor_float_32_execution(before)
+    with pytest.raises(OptionError, match="'float32' or 'tf32'"):
+        TENSORFLOW.compile(xla_cases.update_graph(), CPU, options=CompileOptions("float8"))
+
+
+def test_worker_threads() -> None:
+    found: list[object] = []
+
+    def work() -> None:
+        found.append(float(run(TENSORFLOW, Case("reduce_sum", (ONES,), {"axes": (0,)}))[0]))
+        executable = TENSORFLOW.compile(xla_cases.update_graph(), CPU, donate=frozenset({0, 1}))
+        outputs = executable([TENSORFLOW.put(ONES, CPU) for _ in range(3)])
+        found.append(float(TENSORFLOW.get(outputs[2])))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [1000.0, 1000.0]
+
+
+def test_dlpack() -> None:
+    source = np.arange(6, dtype=np.float32).reshape(2, 3)
+    array = TENSORFLOW.from_dlpack(source, CPU)
+    source[:] = 0.0
+    assert TENSORFLOW.get(array)[1, 2] == 5.0
+    (state,) = _steps(1)
+    again = tf.experimental.dlpack.from_dlpack(TENSORFLOW.to_dlpack(state[1]))
+    np.testing.assert_array_equal(again.numpy(), np.full(1000, 2.0))
+    assert TENSORFLOW.dlpack_device(state[1]) == (1, 0)
+
+
+def test_memory_statistics() -> None:
+    statistics = TENSORFLOW.memory(CPU)
+    assert statistics.in_use_bytes
+    assert statistics.peak_bytes
+    assert statistics.method
+
+
+def test_unknown_device() -> None:
+    with pytest.raises(DeviceError, match="tensorflow:cpu:0"):
+        TENSORFLOW.put(np.zeros(1), Device("tensorflow", "npu", 0))
+
+
+def test_translation_of_errors() -> None:
+    exhausted = tf.errors.ResourceExhaustedError(None, None, "OOM when allocating")
+    assert isinstance(TENSORFLOW.translate(exhausted), OutOfMemoryError)
+    other = TENSORFLOW.translate(tf.errors.InternalError(None, None, "broken"))
+    assert isinstance(other, BackendError)
+    assert "broken" in str(other)
+
+
+def test_signed_zeros_are_different_constants() -> None:
+    signs = []
+    for value in (0.0, -0.0, 0.0):
+        parameters = {"shape": (), "value": value, "dtype": dtypes.float32}
+        found = TENSORFLOW.get(TENSORFLOW.run(get("full"), [], parameters, CPU))
+        signs.append(bool(np.signbit(found)))
+    assert signs == [False, True, False]
+
+
+_IN_A_FRESH_PROCESS = """
+import os, sys
+from accelkit_tensorflow import TensorflowBackend
+backend = TensorflowBackend()
+assert "TF_CPP_MIN_LOG_LEVEL" not in os.environ
+os.write(2, b"standard error works\\n")
+print([str(info.device) for info in backend.devices()])
+"""
+
+
+def test_import_is_quiet_and_leaves_the_environment_alone() -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+    result = subprocess.run(
+        [sys.executable, "-W", "error::UserWarning", "-c", _IN_A_FRESH_PROCESS],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "tensorflow:cpu:0" in result.stdout
+    assert result.stderr == "standard error works\n"
+
+
+_FAILING = """
+from accelkit_tensorflow.quiet import quiet_import
+import os
+with quiet_import():
+    os.write(2, b"an important line\\noneDNN custom operations are on. Noise.\\nunfinished")
+    raise SystemExit(3)
+"""
+
+
+def test_other_lines_on_standard_error_are_kept() -> None:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
+    result = subprocess.run(
+        [sys.executable, "-c", _FAILING],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 3
+    assert result.stderr == "an important line\nunfinished"
