@@ -6,14 +6,14 @@ from the device's profile, or from the tuner's table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from accelkit_opencl.kernels import blocked_gpu, convolution_cpu, matmul_cpu
 from accelkit_opencl.kernels.blocked_gpu import Block, Product
 from accelkit_opencl.kernels.convolution import Convolution, Gather
 from accelkit_opencl.kernels.matmul_cpu import Matmul
-from accelkit_opencl.kernels.source import KernelSource, ceil_div
+from accelkit_opencl.kernels.source import KernelSource, ceil_div, itemsize_of
 from accelkit_opencl.kernels.tile import Tile, best_tile
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "Lowering",
     "Profile",
     "candidates",
+    "choice_key",
     "lower_forward",
     "lower_input_gradient",
     "lower_matmul",
@@ -29,35 +30,6 @@ __all__ = [
 ]
 
 _SKINNY_ROWS = 64  # up to here the copies of the packed form cost more than they save
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What the choice of kernels depends on.
-
-    Attributes:
-        cpu: CPU forms, or GPU forms.
-        vector_bytes: Width of the native vectors.
-        registers: Vector registers of a CPU.
-        compute_units: Of the device.
-        max_group: Most work-items of a group.
-        local_bytes: Local memory of a group.
-    """
-
-    cpu: bool
-    vector_bytes: int = 64
-    registers: int = 32
-    compute_units: int = 1
-    max_group: int = 256
-    local_bytes: int = 32768
-
-    def width(self, dtype: str) -> int:
-        """Elements of one native vector."""
-        return max(1, self.vector_bytes // _itemsize(dtype))
-
-
-def _itemsize(dtype: str) -> int:
-    return 8 if dtype == "double" else 4
 
 
 @dataclass(frozen=True)
@@ -76,6 +48,37 @@ class Choice:
     unroll: int = 4
     items: int = 4
     block_rows: int = 0
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What the choice of kernels depends on.
+
+    Attributes:
+        cpu: CPU forms, or GPU forms.
+        vector_bytes: Width of the native vectors.
+        registers: Vector registers of a CPU.
+        compute_units: Of the device.
+        max_group: Most work-items of a group.
+        local_bytes: Local memory of a group.
+        choices: What the tuner found, by :func:`choice_key`.
+    """
+
+    cpu: bool
+    vector_bytes: int = 64
+    registers: int = 32
+    compute_units: int = 1
+    max_group: int = 256
+    local_bytes: int = 32768
+    choices: Mapping[str, Choice] = field(default_factory=dict, compare=False)
+
+    def width(self, dtype: str) -> int:
+        """Elements of one native vector."""
+        return max(1, min(16, self.vector_bytes // itemsize_of(dtype)))
+
+    def choice(self, kind: str, product: Matmul | Convolution) -> Choice:
+        """The tuner's choice for a product, or the default by estimate."""
+        return self.choices.get(choice_key(kind, product), Choice())
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,9 @@ class Lowering:
     scratch_bytes: dict[str, int] = field(default_factory=dict)
 
 
-Chooser = Callable[[str], Choice]
+def choice_key(kind: str, product: Matmul | Convolution) -> str:
+    """Name of a product in the tuner's table."""
+    return f"{kind} {product}"
 
 
 def _tile(rows: int, columns: int, profile: Profile, dtype: str, choice: Choice) -> Tile:
@@ -109,22 +114,36 @@ def _tile(rows: int, columns: int, profile: Profile, dtype: str, choice: Choice)
     return best_tile(rows, columns, width, profile.registers, dtype)
 
 
-def candidates(profile: Profile, *, rows: int) -> list[Choice]:
-    """Choices worth trying for a product whose row tiles cut an extent of ``rows``."""
-    registers = profile.registers
-    tiles = []
+def candidates(kind: str, product: Matmul | Convolution, profile: Profile) -> list[Choice]:
+    """Choices worth trying for a product; the default is the first."""
+    if isinstance(product, Matmul):
+        rows, columns = product.m, product.n
+    elif kind == "weight gradient":
+        rows, columns = product.forward().runs[1], product.group_features
+    else:
+        rows = product.out_width if kind == "forward" else product.width
+        columns = product.group_features if kind == "forward" else product.group_channels
+    width = profile.width(product.dtype)
+    found = [Choice()]
     for vectors in (2, 3, 4):
-        limit = (registers - 1 - vectors) // vectors
-        count = ceil_div(rows, limit)
-        tiles += [(ceil_div(rows, count), vectors), (min(rows, limit), vectors)]
-    return [Choice()] + [Choice(r, v) for r, v in dict.fromkeys(tiles)]
+        if vectors > 2 and columns < vectors * width:
+            continue
+        limit = (profile.registers - 1 - vectors) // vectors
+        even = ceil_div(rows, ceil_div(rows, limit))
+        for height in dict.fromkeys((even, min(limit, rows))):
+            if kind == "weight gradient":
+                found += [Choice(height, vectors, items=items) for items in (4, 16)]
+            else:
+                found.append(Choice(height, vectors))
+    return found
 
 
 # --- matrix products ---------------------------------------------------------------------------
 
 
-def lower_matmul(product: Matmul, profile: Profile, choice: Choice = Choice()) -> Lowering:
+def lower_matmul(product: Matmul, profile: Profile, choice: Choice | None = None) -> Lowering:
     """Buffers "a", "b" and "out"."""
+    choice = choice or profile.choice("matmul", product)
     if not profile.cpu:
         return _blocked(blocked_gpu.matmul_product(product), ("a", "b", "out"), profile)
     width = profile.width(product.dtype)
@@ -139,7 +158,7 @@ def lower_matmul(product: Matmul, profile: Profile, choice: Choice = Choice()) -
         )
         return Lowering((Launch(source, ("a", "b", "out")),))
     left, right = matmul_cpu.packed_sizes(product, tile)
-    itemsize = _itemsize(product.dtype)
+    itemsize = itemsize_of(product.dtype)
     return Lowering(
         (
             Launch(matmul_cpu.pack_left_kernel(product, tile), ("a", "left")),
@@ -156,8 +175,9 @@ def lower_matmul(product: Matmul, profile: Profile, choice: Choice = Choice()) -
 # --- convolutions ------------------------------------------------------------------------------
 
 
-def lower_forward(conv: Convolution, profile: Profile, choice: Choice = Choice()) -> Lowering:
+def lower_forward(conv: Convolution, profile: Profile, choice: Choice | None = None) -> Lowering:
     """Buffers "x", "w" and "out"."""
+    choice = choice or profile.choice("forward", conv)
     if not profile.cpu:
         return _blocked(blocked_gpu.forward_product(conv), ("x", "w", "out"), profile)
     return _gathers("x", [conv.forward()], profile, choice)
@@ -166,9 +186,10 @@ def lower_forward(conv: Convolution, profile: Profile, choice: Choice = Choice()
 def lower_input_gradient(
     conv: Convolution,
     profile: Profile,
-    choice: Choice = Choice(),
+    choice: Choice | None = None,
 ) -> Lowering:
     """Buffers "g", "w" and "out"."""
+    choice = choice or profile.choice("input gradient", conv)
     if not profile.cpu:
         return _blocked(blocked_gpu.input_gradient_product(conv), ("g", "w", "out"), profile)
     return _gathers("g", list(conv.input_gradient()), profile, choice)
@@ -176,7 +197,7 @@ def lower_input_gradient(
 
 def _gathers(source: str, gathers: Sequence[Gather], profile: Profile, choice: Choice) -> Lowering:
     launches, scratch = [], {}
-    itemsize = _itemsize(gathers[0].dtype)
+    itemsize = itemsize_of(gathers[0].dtype)
     padded = source
     if gathers[0].needs_padding:
         padded = "padded"
@@ -198,9 +219,10 @@ def _gathers(source: str, gathers: Sequence[Gather], profile: Profile, choice: C
 def lower_weight_gradient(
     conv: Convolution,
     profile: Profile,
-    choice: Choice = Choice(),
+    choice: Choice | None = None,
 ) -> Lowering:
     """Buffers "x", "g" and "out"."""
+    choice = choice or profile.choice("weight gradient", conv)
     if not profile.cpu:
         return _blocked(blocked_gpu.weight_gradient_product(conv), ("x", "g", "out"), profile)
     gather = conv.forward()
@@ -208,7 +230,7 @@ def lower_weight_gradient(
     launches, scratch, padded = [], {}, "x"
     if gather.needs_padding:
         padded = "padded"
-        scratch["padded"] = gather.padded_size * _itemsize(conv.dtype)
+        scratch["padded"] = gather.padded_size * itemsize_of(conv.dtype)
         launches.append(Launch(convolution_cpu.pad_kernel(gather), ("x", padded)))
     kernel = convolution_cpu.weight_gradient_kernel(
         conv,
@@ -225,7 +247,7 @@ def lower_weight_gradient(
 
 
 def _blocked(product: Product, names: tuple[str, str, str], profile: Profile) -> Lowering:
-    itemsize = _itemsize(product.dtype)
+    itemsize = itemsize_of(product.dtype)
     small = product.m <= 32 or product.n <= 32
     block = Block(32, 32, 16, 2, 2) if small else Block()
     block = block.fitted(

@@ -13,16 +13,16 @@ import os
 import tempfile
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import pyopencl as cl
-from accelkit_opencl.failures import code_name
-from accelkit_opencl.kernels.source import KernelSource
-from accelkit_opencl.runtime import Runtime
 
 from accelkit.errors import CompileError
+from accelkit_opencl.failures import code_name, funnel
+from accelkit_opencl.kernels.source import KernelSource
+from accelkit_opencl.runtime import Runtime
 
 __all__ = ["Provider", "SourceProvider", "build_from_binary", "cache_folder"]
 
@@ -49,33 +49,49 @@ def cache_folder() -> Path:
     return Path(platformdirs.user_cache_dir("accelkit")) / "opencl"
 
 
+# Runtimes that keep compiled kernels on disk themselves; asking them for a binary as well makes
+# them compile everything a second time.
+_OWN_CACHE = ("Portable Computing Language",)
+
+
 class SourceProvider:
     """Builds from source, through a cache of binaries on disk.
+
+    All new kernels of one request are built as one program: compilers take longer to start than
+    to translate a kernel.
 
     Args:
         runtime: The device.
         folder: Cache folder; None for the user's own.
+        keep_binaries: Whether to cache binaries; None for "unless the runtime does so itself".
     """
 
-    def __init__(self, runtime: Runtime, folder: Path | None = None) -> None:
+    def __init__(
+        self, runtime: Runtime, folder: Path | None = None, *, keep_binaries: bool | None = None
+    ) -> None:
         self._runtime = runtime
         self._folder = folder or cache_folder()
+        if keep_binaries is None:
+            keep_binaries = runtime.handle.platform.name not in _OWN_CACHE
+        self._keep_binaries = keep_binaries
         self._programs: dict[str, cl.Program] = {}
         self._lock = threading.Lock()
 
     def kernels(self, sources: Sequence[KernelSource]) -> list[cl.Kernel]:
         """One fresh kernel object per source; equal sources share a program."""
         with self._lock:
-            return [self._kernel(source) for source in sources]
+            missing = {s.name: s.source for s in sources if s.name not in self._programs}
+            if missing:
+                program = self._program(missing)
+                self._programs.update(dict.fromkeys(missing, program))
+            with funnel("creating kernels"):
+                return [cl.Kernel(self._programs[s.name], s.name) for s in sources]
 
-    def _kernel(self, source: KernelSource) -> cl.Kernel:
-        program = self._programs.get(source.name)
-        if program is None:
-            program = self._programs[source.name] = self._program(source)
-        return cl.Kernel(program, source.name)
-
-    def _program(self, source: KernelSource) -> cl.Program:
-        path = self._folder / f"{self._key(source)}.bin"
+    def _program(self, sources: Mapping[str, str]) -> cl.Program:
+        text = "\n".join(sources[name] for name in sorted(sources))
+        if not self._keep_binaries:
+            return self.build(text)
+        path = self._folder / f"{self._key(text)}.bin"
         cached = read_cached(path)
         if cached is not None:
             try:
@@ -87,17 +103,17 @@ class SourceProvider:
                     RuntimeWarning,
                     stacklevel=2,
                 )
-        program = self.build(source)
+        program = self.build(text)
         binary = program.get_info(cl.program_info.BINARIES)[0]
         if binary:
             write_cached(path, binary)
         return program
 
-    def _key(self, source: KernelSource) -> str:
-        identity = json.dumps([self._runtime.identity, _OPTIONS, source.source], sort_keys=True)
-        return f"{source.name}-{hashlib.sha256(identity.encode()).hexdigest()[:24]}"
+    def _key(self, source: str) -> str:
+        identity = json.dumps([self._runtime.identity, _OPTIONS, source], sort_keys=True)
+        return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
-    def build(self, source: KernelSource) -> cl.Program:
+    def build(self, source: str) -> cl.Program:
         """Build a program from source, without the cache.
 
         Raises:
@@ -107,18 +123,18 @@ class SourceProvider:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", cl.CompilerWarning)
-                return cl.Program(runtime.context, source.source).build(
+                return cl.Program(runtime.context, source).build(
                     options=_OPTIONS, devices=[runtime.handle], cache_dir=False
                 )
         except cl.Error as error:
             with tempfile.NamedTemporaryFile(
-                "w", prefix=f"{source.name}-", suffix=".cl", delete=False
+                "w", prefix="accelkit-", suffix=".cl", delete=False
             ) as file:
-                file.write(source.source)
+                file.write(source)
             raise CompileError(
-                f"The OpenCL compiler of {runtime.handle.name.strip()} refused the kernel "
-                f"{source.name!r}: {code_name(error)}. Its source was saved to {file.name}. "
-                f"The compiler says:\n{str(error)[:4000]}"
+                f"The OpenCL compiler of {runtime.handle.name.strip()} refused a program: "
+                f"{code_name(error)}. Its source was saved to {file.name}. The compiler "
+                f"says:\n{str(error)[:4000]}"
             ) from error
 
 

@@ -121,7 +121,7 @@ def _image_at(conv: Convolution) -> str:
     """Function: input image at (pixel of the output, tap and channel), zero outside."""
     (top, _), (left, _) = conv.padding
     channels, columns = conv.group_channels, conv.kernel[1]
-    return f"""real image_at(const __global real* x, int pixel, int k, int z) {{
+    return f"""real KERNEL_image_at(const __global real* x, int pixel, int k, int z) {{
   const int c = k % {channels}, tap = k / {channels};
   const int j = pixel % {conv.out_width}, rest = pixel / {conv.out_width};
   const int i = rest % {conv.out_height}, image = rest / {conv.out_height};
@@ -143,7 +143,7 @@ def forward_product(conv: Convolution) -> Product:
         pixels,
         features,
         conv.kernel[0] * conv.kernel[1] * conv.group_channels,
-        "image_at(a, m, k, z)",
+        "KERNEL_image_at(a, m, k, z)",
         f"b[(size_t)k * {conv.features} + z * {features} + n]",
         f"(size_t)m * {conv.features} + z * {features} + n",
         pixels * conv.features,
@@ -161,7 +161,7 @@ def weight_gradient_product(conv: Convolution) -> Product:
         m,
         features,
         conv.batch * conv.out_height * conv.out_width,
-        "image_at(a, k, m, z)",
+        "KERNEL_image_at(a, k, m, z)",
         f"b[(size_t)k * {conv.features} + z * {features} + n]",
         f"(size_t)m * {conv.features} + z * {features} + n",
         m * conv.features,
@@ -174,7 +174,7 @@ def input_gradient_product(conv: Convolution) -> Product:
     """``(g, w)`` to the input's gradient: each input pixel gathers what it contributed to."""
     (top, _), (left, _) = conv.padding
     features, channels = conv.group_features, conv.group_channels
-    helpers = f"""real gradient_at(const __global real* g, int pixel, int k, int z) {{
+    helpers = f"""real KERNEL_gradient_at(const __global real* g, int pixel, int k, int z) {{
   const int f = k % {features}, tap = k / {features};
   const int w = pixel % {conv.width}, rest = pixel / {conv.width};
   const int h = rest % {conv.height}, image = rest / {conv.height};
@@ -186,7 +186,7 @@ def input_gradient_product(conv: Convolution) -> Product:
   return g[(((size_t)image * {conv.out_height} + row) * {conv.out_width} + column)
            * {conv.features} + z * {features} + f];
 }}
-real weight_at(const __global real* w, int k, int c, int z) {{
+real KERNEL_weight_at(const __global real* w, int k, int c, int z) {{
   return w[((size_t)(k / {features}) * {channels} + c) * {conv.features} + z * {features}
            + k % {features}];
 }}
@@ -197,8 +197,8 @@ real weight_at(const __global real* w, int k, int c, int z) {{
         pixels,
         channels,
         conv.kernel[0] * conv.kernel[1] * features,
-        "gradient_at(a, m, k, z)",
-        "weight_at(b, k, n, z)",
+        "KERNEL_gradient_at(a, m, k, z)",
+        "KERNEL_weight_at(b, k, n, z)",
         f"(size_t)m * {conv.channels} + z * {channels} + n",
         pixels * conv.channels,
         conv.dtype,
@@ -228,7 +228,7 @@ def blocked_kernel(product: Product, block: Block) -> KernelSource:
         for r, c in cells
     )
     pragma = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" if product.dtype == "double" else ""
-    source = f"""{pragma}typedef {product.dtype} real;
+    source = f"""{pragma}#define real {product.dtype}
 {product.helpers}
 __kernel __attribute__((reqd_work_group_size({tn}, {tm}, 1)))
 void KERNEL(const __global real* restrict a, const __global real* restrict b,
@@ -275,7 +275,7 @@ void KERNEL(const __global real* restrict a, const __global real* restrict b,
 def add_partials_kernel(size: int, splits: int, dtype: str) -> KernelSource:
     """``(partials, out)``: the sum of the partial results, in order."""
     pragma = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" if dtype == "double" else ""
-    source = f"""{pragma}typedef {dtype} real;
+    source = f"""{pragma}#define real {dtype}
 __kernel void KERNEL(const __global real* restrict partials, __global real* restrict out) {{
   const size_t i = get_global_id(0);
   if (i >= {size}) return;

@@ -19,7 +19,7 @@ def pad_kernel(gather: Gather) -> KernelSource:
     height, width, channels = gather.source
     padded_height, padded_width = gather.padded
     row, padded_row = width * channels, padded_width * channels
-    source = f"""{_pragma(gather.dtype)}typedef {gather.dtype} real;
+    source = f"""{_pragma(gather.dtype)}#define real {gather.dtype}
 {ONE_ITEM}void KERNEL(const __global real* restrict source,
             __global real* restrict padded) {{
   const int i = get_global_id(0), n = get_global_id(1);
@@ -61,7 +61,7 @@ def pack_weights_kernel(gather: Gather, tile: Tile) -> KernelSource:
     else:
         inner, total = gather.channels, gather.out[2]
         place = f"* {total} + (size_t)c * {total} + g * {gather.features} + first"
-    source = f"""{_pragma(gather.dtype)}typedef {gather.dtype} real;
+    source = f"""{_pragma(gather.dtype)}#define real {gather.dtype}
 __kernel {WIDE_VECTORS}
 void KERNEL(const __global real* restrict weights, __global real* restrict packed) {{
   const int c = get_global_id(0), tap = get_global_id(1), gp = get_global_id(2);

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 
-__all__ = ["KernelSource", "ceil_div", "ctype", "round_up"]
+__all__ = ["KernelSource", "ceil_div", "ctype", "itemsize_of", "round_up"]
 
 _CTYPES = {
     "bool": "uchar",
@@ -25,6 +26,11 @@ _CTYPES = {
 def ctype(dtype: str) -> str:
     """The OpenCL C type that stores one element of the named dtype."""
     return _CTYPES[dtype]
+
+
+def itemsize_of(type_name: str) -> int:
+    """Bytes of one element of an OpenCL C scalar type."""
+    return {"c": 1, "s": 2, "i": 4, "f": 4, "l": 8, "d": 8}[type_name.removeprefix("u")[0]]
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -70,6 +76,12 @@ class KernelSource:
         local_size: tuple[int, ...],
         flops: int = 0,
     ) -> KernelSource:
-        """Build one from a source whose function is called ``KERNEL``."""
+        """Build one from a source whose function is called ``KERNEL``.
+
+        Sources are joined to programs, so names at file scope must contain ``KERNEL`` too; macros
+        are undefined at the end, but for those that guard a shared function (``ak_...``).
+        """
         name = f"{stem}_{hashlib.sha256(source.encode()).hexdigest()[:12]}"
-        return cls(name, source.replace("KERNEL", name), arguments, global_size, local_size, flops)
+        macros = dict.fromkeys(re.findall(r"^#define (?!ak_)(\w+)", source, re.MULTILINE))
+        source = source.replace("KERNEL", name) + "".join(f"#undef {macro}\n" for macro in macros)
+        return cls(name, source, arguments, global_size, local_size, flops)

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from accelkit_opencl.kernels.source import itemsize_of
+
 __all__ = ["ONE_ITEM", "WIDE_VECTORS", "Tile", "best_tile", "panel_cases", "prelude"]
 
 # Without this, compilers for AVX-512 CPUs split 512-bit vectors into halves.
@@ -119,13 +121,13 @@ def prelude(dtype: str, width: int) -> str:
     anywhere; processors load aligned data through it at full speed.
     """
     pragma = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" if dtype == "double" else ""
-    size = 8 if dtype == "double" else 4
+    size = itemsize_of(dtype)
     vec = f"{dtype}{width}" if width > 1 else dtype
     return (
-        f"{pragma}typedef {dtype} real;\ntypedef {vec} vec;\n"
-        f"typedef {vec} __attribute__((aligned({size}))) loose_vec;\n"
-        "#define LOAD(p) (*(const __global loose_vec*)(p))\n"
-        "#define STORE(p, x) (*(__global loose_vec*)(p) = (x))\n"
+        f"{pragma}#define real {dtype}\n#define vec {vec}\n"
+        f"typedef {vec} __attribute__((aligned({size}))) KERNEL_vec;\n"
+        "#define LOAD(p) (*(const __global KERNEL_vec*)(p))\n"
+        "#define STORE(p, x) (*(__global KERNEL_vec*)(p) = (x))\n"
     )
 
 

@@ -1,0 +1,151 @@
+"""Running a plan: kernels with their arguments bound once, enqueued without waiting."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+import pyopencl as cl
+
+from accelkit.backend import Executable
+from accelkit.device import Device
+from accelkit.errors import BackendError
+from accelkit.graph import Graph
+from accelkit_opencl.failures import translate
+from accelkit_opencl.plan import Plan
+from accelkit_opencl.programs import Provider
+from accelkit_opencl.runtime import Allocation, DeviceArray, Runtime
+
+__all__ = ["OpenclExecutable", "Program"]
+
+
+class Program:
+    """A plan with its kernels.
+
+    Kernel arguments stay set between runs: only buffers that changed since the last run are set
+    again, so a steady training step sets none of its intermediates.
+
+    Args:
+        plan: What to run.
+        runtime: Where.
+        provider: Source of the kernels.
+    """
+
+    def __init__(self, plan: Plan, runtime: Runtime, provider: Provider) -> None:
+        self.plan = plan
+        self._runtime = runtime
+        kernels = provider.kernels([launch.source for launch in plan.launches])
+        self._launches = [
+            (kernel, launch.source.global_size, launch.source.local_size)
+            for kernel, launch in zip(kernels, plan.launches, strict=True)
+        ]
+        self._constants = [runtime.put(array) for array in plan.constants]
+        self._users: dict[tuple[str, int], list[tuple[cl.Kernel, int]]] = {}
+        self._regions: list[tuple[cl.Kernel, int, int, int, int]] = []
+        for (kernel, _, _), launch in zip(self._launches, plan.launches, strict=True):
+            for position, storage in enumerate(launch.arguments):
+                if storage.kind == "constant":
+                    kernel.set_arg(position, self._constants[storage.index].buffer)
+                elif storage.kind == "arena":
+                    self._regions.append(
+                        (kernel, position, storage.index, storage.offset, storage.size_bytes)
+                    )
+                else:
+                    slot = (storage.kind, storage.index)
+                    if storage.kind == "output" and plan.reused[storage.index] is not None:
+                        slot = ("input", plan.reused[storage.index] or 0)
+                    self._users.setdefault(slot, []).append((kernel, position))
+        self._bound: dict[tuple[str, int], cl.Buffer] = {}
+        self._arena: list[cl.Buffer] = []
+        self._lock = threading.Lock()
+
+    @property
+    def arena_bytes(self) -> int:
+        """Memory for intermediates while the program runs."""
+        return sum(self.plan.slab_bytes)
+
+    def run(self, arrays: Sequence[DeviceArray]) -> list[DeviceArray]:
+        """Enqueue everything; returns before the device is done.
+
+        Raises:
+            BackendError: if the arrays do not have the shapes of the program.
+            OutOfMemoryError: if the device has no memory for outputs or intermediates.
+        """
+        plan, runtime = self.plan, self._runtime
+        self._check(arrays)
+        with self._lock:
+            memory = runtime.memory
+            slabs = [memory.allocate(size) for size in plan.slab_bytes]
+            outputs = []
+            for spec, reused in zip(plan.outputs, plan.reused, strict=True):
+                allocation = (
+                    memory.allocate(spec.memory_bytes)
+                    if reused is None
+                    else arrays[reused].allocation
+                )
+                outputs.append(DeviceArray(runtime, allocation, spec.shape, spec.dtype))
+            try:
+                self._bind_arena(slabs)
+                for position, array in enumerate(arrays):
+                    self._bind(("input", position), array.buffer)
+                for position, array in enumerate(outputs):
+                    self._bind(("output", position), array.buffer)
+                queue = runtime.queue
+                for kernel, global_size, local_size in self._launches:
+                    cl.enqueue_nd_range_kernel(queue, kernel, global_size, local_size)
+                queue.flush()
+            except (cl.Error, MemoryError) as error:
+                raise translate(error, f"running on {runtime.device}") from error
+        return outputs
+
+    def _check(self, arrays: Sequence[DeviceArray]) -> None:
+        for position, (array, spec) in enumerate(zip(arrays, self.plan.inputs, strict=True)):
+            if array.shape != spec.shape or array.dtype is not spec.dtype:
+                raise BackendError(
+                    f"Input {position} of the program is {spec}, got "
+                    f"{array.dtype.name}{list(array.shape)}."
+                )
+
+    def _bind(self, slot: tuple[str, int], buffer: cl.Buffer) -> None:
+        if self._bound.get(slot) is buffer:
+            return
+        self._bound[slot] = buffer
+        for kernel, position in self._users.get(slot, ()):
+            kernel.set_arg(position, buffer)
+
+    def _bind_arena(self, slabs: Sequence[Allocation]) -> None:
+        """Cut the slabs into regions, unless they are the ones of the last run."""
+        buffers = [slab.buffer for slab in slabs]
+        if len(buffers) == len(self._arena) and all(
+            a is b for a, b in zip(buffers, self._arena, strict=True)
+        ):
+            return
+        regions: dict[tuple[int, int, int], cl.Buffer] = {}
+        for kernel, position, slab, offset, size in self._regions:
+            region = regions.get((slab, offset, size))
+            if region is None:
+                region = regions[slab, offset, size] = buffers[slab].get_sub_region(offset, size)
+            kernel.set_arg(position, region)
+        self._arena = buffers
+
+
+class OpenclExecutable(Executable):
+    """A compiled graph."""
+
+    def __init__(self, graph: Graph, device: Device, program: Program, *, started_s: float) -> None:
+        self.graph = graph
+        self.device = device
+        self.program = program
+        self.compile_time_s = time.perf_counter() - started_s
+
+    def __call__(self, arrays: Sequence[DeviceArray]) -> list[DeviceArray]:
+        return self.program.run(arrays)
+
+    def temporary_memory_bytes(self) -> int:
+        return self.program.arena_bytes
+
+    @property
+    def memory_lower_bound_bytes(self) -> int:
+        """The least that any plan of the intermediates needs."""
+        return self.program.plan.lower_bound_bytes

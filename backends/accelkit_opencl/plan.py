@@ -1,0 +1,266 @@
+"""From a schedule to launches: every kernel with the storage of each of its buffers.
+
+A :class:`Plan` holds no OpenCL object, so it can be written to a bundle and read back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from accelkit.graph import Graph, TensorSpec, Value
+from accelkit_opencl.arena import Block, plan_arena
+from accelkit_opencl.kernels.fused import Body, elementwise_kernel, reduction_kernels
+from accelkit_opencl.kernels.source import KernelSource
+from accelkit_opencl.nodes import lower_node
+from accelkit_opencl.products import Profile
+from accelkit_opencl.schedule import ElementwiseStep, NodeStep, ReductionStep, Schedule, Step
+
+__all__ = ["Plan", "PlannedLaunch", "Storage", "make_plan"]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where a kernel's buffer is found.
+
+    Attributes:
+        kind: ``"input"``, ``"output"``, ``"constant"`` or ``"arena"``.
+        index: Position among the inputs, outputs, constants or slabs.
+        offset, size_bytes: Region of a slab.
+    """
+
+    kind: str
+    index: int
+    offset: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class PlannedLaunch:
+    """A kernel and the storage of its arguments."""
+
+    source: KernelSource
+    arguments: tuple[Storage, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A compiled program without its device objects.
+
+    Attributes:
+        launches: In order.
+        inputs, outputs: Their specs.
+        reused: For each output the position of the donated input whose buffer it takes, or None.
+        constants: Arrays that are part of the program.
+        slab_bytes: Sizes of the arena's slabs.
+        lower_bound_bytes: The least that any plan of the intermediates needs.
+    """
+
+    launches: tuple[PlannedLaunch, ...]
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    reused: tuple[int | None, ...]
+    constants: tuple[np.ndarray, ...]
+    slab_bytes: tuple[int, ...]
+    lower_bound_bytes: int
+
+
+@dataclass
+class _Work:
+    """A step with what it touches."""
+
+    reads: list[Value]
+    writes: list[Value]
+    in_place: frozenset[Value]  # inputs that may be overwritten by this very step
+
+
+def _work(step: Step) -> _Work:
+    if isinstance(step, ElementwiseStep):
+        written = step.body.written
+        return _Work(
+            [v for name, v in step.values.items() if name not in written],
+            [v for name, v in step.values.items() if name in written],
+            frozenset(step.values[name] for name in step.identity),
+        )
+    if isinstance(step, ReductionStep):
+        return _Work(list(step.values.values()), [step.out], frozenset())
+    return _Work(list(step.operands), list(step.node.outputs), frozenset())
+
+
+def make_plan(graph: Graph, donate: frozenset[int], profile: Profile, *, limit_bytes: int) -> Plan:
+    """Schedule a prepared graph, lower every step, and assign all memory.
+
+    Args:
+        graph: A prepared graph.
+        donate: Positions of inputs whose memory may be reused.
+        profile: What the choice of kernels depends on.
+        limit_bytes: Largest buffer of the device.
+    """
+    donated = frozenset(graph.inputs[i] for i in donate)
+    schedule = Schedule(graph, donated)
+    works = [_work(step) for step in schedule.steps]
+    reused = _reuse(schedule, works, donated)
+    storage: dict[Value, Storage] = {}
+    for position, value in enumerate(graph.inputs):
+        storage[value] = Storage("input", position)
+    for position, value in enumerate(schedule.outputs):
+        if value not in storage:
+            storage[value] = Storage("output", position)
+    constants = _constants(graph, storage)
+    lowered = [
+        _lower(step, {schedule.outputs[i]: v for i, v in reused.items()}, profile)
+        for step in schedule.steps
+    ]
+    slabs, bound = _assign_arena(works, lowered, storage, limit_bytes)
+    launches = [
+        PlannedLaunch(source, tuple(storage[buffer] for buffer in buffers))
+        for step in lowered
+        for source, buffers in step.launches
+    ]
+    input_position = {value: i for i, value in enumerate(graph.inputs)}
+    taken: list[int | None] = []
+    for position, value in enumerate(schedule.outputs):
+        found = value if value in input_position else reused.get(position)
+        taken.append(None if found is None else input_position[found])
+    return Plan(
+        tuple(launches),
+        tuple(v.spec for v in graph.inputs),
+        tuple(v.spec for v in graph.outputs),
+        tuple(taken),
+        constants,
+        tuple(slabs),
+        bound,
+    )
+
+
+def _constants(graph: Graph, storage: dict[Value, Storage]) -> tuple[np.ndarray, ...]:
+    arrays: list[np.ndarray] = []
+    for node in graph.nodes:
+        if node.primitive.name == "constant":
+            storage[node.outputs[0]] = Storage("constant", len(arrays))
+            arrays.append(node.parameters["value"].array)
+    return tuple(arrays)
+
+
+def _reuse(
+    schedule: Schedule, works: Sequence[_Work], donated: frozenset[Value]
+) -> dict[int, Value]:
+    """Output positions that take over a donated input's buffer.
+
+    The input must not be read after the output is written; in the same step only element by
+    element, at the element's own place.
+    """
+    last_read: dict[Value, int] = {}
+    written: dict[Value, int] = {}
+    for position, work in enumerate(works):
+        for value in work.reads:
+            last_read[value] = position
+        for value in work.writes:
+            written[value] = position
+    free = [v for v in donated if v not in schedule.outputs]
+    free.sort(key=schedule.graph.inputs.index)
+    reused: dict[int, Value] = {}
+    for position, output in enumerate(schedule.outputs):
+        if output not in written:
+            continue
+        step = written[output]
+        candidates = [
+            v
+            for v in free
+            if v.spec.memory_bytes == output.spec.memory_bytes
+            and (
+                last_read.get(v, -1) < step
+                or (last_read[v] == step and v in works[step].in_place and v.spec == output.spec)
+            )
+        ]
+        if candidates:
+            # An input of this very step first: its memory is at hand.
+            best = min(candidates, key=lambda v: (last_read.get(v, -1) != step, free.index(v)))
+            reused[position] = best
+            free.remove(best)
+    return reused
+
+
+@dataclass
+class _Lowered:
+    launches: list[tuple[KernelSource, tuple[Value, ...]]]
+    scratch: list[Value]
+
+
+def _scratch(size_bytes: int) -> Value:
+    from accelkit.dtypes import uint8
+
+    return Value(TensorSpec((size_bytes,), uint8))
+
+
+def _lower(step: Step, taken: dict[Value, Value], profile: Profile) -> _Lowered:
+    if isinstance(step, NodeStep):
+        lowering = lower_node(step.node, profile)
+        buffers = {f"in{i}": taken.get(v, v) for i, v in enumerate(step.operands)}
+        buffers.update({f"out{i}": taken.get(v, v) for i, v in enumerate(step.node.outputs)})
+        scratch = {name: _scratch(size) for name, size in lowering.scratch_bytes.items()}
+        buffers.update(scratch)
+        return _Lowered(
+            [
+                (launch.source, tuple(buffers[name] for name in launch.buffers))
+                for launch in lowering.launches
+            ],
+            list(scratch.values()),
+        )
+    if isinstance(step, ElementwiseStep):
+        body, merged = _merge_in_place(step, taken)
+        if 0 in body.shape:
+            return _Lowered([], [])
+        kernel = elementwise_kernel(body, cpu=profile.cpu, compute_units=profile.compute_units)
+        return _Lowered([(kernel, tuple(merged[name] for name in kernel.arguments))], [])
+    if step.out.spec.size == 0:
+        return _Lowered([], [])
+    kernels, partial = reduction_kernels(
+        step.body, step.reduction, compute_units=profile.compute_units
+    )
+    out = taken.get(step.out, step.out)
+    values = {name: taken.get(v, v) for name, v in step.values.items()}
+    inputs = tuple(values[name] for name in kernels[0].arguments[:-1])
+    if not partial:
+        return _Lowered([(kernels[0], (*inputs, out))], [])
+    partials = _scratch(partial * step.reduction.dtype.itemsize)
+    return _Lowered([(kernels[0], (*inputs, partials)), (kernels[1], (partials, out))], [partials])
+
+
+def _merge_in_place(
+    step: ElementwiseStep, taken: dict[Value, Value]
+) -> tuple[Body, dict[str, Value]]:
+    """One argument for an input and the output that takes its place: nothing may alias."""
+    values = {name: taken.get(v, v) for name, v in step.values.items()}
+    written = step.body.written
+    reader = {v: name for name, v in values.items() if name not in written}
+    rename = {name: reader[values[name]] for name in written if values[name] in reader}
+    body = replace(
+        step.body,
+        outputs=tuple((variable, rename.get(name, name)) for variable, name in step.body.outputs),
+        arguments=tuple(a for a in step.body.arguments if a[0] not in rename),
+    )
+    return body, values
+
+
+def _assign_arena(
+    works: Sequence[_Work],
+    lowered: Sequence[_Lowered],
+    storage: dict[Value, Storage],
+    limit_bytes: int,
+) -> tuple[list[int], int]:
+    """Give every value without storage a place in the arena."""
+    life: dict[Value, list[int]] = {}
+    for position, (work, step) in enumerate(zip(works, lowered, strict=True)):
+        for value in (*work.writes, *work.reads, *step.scratch):
+            if value not in storage:
+                life.setdefault(value, [position, position])[1] = position
+    values = list(life)
+    blocks = [Block(v.spec.memory_bytes, *life[v]) for v in values]
+    plan = plan_arena(blocks, limit_bytes=limit_bytes)
+    for value, place in zip(values, plan.places, strict=True):
+        size = max(value.spec.memory_bytes, 1)
+        storage[value] = Storage("arena", place.slab, place.offset, size)
+    return plan.slab_bytes, plan.lower_bound_bytes

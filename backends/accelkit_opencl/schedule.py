@@ -1,0 +1,380 @@
+"""Scheduling: which primitives become one kernel, in which order the kernels run.
+
+Views cost nothing and are resolved to index arithmetic. Elementwise primitives of one shape join
+a *cluster*, which becomes one kernel; a reduction swallows the cluster that computes its operand
+if nothing else wants it. Everything else is a step of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from accelkit.dtypes import DType
+from accelkit.graph import Graph, Node, TensorSpec, Value
+from accelkit_opencl.expressions import elementwise_expression
+from accelkit_opencl.kernels.fused import Body, Read, Reduction, Statement
+from accelkit_opencl.views import VIEW_PRIMITIVES, View, broadcast, view_of_node
+
+__all__ = ["REDUCTIONS", "ElementwiseStep", "NodeStep", "ReductionStep", "Schedule"]
+
+REDUCTIONS = frozenset(
+    {"reduce_sum", "reduce_max", "reduce_min", "reduce_product", "reduce_any", "reduce_all"}
+)
+_MOST_ARGUMENTS = 24  # of one kernel
+
+
+@dataclass(eq=False)
+class ElementwiseStep:
+    """One fused kernel: ``values`` maps the body's arguments to graph values."""
+
+    body: Body
+    values: dict[str, Value]
+    identity: frozenset[str]  # arguments read at the element's own place only
+
+
+@dataclass(eq=False)
+class ReductionStep:
+    """A reduction of a fused expression into ``out``."""
+
+    body: Body
+    values: dict[str, Value]
+    reduction: Reduction
+    out: Value
+
+
+@dataclass(eq=False)
+class NodeStep:
+    """A primitive with kernels of its own, on dense operands."""
+
+    node: Node
+    operands: tuple[Value, ...]
+
+
+Step = ElementwiseStep | ReductionStep | NodeStep
+
+
+@dataclass(eq=False)
+class Cluster:
+    """Elementwise nodes of one shape that will be one kernel."""
+
+    shape: tuple[int, ...]
+    nodes: list[Node] = field(default_factory=list)
+    operands: dict[Node, list[View]] = field(default_factory=dict)
+    closed: bool = False
+    absorbed: bool = False
+
+    def buffers(self) -> set[Value]:
+        """Values that the cluster reads or writes, an upper bound of its arguments."""
+        found = {v for node in self.nodes for v in node.outputs}
+        for views in self.operands.values():
+            found.update(view.base for view in views if view.base is not None)
+        return found
+
+
+class Schedule:
+    """The steps of a graph.
+
+    Args:
+        graph: A prepared graph.
+        donated: Inputs whose buffer may become an output's.
+
+    Attributes:
+        steps: In order.
+        outputs: For every graph output a dense value with a buffer of its own, which may be that
+            of a donated input.
+    """
+
+    def __init__(self, graph: Graph, donated: frozenset[Value] = frozenset()) -> None:
+        self.graph = graph
+        self._donated = donated
+        self.steps: list[Step] = []
+        self.views: dict[Value, View] = {v: View.of(v) for v in graph.inputs}
+        self._open: list[Cluster] = []
+        self._cluster_of: dict[Value, Cluster] = {}
+        self._pending: list[tuple[int, Cluster]] = []
+        self._consumers: dict[Value, list[Node]] = {}
+        self._position = {node: i for i, node in enumerate(graph.nodes)}
+        for node in graph.nodes:
+            for value in node.inputs:
+                self._consumers.setdefault(value, []).append(node)
+        self._wanted = set(graph.outputs)
+        self._slots: list[Cluster | Step] = []
+        for node in graph.nodes:
+            self._visit(node)
+        self.outputs = self._finish_outputs()
+        for cluster in list(self._open):
+            self._close(cluster)
+        self._emit()
+
+    # --- assigning nodes to clusters -------------------------------------------------------
+
+    def _visit(self, node: Node) -> None:
+        name = node.primitive.name
+        if name in VIEW_PRIMITIVES or name in ("full", "iota"):
+            self._visit_view(node)
+        elif name == "constant":
+            self.views[node.outputs[0]] = View.of(node.outputs[0])
+        elif node.primitive.elementwise:
+            self._visit_elementwise(node)
+        elif name in REDUCTIONS:
+            self._visit_reduction(node)
+        else:
+            operands = tuple(self._dense(v) for v in node.inputs)
+            self._slots.append(NodeStep(node, operands))
+            self.views.update({v: View.of(v) for v in node.outputs})
+        self._close_finished(node)
+
+    def _visit_view(self, node: Node) -> None:
+        operand = self.views[node.inputs[0]] if node.inputs else None
+        view = view_of_node(node, operand)
+        if view is None:
+            dense = self._dense(node.inputs[0])
+            view = view_of_node(node, View.of(dense))
+            assert view is not None, "a dense array can be reshaped"
+        self.views[node.outputs[0]] = view
+
+    def _visit_elementwise(self, node: Node) -> None:
+        shape = node.outputs[0].spec.shape
+        operands = [broadcast(self.views[v], shape) for v in node.inputs]
+        joinable: list[Cluster] = []
+        for view in operands:
+            cluster = self._cluster_of.get(view.base) if view.base is not None else None
+            if cluster is None or cluster.closed:
+                continue
+            if cluster.shape == shape and view.is_dense:
+                if cluster not in joinable:
+                    joinable.append(cluster)
+            else:
+                self._close(cluster)
+        joinable = [c for c in joinable if not c.closed]
+        target = self._join(joinable, shape)
+        target.nodes.append(node)
+        target.operands[node] = operands
+        self._cluster_of[node.outputs[0]] = target
+        for value in node.outputs:
+            self.views[value] = View.of(value)
+        if len(target.buffers()) > _MOST_ARGUMENTS:
+            self._close(target)
+
+    def _join(self, clusters: list[Cluster], shape: tuple[int, ...]) -> Cluster:
+        """One open cluster that holds all of these."""
+        if not clusters:
+            cluster = Cluster(shape)
+            self._open.append(cluster)
+            return cluster
+        target = clusters[0]
+        for other in clusters[1:]:
+            if len(target.buffers() | other.buffers()) > _MOST_ARGUMENTS - 4:
+                self._close(other)
+                continue
+            target.nodes.extend(other.nodes)
+            target.operands.update(other.operands)
+            for node in other.nodes:
+                self._cluster_of[node.outputs[0]] = target
+            self._open.remove(other)
+        target.nodes.sort(key=self._position.__getitem__)
+        return target
+
+    def _visit_reduction(self, node: Node) -> None:
+        view = self.views[node.inputs[0]]
+        cluster = self._cluster_of.get(view.base) if view.base is not None else None
+        out = node.outputs[0]
+        if cluster is not None and not cluster.closed and self._is_only_for(cluster, node, view):
+            for views in cluster.operands.values():
+                self._close_bases(views, but=cluster)
+            self._open.remove(cluster)
+            cluster.closed = cluster.absorbed = True
+            body, values, _ = self._body(cluster, outputs=())
+            variable = self._names[node.inputs[0]]
+        else:
+            self._close_bases([view])
+            table = _ReadTable()
+            variable = table.variable(view)
+            body = Body(view.shape, tuple(table.reads), (), (), tuple(table.arguments()))
+            values = table.values
+        axes = node.parameters["axes"]
+        reduction = Reduction(node.primitive.name, variable, out.spec.dtype, axes)
+        self._slots.append(ReductionStep(body, values, reduction, out))
+        self.views[out] = View.of(out)
+
+    def _is_only_for(self, cluster: Cluster, node: Node, view: View) -> bool:
+        """Whether all that the cluster computes ends in this reduction."""
+        if view.shape != cluster.shape or not view.is_dense or view.base is not node.inputs[0]:
+            return False
+        members = {id(n) for n in cluster.nodes}
+        for member in cluster.nodes:
+            for value in member.outputs:
+                if value in self._wanted:
+                    return False
+                for consumer in self._consumers.get(value, ()):
+                    if consumer is not node and id(consumer) not in members:
+                        return False
+        return True
+
+    def _dense(self, value: Value) -> Value:
+        """A value whose buffer holds exactly these elements; copies where a view does not."""
+        view = self.views[value]
+        self._close_bases([view])
+        if view.is_dense:
+            assert view.base is not None
+            return view.base
+        step, out = self._copy(view)
+        self._slots.append(step)
+        self.views[value] = View.of(out)
+        return out
+
+    def _copy(self, view: View) -> tuple[ElementwiseStep, Value]:
+        out = Value(TensorSpec(view.shape, view.dtype))
+        read = _ReadTable()
+        variable = read.variable(view)
+        arguments = (*read.arguments(), ("out", view.dtype))
+        body = Body(view.shape, tuple(read.reads), (), ((variable, "out"),), arguments)
+        return ElementwiseStep(body, {**read.values, "out": out}, read.identity()), out
+
+    def _close_bases(self, views: list[View], but: Cluster | None = None) -> None:
+        for view in views:
+            cluster = self._cluster_of.get(view.base) if view.base is not None else None
+            if cluster is not None and cluster is not but and not cluster.closed:
+                self._close(cluster)
+
+    def _close(self, cluster: Cluster) -> None:
+        """Fix the cluster's place in the order: after everything that it reads."""
+        if cluster.closed:
+            return
+        cluster.closed = True
+        self._open.remove(cluster)
+        for views in cluster.operands.values():
+            self._close_bases(views, but=cluster)
+        self._slots.append(cluster)
+
+    def _close_finished(self, node: Node) -> None:
+        """Close clusters that nothing to come can join, so that what they read is freed."""
+        here = self._position[node]
+        for cluster in list(self._open):
+            if not any(
+                self._position[consumer] > here
+                for member in cluster.nodes
+                for value in member.outputs
+                for consumer in self._consumers.get(value, ())
+            ):
+                self._close(cluster)
+
+    # --- outputs ---------------------------------------------------------------------------
+
+    def _finish_outputs(self) -> list[Value]:
+        taken: set[Value] = set()
+        inputs = set(self.graph.inputs) - self._donated
+        outputs = []
+        for value in self.graph.outputs:
+            view = self.views[value]
+            self._close_bases([view])
+            base = view.base
+            if (
+                base is not None
+                and view.is_dense
+                and base not in inputs
+                and base not in taken
+                and (base.node is None or base.node.primitive.name != "constant")
+            ):
+                outputs.append(base)
+                taken.add(base)
+                continue
+            step, out = self._copy(view)
+            self._slots.append(step)
+            outputs.append(out)
+        return outputs
+
+    # --- bodies ----------------------------------------------------------------------------
+
+    def _emit(self) -> None:
+        """Turn clusters into kernels, now that it is known which of their values are wanted."""
+        needed = set(self.outputs)
+        for slot in self._slots:
+            if isinstance(slot, Cluster):
+                needed.update(
+                    view.base
+                    for node, views in slot.operands.items()
+                    for view in views
+                    if view.base is not None and self._cluster_of.get(view.base) is not slot
+                )
+            elif isinstance(slot, NodeStep):
+                needed.update(slot.operands)
+            else:
+                needed.update(slot.values.values())
+        for slot in self._slots:
+            if not isinstance(slot, Cluster):
+                self.steps.append(slot)
+                continue
+            outputs = tuple(v for n in slot.nodes for v in n.outputs if v in needed)
+            body, values, identity = self._body(slot, outputs)
+            if outputs:
+                self.steps.append(ElementwiseStep(body, values, identity))
+
+    def _body(
+        self, cluster: Cluster, outputs: tuple[Value, ...]
+    ) -> tuple[Body, dict[str, Value], frozenset[str]]:
+        read = _ReadTable()
+        self._names: dict[Value, str] = {}
+        own = {v for node in cluster.nodes for v in node.outputs}
+        statements = []
+        for node in cluster.nodes:
+            operands = []
+            for view in cluster.operands[node]:
+                if view.base is not None and view.base in own:
+                    operands.append(self._names[view.base])
+                else:
+                    operands.append(read.variable(view))
+            out = node.outputs[0]
+            name = self._names[out] = f"v{len(self._names)}"
+            dtypes: list[DType] = [v.spec.dtype for v in node.inputs]
+            expression = elementwise_expression(
+                node.primitive.name, dtypes, out.spec.dtype, operands
+            )
+            statements.append(Statement(name, out.spec.dtype, expression))
+        arguments = list(read.arguments())
+        values = dict(read.values)
+        stores = []
+        for number, out in enumerate(outputs):
+            stores.append((self._names[out], f"w{number}"))
+            arguments.append((f"w{number}", out.spec.dtype))
+            values[f"w{number}"] = out
+        body = Body(
+            cluster.shape, tuple(read.reads), tuple(statements), tuple(stores), tuple(arguments)
+        )
+        return body, values, read.identity()
+
+
+class _ReadTable:
+    """Variables for the views that a kernel reads: one per view, one argument per buffer."""
+
+    def __init__(self) -> None:
+        self.reads: list[Read] = []
+        self.values: dict[str, Value] = {}
+        self._variables: dict[tuple[View, str], str] = {}
+        self._arguments: dict[Value, str] = {}
+
+    def variable(self, view: View) -> str:
+        key = (view, str(view.constant))  # 0.0 == -0.0
+        found = self._variables.get(key)
+        if found is not None:
+            return found
+        argument = None
+        if view.base is not None:
+            argument = self._arguments.get(view.base)
+            if argument is None:
+                argument = self._arguments[view.base] = f"p{len(self._arguments)}"
+                self.values[argument] = view.base
+        name = self._variables[key] = f"x{len(self.reads)}"
+        self.reads.append(Read(name, view, argument))
+        return name
+
+    def arguments(self) -> list[tuple[str, DType]]:
+        return [(name, value.spec.dtype) for name, value in self.values.items()]
+
+    def identity(self) -> frozenset[str]:
+        """Arguments that are read at the element's own place only."""
+        return frozenset(
+            name
+            for name in self.values
+            if all(r.view.is_dense for r in self.reads if r.argument == name)
+        )
