@@ -1,0 +1,1 @@
+"""The commands ``python -m accelkit.train``, ``accelkit.evaluate`` and ``accelkit.plot``."""

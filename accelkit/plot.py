@@ -1,0 +1,8 @@
+"""``python -m accelkit.plot``: curves of several runs in one picture."""
+
+import sys
+
+from accelkit.cli.plot import main
+
+if __name__ == "__main__":
+    sys.exit(main())
