@@ -82,6 +82,10 @@ class Case:
     def __repr__(self) -> str:
         return f"replay({self.primitive!r}, {self.dtype.name!r}, {self.choices})"
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What hypothesis and IPython show: the short form, not the arrays."""
+        printer.text(repr(self))
+
     def __str__(self) -> str:
         operands = ", ".join(map(str, self.specs))
         parameters = ", ".join(f"{k}={v}" for k, v in self.parameters.items())
@@ -136,7 +140,7 @@ def case_dtypes(name: str, available: Sequence[DType]) -> list[DType]:
         if d.kind in found.kinds and (found.only is None or d.name in found.only)
     ]
     wide = [d for d in (dtypes.float32, dtypes.float64) if d in chosen]
-    return [*wide, *wide, *wide, *(d for d in chosen if d not in wide)]
+    return [*wide * 5, *(d for d in chosen if d not in wide)]
 
 
 def _generator(name: str) -> Generator:

@@ -119,7 +119,9 @@ class Source:
 
     def special(self, array: np.ndarray) -> np.ndarray:
         """The array with zeros of both signs, infinities and NaN in places."""
-        if self.smooth or not self.dtype.is_floating or not self.flag():
+        if self.smooth or not self.dtype.is_floating:
+            return array
+        if not self.choose((False, True, True)):
             return array
         values = self.generator.choice(_SPECIAL, array.shape).astype(array.dtype)
         return np.where(self.generator.random(array.shape) < 0.4, values, array)

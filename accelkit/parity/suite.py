@@ -112,7 +112,7 @@ class PrimitiveConformance:
 
     Attributes:
         backend: Name of the backend, registered by an entry point or
-            :func:`accelkit.register_backend`.
+            :func:`accelkit.registry.register_backend`.
         device: Name of the device, if not the backend's preferred one.
         exclude: Names of primitives that the backend refuses, each with the reason.
     """
@@ -164,23 +164,23 @@ class PrimitiveConformance:
 
     def test_values(self, primitive: str) -> None:
         """Compiled results equal the reference's."""
-        self._check(checks.check_values, primitive, 8)
+        self._check(checks.check_values, primitive, 6)
 
     def test_eager(self, primitive: str) -> None:
         """So do the results of single calls."""
-        self._check(checks.check_eager, primitive, 2)
+        self._check(checks.check_eager, primitive, 1)
 
     def test_gradients(self, primitive: str) -> None:
         """Vector-Jacobian products equal the reference's."""
-        self._check(checks.check_gradients, primitive, 5, "f")
+        self._check(checks.check_gradients, primitive, 4, "f")
 
     def test_second_derivatives(self, primitive: str) -> None:
         """So do the derivatives of derivatives."""
-        self._check(checks.check_second_derivatives, primitive, 2, "f")
+        self._check(checks.check_second_derivatives, primitive, 1, "f")
 
     def test_definitions(self, primitive: str) -> None:
         """A composite's definition and its native form mean the same."""
-        self._check(checks.check_definitions, primitive, 3)
+        self._check(checks.check_definitions, primitive, 2)
 
     @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "compiled"])
     def test_random_known_answers(self, compiled: bool) -> None:

@@ -126,7 +126,7 @@ def integer_quotient(name: str, source: Source) -> Case:
 def extremum(name: str, source: Source) -> Case:
     """The larger or smaller one, often of equal numbers."""
     shapes = source.broadcast_shapes(2)
-    tied = not source.smooth and source.flag()
+    tied = not source.smooth and source.choose((True, False, False))
     a, b = (source.ties(s) if tied else source.anything(s) for s in shapes)
     if source.smooth:
         a = source.rounded(source.distinct(shapes[0]) + 1 / 32)
@@ -141,7 +141,7 @@ def extremum(name: str, source: Source) -> Case:
 def comparison(name: str, source: Source) -> Case:
     """Comparisons, often of equal numbers, of infinities and of NaN."""
     shapes = source.broadcast_shapes(2)
-    tied = source.dtype.kind != "b" and source.flag()
+    tied = source.dtype.kind != "b" and source.choose((True, False, False))
     a, b = (source.ties(s) if tied else source.anything(s) for s in shapes)
     return Case(name, (a, b), comparison=BITS)
 

@@ -46,7 +46,10 @@ def random_normal(name: str, source: Source) -> Case:
         "dtype": source.dtype,
         "offset": source.choose(_OFFSETS),
     }
-    return Case(name, (_key(source),), parameters, comparison=CLOSE, floor=1.0, widen=False)
+    # The cosine's argument reaches 2 pi, and its rounding is scaled by a radius of up to 8.
+    return Case(
+        name, (_key(source),), parameters, comparison=CLOSE, floor=1.0, length=64, widen=False
+    )
 
 
 @cases("dropout")

@@ -29,10 +29,10 @@ def reduce_sum(name: str, source: Source) -> Case:
     if not source.dtype.is_floating:
         return Case(name, (source.integers(shape),), {"axes": axes}, comparison=BITS)
     x = source.normal(shape)
-    finite = source.special(x)
+    seldom = source.choose((False, False, True))  # one NaN hides the rounding of its whole sum
     return Case(
         name,
-        (finite,),
+        (source.special(x) if seldom else x,),
         {"axes": axes},
         gradients=(0,),
         floor=_magnitude(x, axes),
