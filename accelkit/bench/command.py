@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
@@ -33,7 +34,7 @@ _PLAIN_WIDTH: Final = 160  # where there is no terminal to ask
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status (see ``--help``)."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    previous = signal.signal(signal.SIGTERM, _interrupt)
+    previous = signal.signal(signal.SIGTERM, _interrupt)  # ends the workers too
     try:
         return _run(parse(words))
     except AccelkitError as error:
@@ -92,7 +93,7 @@ def _existing(options: Options) -> list[Target]:
     """
     asked = [target.device for target in options.targets if ":" in target.device]
     answers = probe_all(asked, options.threads)
-    found, reasons = [], []
+    found = []
     for target in options.targets:
         error = _error(answers.get(target.device, ()))
         if error is None:
@@ -101,10 +102,9 @@ def _existing(options: Options) -> list[Target]:
             kind = BackendUnavailableError if error["is_missing"] else DeviceError
             raise kind(error["message"])
         else:
-            reasons.append(error["message"])
             _note(f"{target.device} is left out: {error['message']}")
     if not found:
-        raise DeviceError("No device is left to measure:\n" + "\n".join(reasons))
+        raise DeviceError("No device is left to measure; the lines above say why.")
     return found
 
 
@@ -136,6 +136,11 @@ class _Session:
             settings=settings.to_json(),
             profile=self.options.profile_path is not None,
         )
+        with contextlib.closing(events):
+            shown.end(self._listen(target, events, shown))
+
+    def _listen(self, target: Target, events: Iterable[Event], shown: Progress) -> str:
+        """Follow a worker to its end, and say how it ended."""
         name = target.device
         outcome = "no result"
         for event in events:
@@ -154,7 +159,7 @@ class _Session:
                 self.profiles.append(event["profile"])
             else:
                 outcome = self._failed(target, name, event["error"])
-        shown.end(outcome)
+        return outcome
 
     def _failed(self, target: Target, name: str, error: dict[str, Any]) -> str:
         if self.options.traceback:

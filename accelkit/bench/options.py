@@ -224,6 +224,8 @@ def parse(arguments: Sequence[str]) -> Options:
     for name, path in (("--json", given.json), ("--profile", given.profile)):
         if path is not None:
             require_writable(name, path)
+    if given.json is not None and given.json == given.profile:
+        raise OptionError(f"--json and --profile both name {given.json}. Give two files.")
     return Options(
         targets=chosen,
         settings=settings,

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import IO, Any, Final
 
 __all__ = ["available_threads", "probe_all", "request", "thread_environment"]
@@ -77,10 +77,11 @@ def _worker(errors: IO[str], threads: int) -> Iterator[subprocess.Popen[str]]:
                     pipe.close()
 
 
-def request(do: str, *, threads: int, **arguments: Any) -> Iterator[Event]:
+def request(do: str, *, threads: int, **arguments: Any) -> Generator[Event, None, None]:
     """Send one request to a fresh worker and yield its events.
 
-    A worker that dies yields a last ``error`` event with its exit status and last words.
+    Close the generator to end the worker early. A worker that dies yields a last ``error`` event
+    with its exit status and last words.
     """
     with _last_words() as errors, _worker(errors, threads) as process:
         _send(process, {"do": do, "threads": threads, **arguments})

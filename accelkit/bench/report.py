@@ -33,6 +33,7 @@ __all__ = [
 
 SCHEMA_VERSION: Final = 1
 REFERENCE_BACKEND: Final = "numpy"
+_SMALL_SHARE: Final = 0.002  # of a profile's total
 RESULT_FIELDS: Final = (
     "backend",
     "device",
@@ -240,14 +241,23 @@ def print_profile(console: Console, found: Mapping[str, Any]) -> None:
         columns = (kind, "count", *(f"{phase} ms" for phase in PHASES), "total ms", "share")
         title = f"{found['device']}: time per {kind}"
         table = new_table(title, (*columns, "GFLOP/s", "GB/s"))
-        for name, row in rows.items():
+        for name, row in _without_small(rows, total).items():
             label = name or "(loss, metrics and numbers)"
             times = [_milliseconds(row[key]) if row[key] else "" for key in (*PHASES, "total")]
             rates = [_rate(row[key], row["total"]) for key in ("flops", "traffic_bytes")]
-            share = f"{row['total'] / total:.1%}" if total else ""
-            table.add_row(label, str(row["count"]), *times, share, *rates)
+            table.add_row(label, str(row["count"]), *times, f"{row['total'] / total:.1%}", *rates)
         console.print(table)
     console.print(_explanation(found, total), highlight=False, markup=False, soft_wrap=True)
+
+
+def _without_small(rows: Mapping[str, Result], total: float) -> dict[str, Result]:
+    """The rows, those that hardly count summed up in one last row."""
+    small = [name for name, row in rows.items() if row["total"] < _SMALL_SHARE * total]
+    if len(small) < 2:
+        return dict(rows)
+    kept = {name: row for name, row in rows.items() if name not in small}
+    others = {key: sum(rows[name][key] for name in small) for key in rows[small[0]]}
+    return {**kept, f"({len(small)} others)": others}
 
 
 def _rate(amount: float, seconds: float) -> str:
