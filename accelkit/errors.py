@@ -33,7 +33,6 @@ against the built-in keeps working. A framework's own exception is always kept a
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 __all__ = [
@@ -74,6 +73,8 @@ class UnknownNameError(AccelkitError, LookupError):
     @classmethod
     def of(cls, kind: str, given: str, known: Iterable[str]) -> UnknownNameError:
         """Build the message for ``given``, naming the nearest of the ``known`` names."""
+        import difflib  # slow to import, and only needed here
+
         names = sorted(known)
         near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
         hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""

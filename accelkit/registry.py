@@ -11,12 +11,13 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 from accelkit.errors import BackendUnavailableError, UnknownNameError
 
 if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
     from accelkit.backend import Backend
 
 __all__ = [
@@ -41,6 +42,8 @@ _registered_models: dict[str, Callable[..., Any]] = {}
 
 @functools.cache
 def _entry_points(group: str) -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points  # slow to import
+
     return {point.name: point for point in entry_points(group=group)}
 
 
