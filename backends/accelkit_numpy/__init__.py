@@ -6,7 +6,7 @@ compiled graph is straight-line Python over them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from accelkit.device import Device, DeviceInfo
 from accelkit.dtypes import dtype
 from accelkit.graph import Graph, TensorSpec
 from accelkit.primitives.primitive import Primitive
+from accelkit_numpy.control import control_flow
 from accelkit_numpy.table import TABLE
 
 __all__ = ["NumpyBackend"]
@@ -38,8 +39,23 @@ class NumpyBackend(Backend):
     name: ClassVar[str] = "numpy"
     table = TABLE
     capabilities = frozenset(
-        {"float64", "float16", "bfloat16", "deterministic", "fast_grouped_convolution"}
+        {
+            "float64",
+            "float16",
+            "bfloat16",
+            "deterministic",
+            "fast_grouped_convolution",
+            "native_control_flow",
+        }
     )
+
+    def __init__(self) -> None:
+        self.table = {**type(self).table, **control_flow(self)}
+
+    def function(self, primitive: Primitive) -> Callable[..., Any]:
+        """The NumPy function for a supported primitive."""
+        found = self.table.get(primitive.name)
+        return found if found is not None else primitive.lowerings[self.name]
 
     def devices(self) -> list[DeviceInfo]:
         description = host.processor_name()
@@ -62,8 +78,7 @@ class NumpyBackend(Backend):
         parameters: Mapping[str, Any],
         device: Device,
     ) -> Any:
-        function = self.table.get(primitive.name) or primitive.lowerings[self.name]
-        result = function(*arrays, **parameters)
+        result = self.function(primitive)(*arrays, **parameters)
         if type(result) is np.ndarray:
             return result
         if primitive.multiple_outputs:
@@ -78,9 +93,7 @@ class NumpyBackend(Backend):
         donate: frozenset[int] = frozenset(),
         options: CompileOptions | None = None,
     ) -> Executable:
-        return NumpyExecutable(
-            graph, device, lambda node: self.implementation(node.primitive, device)
-        )
+        return NumpyExecutable(graph, device, lambda node: self.function(node.primitive))
 
     def memory(self, device: Device) -> MemoryStatistics:
         return host.process_memory()

@@ -20,6 +20,7 @@ from accelkit.graph import Graph, TensorSpec
 from accelkit.primitives.primitive import Primitive
 from accelkit_torch import devices as torch_devices
 from accelkit_torch import shaping
+from accelkit_torch.control import CONTROL_FLOW, control_flow
 from accelkit_torch.dtypes import FROM_TORCH
 from accelkit_torch.precision import FULL, matmul_precision
 from accelkit_torch.table import TABLE
@@ -44,6 +45,7 @@ class TorchBackend(Backend):
             "deterministic",
             "donation",
             "fast_grouped_convolution",
+            "native_control_flow",
         }
     )
 
@@ -79,8 +81,12 @@ class TorchBackend(Backend):
         functions = self._functions.get(device)
         if functions is None:
             functions = self._functions[device] = _functions_on(device)
+            functions.update(control_flow(self, device))
         found = functions.get(primitive.name)
         return found if found is not None else primitive.lowerings[self.name]
+
+    def supports(self, primitive: Primitive, parameters: Mapping[str, Any]) -> bool:
+        return primitive.name in CONTROL_FLOW or super().supports(primitive, parameters)
 
     def dtype_names(self, device: Device) -> frozenset[str]:
         names = super().dtype_names(device)

@@ -125,7 +125,7 @@ class TorchExecutable(Executable):
         return found
 
     def _outputs_to_clone(self, donate: frozenset[int]) -> list[int]:
-        """Outputs that would share memory with an input, a constant, or another output."""
+        """Outputs that could share memory with an input, a constant, or another output."""
         kept: set[Value] = {self.program.inputs[i] for i in donate}
         seen: set[Value] = set()
         clone = []
@@ -133,7 +133,7 @@ class TorchExecutable(Executable):
             root = self._reuse.shares_memory(value)
             given = root.node is None and root not in kept
             constant = root.node is not None and not root.node.inputs
-            if given or constant or root in seen:
+            if given or constant or root in seen or root in self._reuse.foreign:
                 clone.append(position)
             seen.add(root)
         return clone

@@ -15,6 +15,7 @@ from accelkit.graph import Graph, Node, Value
 from accelkit.primitives import get
 from accelkit.primitives.primitive import Primitive
 from accelkit_torch import fused
+from accelkit_torch.control import CONTROL_FLOW
 
 __all__ = ["Reuse"]
 
@@ -30,11 +31,13 @@ class Reuse:
     Attributes:
         overwritten: Position of the operand that an elementwise node writes its result over.
         owned: For an update node, which of its tensors it may change in place.
+        foreign: Values that may share memory with any operand of their node.
     """
 
     def __init__(self, graph: Graph, donate: frozenset[int], in_place: Container[str]) -> None:
         self.overwritten: dict[Node, int] = {}
         self.owned: dict[Node, tuple[bool, ...]] = {}
+        self.foreign: set[Value] = set()
         self._last = graph.last_uses()
         self._class: dict[Value, Value] = {}  # the value whose memory this one has
         self._end: dict[Value, int] = {}  # last use of a class
@@ -81,7 +84,7 @@ class Reuse:
         elif name == fused.ACCUMULATE_MATMUL.name:
             self._join(node.outputs[0], node.inputs[0], position)
             self._dense.add(node.outputs[0])
-        elif not _is_ours(node.primitive):
+        elif name in CONTROL_FLOW or not _is_ours(node.primitive):
             self._visit_unknown(node, position)
         else:
             self._visit_computation(node, position, overwrite=name in in_place)
@@ -126,12 +129,13 @@ class Reuse:
         self.owned[node] = tuple(owned)
 
     def _visit_unknown(self, node: Node, position: int) -> None:
-        """A user's own primitive may return views of any operand: leave all of them alone."""
+        """A loop or a user's primitive may return its operands themselves: leave them alone."""
         for value in node.inputs:
             self._writable.discard(self._class[value])
             self._end[self._class[value]] = _NEVER
         for value in node.outputs:
             self._open(value, position)
+        self.foreign.update(node.outputs)
 
 
 def _is_ours(primitive: Primitive) -> bool:
