@@ -1,0 +1,304 @@
+"""Training on several backends beside the float64 oracle, step by step.
+
+All start from the same weights and see the same batches and dropout masks. At every step each
+backend also computes the gradients from the oracle's own state, with the oracle's max-pool
+winners: what is compared there is one step's arithmetic, not a trajectory, which is chaotic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from accelkit import dtypes, losses, optim
+from accelkit.backend import Executable
+from accelkit.bench.settings import Settings
+from accelkit.bench.workload import MOMENTUM, WEIGHT_DECAY, draw_batch
+from accelkit.compilation import compile_graph, run
+from accelkit.device import Device
+from accelkit.device import device as find_device
+from accelkit.errors import AccelkitError
+from accelkit.graph import Graph, TensorSpec
+from accelkit.models import Model
+from accelkit.ops.coercion import put
+from accelkit.parity.tolerances import deviation
+from accelkit.parity.winners import impose_winners, observe_winners
+from accelkit.train import TrainState, TrainStep
+from accelkit.train.program import build_train_program
+
+__all__ = ["Comparison", "Reference", "Worst", "compare_training"]
+
+# A gradient smaller than this share of the largest one is zero but for rounding (a bias before a
+# normalisation, the key bias of attention), and is measured by the largest one.
+_VANISHING = 1e-12
+
+Arrays = dict[str, np.ndarray]
+Batch = tuple[np.ndarray, np.ndarray]
+
+
+class Worst(NamedTuple):
+    """The largest deviation found, and where."""
+
+    deviation: float = 0.0
+    tensor: str = ""
+    step: int = 0
+
+    def or_worse(self, found: float, tensor: str, step: int) -> Worst:
+        """The larger one; NaN is worse than anything."""
+        return self if found <= self.deviation else Worst(found, tensor, step)
+
+
+_NOTHING = Worst()
+
+
+@dataclass
+class Comparison:
+    """One backend beside the oracle.
+
+    Attributes:
+        backend: Its name.
+        device: Where it ran.
+        losses: Of every step.
+        loss: Worst deviation of a loss.
+        gradient: Worst deviation of a gradient tensor.
+        flips: Max-pool winners that differ from the oracle's, over all steps.
+        windows: Max-pool windows, over all steps.
+        weight: Worst deviation of a parameter after the last step.
+        error: Why it did not finish; empty if it did.
+    """
+
+    backend: str
+    device: str = ""
+    losses: list[float] = field(default_factory=list)
+    loss: Worst = _NOTHING
+    gradient: Worst = _NOTHING
+    flips: int = 0
+    windows: int = 0
+    weight: Worst = _NOTHING
+    error: str = ""
+
+
+class _Parts(NamedTuple):
+    """The traced step and what of it is looked at."""
+
+    graph: Graph
+    changed: tuple[str, ...]
+    parameters: tuple[str, ...]
+
+
+def _train_step(model: Model, device: str | Device, precision: str) -> TrainStep:
+    optimizer = optim.sgd(model.learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+    return TrainStep(
+        model.module,
+        losses.SoftmaxCrossEntropy(),
+        optimizer,
+        device=device,
+        precision=precision,
+    )
+
+
+def _with_gradients(step: TrainStep, state: TrainState, batch: Batch) -> _Parts:
+    """The step's graph, returning the gradients too."""
+    dtype = step.recipe.dtype
+    inputs, targets = batch
+    specs = [
+        TensorSpec(inputs.shape, dtype),
+        TensorSpec(targets.shape, step_target_dtype(targets)),
+        TensorSpec(inputs.shape[:1], dtype),
+    ]
+    program = build_train_program(
+        step.recipe,
+        {name: t.spec for name, t in state.tensors.items()},
+        specs,
+        list(step.optimizer.scalars(0)),
+    )
+    names, gradients = [], []
+    for name, value in zip(program.changed, program.graph.outputs, strict=False):
+        if name.startswith("parameters."):
+            assert value.node is not None
+            names.append(name.removeprefix("parameters."))
+            gradients.append(value.node.inputs[1])  # of (p, g, v, learning_rate)
+    graph = program.graph.replace(outputs=[*program.graph.outputs, *gradients])
+    return _Parts(graph, program.changed, tuple(names))
+
+
+def step_target_dtype(targets: np.ndarray) -> Any:
+    """The dtype that labels have inside a step."""
+    return dtypes.int32 if targets.dtype.kind in "iu" else dtypes.dtype(targets.dtype)
+
+
+class Reference:
+    """The oracle: NumPy in float64.
+
+    Attributes:
+        state: Before the current step, on the host.
+        loss, gradients, winners: Of the current step.
+    """
+
+    def __init__(self, model: Model, initial: Mapping[str, np.ndarray], seed: int) -> None:
+        self.step = _train_step(model, "numpy", "float64")
+        self.state: Arrays = {name: _cast(a, np.float64) for name, a in initial.items()}
+        self.seed = seed
+        self.count = 0
+        self.loss = 0.0
+        self.gradients: Arrays = {}
+        self.winners: list[np.ndarray] = []
+        self._executable: Executable | None = None
+        self._parts: _Parts | None = None
+        self._after: Arrays = {}
+
+    def compute(self, batch: Batch) -> None:
+        """Run the current step, keeping the state before it."""
+        state = TrainState.from_host(
+            self.state, step=self.count, seed=self.seed, device=self.step.device
+        )
+        if self._executable is None:
+            self._parts = _with_gradients(self.step, state, batch)
+            graph = observe_winners(self._parts.graph)
+            self._executable = compile_graph(graph, self.step.device)
+        assert self._parts is not None
+        results = [t.numpy() for t in run(self._executable, self.step.operands(state, batch))]
+        changed = self._parts.changed
+        count, names = len(changed), self._parts.parameters
+        self._after = {**self.state, **dict(zip(changed, results[:count], strict=True))}
+        self.loss = float(results[count][0])
+        gradients = results[count + 1 : count + 1 + len(names)]
+        self.gradients = dict(zip(names, gradients, strict=True))
+        self.winners = results[count + 1 + len(names) :]
+
+    def advance(self) -> None:
+        """Go to the state after the current step."""
+        self.state = self._after
+        self.count += 1
+
+
+def _cast(array: np.ndarray, dtype: Any) -> np.ndarray:
+    return array.astype(dtype, copy=False) if array.dtype.kind == "f" else array
+
+
+class Trained:
+    """One backend's run: its own trajectory, and gradients from the oracle's state."""
+
+    def __init__(
+        self,
+        name: str,
+        model: Model,
+        initial: Mapping[str, np.ndarray],
+        seed: int,
+        precision: str,
+    ) -> None:
+        self.comparison = Comparison(name.split(":")[0])
+        self.step = _train_step(model, find_device(name), precision)
+        self.comparison.device = str(self.step.device)
+        self.seed = seed
+        self.dtype = self.step.recipe.dtype.numpy
+        self.state = self._on_device(initial, 0)
+        self._executable: Executable | None = None
+        self._names: tuple[str, ...] = ()
+
+    def _on_device(self, arrays: Mapping[str, np.ndarray], step: int) -> TrainState:
+        cast = {name: _cast(a, self.dtype) for name, a in arrays.items()}
+        return TrainState.from_host(cast, step=step, seed=self.seed, device=self.step.device)
+
+    def advance(self, reference: Reference, batch: Batch) -> None:
+        """Do the current step, and compare it."""
+        self._compare_gradients(reference, batch)
+        self.state, metrics = self.step(self.state, batch)
+        loss = metrics["loss"]
+        self.comparison.losses.append(loss)
+        found = abs(loss - reference.loss) / abs(reference.loss)
+        self.comparison.loss = self.comparison.loss.or_worse(found, "loss", reference.count)
+
+    def _compare_gradients(self, reference: Reference, batch: Batch) -> None:
+        device = self.step.device
+        state = self._on_device(reference.state, reference.count)
+        if self._executable is None:
+            parts = _with_gradients(self.step, state, batch)
+            self._names = parts.parameters
+            outputs = parts.graph.outputs[len(parts.changed) + 1 :]
+            imposed = impose_winners(parts.graph.replace(outputs=outputs))
+            self._executable = compile_graph(imposed.graph, device)
+        winners = [put(w, device) for w in reference.winners]
+        results = run(self._executable, [*self.step.operands(state, batch), *winners])
+        count = len(self._names)
+        largest = max(float(np.max(np.abs(g))) for g in reference.gradients.values())
+        for name, result in zip(self._names, results[:count], strict=True):
+            found = gradient_deviation(result.numpy(), reference.gradients[name], largest)
+            self.comparison.gradient = self.comparison.gradient.or_worse(
+                found, name, reference.count
+            )
+        for own, given in zip(results[count:], reference.winners, strict=True):
+            self.comparison.flips += int(np.count_nonzero(own.numpy() != given))
+            self.comparison.windows += given.size
+
+    def compare_weights(self, reference: Reference) -> None:
+        """Compare the parameters with the oracle's after the last step."""
+        for name, tensor in self.state.tensors.items():
+            if name.startswith("parameters."):
+                found = deviation(tensor.numpy(), reference.state[name])
+                short = name.removeprefix("parameters.")
+                self.comparison.weight = self.comparison.weight.or_worse(
+                    found, short, reference.count
+                )
+
+
+def gradient_deviation(found: np.ndarray, wanted: np.ndarray, largest: float) -> float:
+    """The deviation of a gradient; one that vanishes is measured by the largest gradient."""
+    vanishes = float(np.max(np.abs(wanted), initial=0.0)) < _VANISHING * largest
+    return deviation(found, wanted, floor=largest if vanishes else 0.0)
+
+
+def compare_training(
+    settings: Settings,
+    names: Sequence[str],
+    progress: Callable[[str], None] = lambda text: None,
+) -> tuple[list[Comparison], list[float]]:
+    """Train on every backend named, and compare each with the oracle.
+
+    Args:
+        settings: Model, batch size, number of steps, precision and seed.
+        names: Names of backends or devices.
+        progress: Told what happens.
+
+    Returns:
+        One comparison per name (one that failed carries its error), and the oracle's losses.
+    """
+    model = settings.check()
+    shape = (settings.batch_size, *model.input_shape)
+    progress("drawing initial weights")
+    first = _train_step(model, "numpy", settings.precision)
+    initial = first.init(settings.seed, shape).to_host()
+    reference = Reference(model, initial, settings.seed)
+    comparisons: list[Comparison] = []
+    running: list[Trained] = []
+    for name in names:
+        try:
+            running.append(Trained(name, model, initial, settings.seed, settings.precision))
+            comparisons.append(running[-1].comparison)
+        except AccelkitError as error:
+            comparisons.append(Comparison(name.split(":")[0], name, error=str(error)))
+    oracle_losses = []
+    for step in range(settings.steps):
+        progress(f"step {step + 1} of {settings.steps}: oracle")
+        batch = draw_batch(settings, model.input_shape, model.classes, step)
+        reference.compute(batch)
+        oracle_losses.append(reference.loss)
+        for trained in list(running):
+            progress(f"step {step + 1} of {settings.steps}: {trained.comparison.device}")
+            _attempt(running, trained, lambda t=trained, b=batch: t.advance(reference, b))  # type: ignore[misc]
+        reference.advance()
+    for trained in list(running):
+        _attempt(running, trained, lambda t=trained: t.compare_weights(reference))  # type: ignore[misc]
+    return comparisons, oracle_losses
+
+
+def _attempt(running: list[Trained], trained: Trained, action: Callable[[], None]) -> None:
+    """Run one backend's part; a failure ends that backend's run only."""
+    try:
+        action()
+    except AccelkitError as error:
+        trained.comparison.error = f"{type(error).__name__}: {error}"
+        running.remove(trained)
