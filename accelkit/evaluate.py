@@ -2,7 +2,7 @@
 
 import sys
 
-from accelkit.cli.evaluate import main
+from accelkit.training.evaluate import main
 
 if __name__ == "__main__":
     sys.exit(main())

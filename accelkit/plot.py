@@ -2,7 +2,7 @@
 
 import sys
 
-from accelkit.cli.plot import main
+from accelkit.training.plot import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,7 +2,7 @@
 
 import sys
 
-from accelkit.cli.train import main
+from accelkit.training.train import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,0 +1,1 @@
+"""Complete runs: the commands ``accelkit.train``, ``accelkit.evaluate`` and ``accelkit.plot``."""

@@ -1,0 +1,86 @@
+"""``python -m accelkit.evaluate``: evaluate a checkpoint on a data set."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+
+from accelkit.checkpoint import Checkpoint, load_checkpoint
+from accelkit.data import open_source
+from accelkit.errors import AccelkitError, IncompatibleCheckpointError
+from accelkit.train import EvalStep, TrainState
+from accelkit.training.assembly import build_model, evaluation_parts
+from accelkit.training.options import natural, positive
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command: 0 on success, 1 for an error."""
+    logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    options = _parser().parse_args(arguments)
+    try:
+        values, count = evaluate(options)
+    except AccelkitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if options.json:
+        print(json.dumps({"samples": count, **values}))
+    else:
+        figures = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+        print(f"{count} samples: {figures}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m accelkit.evaluate", description="Evaluate a checkpoint on a data set."
+    )
+    parser.add_argument(
+        "checkpoint", metavar="DIR", help="a checkpoint, or a run's directory (its newest one)"
+    )
+    parser.add_argument("--data", metavar="SRC", help="default: the test part of the training data")
+    parser.add_argument("--backend", "--device", dest="device", default="numpy", metavar="DEVICE")
+    parser.add_argument("--batch-size", type=positive, default=128)
+    parser.add_argument(
+        "--crops", type=int, choices=(1, 10), default=1, help="centre crop, or the mean over ten"
+    )
+    parser.add_argument("--workers", type=natural, default=0)
+    parser.add_argument("--threads", type=natural, default=2)
+    parser.add_argument("--on-corrupt", choices=("raise", "skip"), default="raise")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def evaluate(options: argparse.Namespace) -> tuple[dict[str, float], int]:
+    """The metrics over the data, and the number of samples.
+
+    Raises:
+        AccelkitError: if the checkpoint or the data cannot be used.
+    """
+    checkpoint = load_checkpoint(options.checkpoint)
+    recorded = checkpoint.info.metadata.get("options")
+    if not isinstance(recorded, Mapping):
+        raise IncompatibleCheckpointError(
+            f"{checkpoint.path} does not say which model it is of: it was not written by "
+            "`python -m accelkit.train`. Build the model and use accelkit.train.EvalStep."
+        )
+    options = argparse.Namespace(**{**recorded, **vars(options)})
+    source = open_source(options.data or recorded["data"], split="test")
+    training_source = source if not source.classes else open_source(recorded["data"])
+    model = build_model(options, training_source)
+    step, loader = evaluation_parts(options, source, model, options.crops)
+    state = _state(checkpoint, step)
+    with loader:
+        batches = (batch.arrays() for batch in loader if batch.weight.any())
+        return step.run(state, batches), len(source) - loader.skipped
+
+
+def _state(checkpoint: Checkpoint, step: EvalStep) -> TrainState:
+    wanted = ("parameters.", "state.")
+    tensors = {n: a for n, a in checkpoint.tensors.items() if n.startswith(wanted)}
+    seed = checkpoint.info.seed or 0
+    return TrainState.from_host(tensors, step=checkpoint.info.step, seed=seed, device=step.device)

@@ -1,0 +1,112 @@
+"""``python -m accelkit.plot LOG...``: curves of several runs or backends in one picture."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelkit.errors import AccelkitError, OptionError
+from accelkit.training.logs import read_log
+
+__all__ = ["curve", "main"]
+
+# The colours of Okabe and Ito, which colour-blind readers can tell apart.
+_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command: 0 on success, 1 for an error."""
+    options = _parser().parse_args(arguments)
+    try:
+        draw(options)
+    except AccelkitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print(options.output)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m accelkit.plot", description="Draw the curves of several runs."
+    )
+    parser.add_argument(
+        "logs", metavar="[NAME=]LOG", nargs="+", help="a --log-dir, or its log.jsonl"
+    )
+    parser.add_argument("--output", "-o", default="curves.png", help=".png, .svg or .pdf")
+    parser.add_argument("--metrics", nargs="+", default=["loss", "top1"], help="one panel for each")
+    parser.add_argument("--title", default="")
+    return parser
+
+
+def draw(options: argparse.Namespace) -> None:
+    """Draw the picture.
+
+    Raises:
+        OptionError: if a log cannot be read, a metric is in none of them, Matplotlib is not
+            installed, or the picture cannot be written.
+    """
+    logs = [_named(text) for text in options.logs]
+    figure, panels = _figure(len(options.metrics))
+    for metric, axes in zip(options.metrics, panels, strict=True):
+        found = False
+        for number, (name, records) in enumerate(logs):
+            color = _COLORS[number % len(_COLORS)]
+            # The first lines are the widest, so that coinciding curves all stay visible.
+            width = 1.2 + 1.8 * (len(logs) - 1 - number)
+            steps, values = curve(records, metric, evaluation=False)
+            axes.plot(steps, values, color=color, linewidth=width, alpha=0.8, label=name)
+            tested_steps, tested = curve(records, metric, evaluation=True)
+            axes.plot(tested_steps, tested, "o--", color=color, markersize=4, linewidth=1)
+            found |= bool(values or tested)
+        if not found:
+            names = sorted({key for _, records in logs for r in records for key in r})
+            raise OptionError(f"No log has the metric {metric!r}. They have: {', '.join(names)}.")
+        axes.set(xlabel="step", ylabel=metric)
+        axes.grid(alpha=0.3)
+    panels[0].legend(title="dots: evaluation" if _any_evaluation(logs) else None, frameon=False)
+    figure.suptitle(options.title)
+    try:
+        figure.savefig(options.output, dpi=150)
+    except (OSError, ValueError) as error:
+        raise OptionError(f"The picture {options.output} cannot be written: {error}.") from error
+
+
+def _named(text: str) -> tuple[str, list[dict[str, Any]]]:
+    name, equals, path = text.partition("=")
+    if not equals:
+        name, path = Path(text).name, text
+    return name, read_log(path)
+
+
+def curve(
+    records: list[dict[str, Any]], metric: str, *, evaluation: bool
+) -> tuple[list[int], list[float]]:
+    """Steps and values of one metric, of training or of evaluation."""
+    chosen = [
+        (record["step"], (record.get("evaluation", {}) if evaluation else record).get(metric))
+        for record in records
+        if ("evaluation" in record) == evaluation
+    ]
+    present = [(step, value) for step, value in chosen if value is not None]
+    return [step for step, _ in present], [value for _, value in present]
+
+
+def _any_evaluation(logs: list[tuple[str, list[dict[str, Any]]]]) -> bool:
+    return any("evaluation" in record for _, records in logs for record in records)
+
+
+def _figure(panels: int) -> tuple[Any, list[Any]]:
+    try:
+        figures: Any = importlib.import_module("matplotlib.figure")
+    except ImportError as error:
+        raise OptionError(
+            "Plots need Matplotlib, which is not installed: pip install 'accelkit[plot]'."
+        ) from error
+    figure = figures.Figure(figsize=(5.5 * panels, 4), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    return figure, list(axes)

@@ -1,0 +1,90 @@
+"""The commands that evaluate a checkpoint and draw curves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training.commands import run
+
+from accelkit import nn, ops
+from accelkit.checkpoint import CheckpointInfo, write_checkpoint
+from accelkit.training.assembly import MeanOverCrops
+from accelkit.training.evaluate import main as evaluate
+from accelkit.training.logs import read_log
+from accelkit.training.plot import curve
+from accelkit.training.plot import main as plot
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("run")
+    assert run(directory) == 0
+    return directory
+
+
+def test_evaluation_repeats_that_of_the_run(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logged = read_log(finished / "log")[-1]["evaluation"]
+    assert evaluate([str(finished / "ck"), "--json", "--batch-size=10"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found.pop("samples") == 60
+    assert found == logged
+    assert evaluate([str(finished / "ck"), "--data=shapes:30:40", "--crops=10"]) == 0
+    assert "30 samples: loss" in capsys.readouterr().out
+
+
+def test_mean_over_crops_is_the_mean_of_the_probabilities() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4))
+    parameters = model.init(0, (1, 2, 2, 3))
+    rng = np.random.default_rng(0)
+    crops = rng.normal(size=(5, 10, 2, 2, 3)).astype(np.float32)
+    got = MeanOverCrops(model)(parameters, ops.asarray(crops)).numpy()
+    each = [ops.softmax(model(parameters, ops.asarray(crops[:, i]))).numpy() for i in range(10)]
+    np.testing.assert_allclose(got, np.log(np.mean(each, axis=0)), rtol=1e-5)
+
+
+def test_what_cannot_be_evaluated(
+    tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate([str(tmp_path / "none")]) == 1
+    assert "no checkpoint directory" in capsys.readouterr().err
+    path = write_checkpoint(tmp_path, {"w": np.zeros(2)}, CheckpointInfo(step=1))
+    assert evaluate([str(path)]) == 1
+    assert "was not written by `python -m accelkit.train`" in capsys.readouterr().err
+    assert evaluate([str(finished / "ck"), "--data=nothing"]) == 1
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_plot(finished: Path, tmp_path: Path, suffix: str) -> None:
+    pytest.importorskip("matplotlib")
+    output = tmp_path / f"curves.{suffix}"
+    logs = [f"first={finished / 'log'}", str(finished / "log" / "log.jsonl")]
+    assert plot([*logs, "-o", str(output), "--metrics", "loss", "top1", "learning_rate"]) == 0
+    data = output.read_bytes()
+    assert data.startswith(b"\x89PNG" if suffix == "png" else b"<?xml")
+    assert len(data) > 5000
+
+
+def test_curves_are_those_of_the_log(finished: Path) -> None:
+    records = read_log(finished / "log")
+    steps, values = curve(records, "loss", evaluation=False)
+    assert steps == list(range(1, 13))
+    assert values == [r["loss"] for r in records if "loss" in r]
+    assert curve(records, "top1", evaluation=True)[0] == [6, 12]
+
+
+def test_what_cannot_be_plotted(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    log = str(finished / "log")
+    assert plot([str(tmp_path / "none")]) == 1
+    assert "cannot be read" in capsys.readouterr().err
+    assert plot([log, "--metrics", "f1", "-o", str(tmp_path / "a.png")]) == 1
+    assert "No log has the metric 'f1'. They have: epoch" in capsys.readouterr().err
+    assert plot([log, "-o", str(tmp_path / "a.docx")]) == 1
+    assert "cannot be written" in capsys.readouterr().err

@@ -1,0 +1,66 @@
+"""Options from arguments and from TOML."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from accelkit.errors import AccelkitError
+from accelkit.training.options import MATHEMATICAL, build_parser, parse_options, recorded_options
+
+
+def test_arguments_win_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(
+        'data = "digits"\nbatch-size = 7\nlearning_rate = 0.5\nnesterov = true\n'
+        'milestones = [0.5, 0.75]\nbackend = "torch"\nmodel-option = {width = 0.5, init = "paper"}'
+    )
+    options = parse_options(["--config", str(path), "--batch-size", "9"])
+    assert (options.data, options.batch_size, options.learning_rate) == ("digits", 9, 0.5)
+    assert options.nesterov is True
+    assert options.milestones == [0.5, 0.75]
+    assert options.device == "torch"
+    assert options.model_option == ["width=0.5", 'init="paper"']
+    assert parse_options(["--config", str(path), "--no-nesterov"]).nesterov is False
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("batch_sise = 3", "Did you mean 'batch_size'"),
+        ("batch_size = 0", "0 is below 1"),
+        ('batch_size = "many"', "batch_size in .* is 'many'"),
+        ("batch_size = [3]", "expected one value"),
+        ("nesterov = 1", "expected true or false"),
+        ("milestones = 0.5", "expected a list"),
+        ('optimizer = "sgt"', "Did you mean 'sgd'"),
+        ("seed = true", "expected one value"),
+        ("a = ", "not valid TOML"),
+    ],
+)
+def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.toml").write_text(text)
+    with pytest.raises(AccelkitError, match=message):
+        parse_options(["--data=shapes", f"--config={tmp_path / 'a.toml'}"])
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["--data=x", "--resume"], ["--data=x", "--batch-size=0"], ["--dta=x"]]
+)
+def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_options(arguments)
+    assert "error:" in capsys.readouterr().err
+
+
+def test_every_option_is_known_to_decide_the_numbers_or_not() -> None:
+    """A new option must be put on one side: forgetting it would let a resumed run differ."""
+    harmless = {
+        "config", "eval_data", "workers", "threads", "device", "epochs", "checkpoint", "resume",
+        "checkpoint_every", "keep_last", "keep_best", "eval_every", "target_accuracy", "log_dir",
+        "log_every", "progress", "help", "memory_limit", "accumulate",
+    }  # fmt: skip
+    names = {action.dest for action in build_parser()._actions}
+    assert names == harmless | set(MATHEMATICAL)
+    assert recorded_options(parse_options(["--data=x"])).keys() == set(MATHEMATICAL)
