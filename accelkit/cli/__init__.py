@@ -1,1 +1,0 @@
-"""The commands ``python -m accelkit.train``, ``accelkit.evaluate`` and ``accelkit.plot``."""
