@@ -82,7 +82,7 @@ def _emit(
 
 
 def _holds_identity(node: Node) -> bool:
-    """Whether a parameter (a body, a rule) is compared by identity, so that repr cannot be a key."""
+    """Whether a parameter (a body, a rule) is compared by identity: its text is no key."""
     plain = (bool, int, float, str, tuple)
     return any(
         not isinstance(v, plain) and not hasattr(v, "itemsize") for v in node.parameters.values()

@@ -86,7 +86,7 @@ def test_higher_orders(order: int) -> None:
     assert float(ak.jit(function)(ak.asarray(0.7))) == pytest.approx(expected, rel=1e-5)
 
 
-# --- the transforms' own behaviour -----------------------------------------------------------------
+# --- the transforms' own behaviour ----------------------------------------------------------------
 
 
 def test_values_arguments_and_pytrees() -> None:
@@ -226,7 +226,7 @@ def test_refusals() -> None:
         ak.grad(lambda t: t * 2.0)(x)
     with pytest.raises(ShapeError, match=r"needs a floating scalar, got int64\[\]"):
         ak.grad(lambda t: ak.argmax(t))(x)
-    with pytest.raises(DTypeError, match="returns a Tensor .*, got float"):
+    with pytest.raises(DTypeError, match=r"returns a Tensor .*, got float"):
         ak.grad(lambda t: 1.0)(x)
     with pytest.raises(DTypeError, match=r"Only floating tensors have gradients, got int64\[1\]"):
         ak.grad(lambda t: t.sum())(ak.asarray([1]))

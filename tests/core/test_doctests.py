@@ -10,11 +10,14 @@ import pytest
 
 import accelkit
 
-MODULES = ["accelkit"] + sorted(
-    info.name
-    for info in pkgutil.walk_packages(accelkit.__path__, "accelkit.")
-    if not info.name.endswith("__main__")
-)
+MODULES = [
+    "accelkit",
+    *sorted(
+        info.name
+        for info in pkgutil.walk_packages(accelkit.__path__, "accelkit.")
+        if not info.name.endswith("__main__")
+    ),
+]
 
 
 @pytest.mark.parametrize("name", MODULES)

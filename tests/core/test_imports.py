@@ -14,8 +14,8 @@ FRAMEWORKS = {
 }  # fmt: skip
 # Needed by some parts only: each is imported when such a part is first used.
 LATER = {
-    "optree", "rich", "psutil", "platformdirs", "safetensors", "ml_dtypes", "PIL", "multiprocessing",
-    "importlib.metadata", "concurrent.futures", "asyncio", "email", "urllib",
+    "PIL", "asyncio", "concurrent.futures", "email", "importlib.metadata", "ml_dtypes",
+    "multiprocessing", "optree", "platformdirs", "psutil", "rich", "safetensors", "urllib",
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from accelkit_numpy import NumpyBackend
 from core.arrays import arrays
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +27,6 @@ from accelkit.passes import (
 )
 from accelkit.primitives import PRIMITIVES
 from accelkit.registry import backend
-from accelkit_numpy import NumpyBackend
 
 
 def evaluated(graph: Graph, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -49,7 +49,7 @@ def assert_same_bits(actual: np.ndarray, expected: np.ndarray) -> None:
     assert actual[known].tobytes() == expected[known].tobytes()
 
 
-# --- random programs --------------------------------------------------------------------------------
+# --- random programs ------------------------------------------------------------------------------
 
 CONSTANTS = [0.0, -0.0, 1.0, -1.0, 2.0, 0.5, math.inf, -math.inf, math.nan, 3e38, 0.1]
 
@@ -102,7 +102,7 @@ STEPS: dict[str, Any] = {
     "one_times": lambda x, y, c: _full(x, 1) * x,
     "divide": lambda x, y, c: x / c if x.dtype.is_floating else x,
     "negate": lambda x, y, c: -x,
-    "negate_twice": lambda x, y, c: -(-x),
+    "negate_twice": lambda x, y, c: ak.negative(-x),
     "constants": lambda x, y, c: (_full(x, c) * 3 + 1) - _full(x, 2) * c,
     "constants_alone": lambda x, y, c: _full(x, c) + _full(x, 1) * 2,
     "quotient": lambda x, y, c: _full(x, c) / _full(x, 3) if x.dtype.is_floating else x,
@@ -159,7 +159,7 @@ def test_simplification_keeps_every_bit(dtype: str, program: Any, data: st.DataO
     assert str(eliminate_dead_code(simplify(optimised))) == str(optimised)
 
 
-# --- what simplification does -------------------------------------------------------------------------
+# --- what simplification does ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_equal_expressions_merge_and_others_do_not() -> None:
     }  # fmt: skip
 
 
-# --- dead code ------------------------------------------------------------------------------------------
+# --- dead code ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ def test_dead_code_goes_and_side_effects_stay(noisy: Any) -> None:
     assert simplify(cleaned).counts() == {"noisy": 2, "add": 1, "cos": 1, "full": 1}
 
 
-# --- composites -----------------------------------------------------------------------------------------
+# --- composites -----------------------------------------------------------------------------------
 
 
 class BareBackend(NumpyBackend):
@@ -327,7 +327,7 @@ def test_a_missing_primitive_is_named_with_its_layer() -> None:
         inline_composites(ak.trace(program, ak.zeros(2)), Less())
 
 
-# --- grouped convolutions --------------------------------------------------------------------------------
+# --- grouped convolutions -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("groups", [1, 2, 3])
@@ -364,7 +364,7 @@ def test_a_backend_with_fast_groups_keeps_them() -> None:
     assert prepare(graph, BareBackend()).counts() == {"slice": 4, "conv2d": 2, "concatenate": 1}
 
 
-# --- order ---------------------------------------------------------------------------------------------
+# --- order ----------------------------------------------------------------------------------------
 
 
 def test_updates_follow_their_gradients_and_the_reads_of_their_parameter() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from accelkit_numpy import NumpyBackend
 
 import accelkit as ak
 from accelkit import registry
 from accelkit.errors import BackendUnavailableError, UnknownNameError
-from accelkit_numpy import NumpyBackend
 
 MISSING = """
 import a_framework_that_is_not_installed
@@ -84,7 +84,7 @@ def test_a_missing_framework_comes_with_its_install_line() -> None:
             ak.device("torch:cuda")
         assert isinstance(caught.value.__cause__, ModuleNotFoundError)
         assert isinstance(caught.value, ImportError)
-    with pytest.raises(BackendUnavailableError, match="which is missing.$"):
+    with pytest.raises(BackendUnavailableError, match=r"which is missing.$"):
         registry.backend("somebodys")  # nobody knows how to install that one
 
 
