@@ -189,7 +189,7 @@ def select(name: str, source: Source) -> Case:
 @cases("cast", kinds="biuf")
 def cast(name: str, source: Source) -> Case:
     """Conversions: rounding, truncation, wrap-around, x != 0."""
-    target = source.dtype_of("f" if source.smooth else "biuf")
+    target = source.dtype if source.smooth else source.dtype_of("biuf")
     shape = source.shape()
     if source.dtype.is_floating and target.is_integer:
         low, high = (0.0, 120.0) if target.kind == "u" else (-120.0, 120.0)

@@ -116,7 +116,7 @@ def pad(name: str, source: Source) -> Case:
     low, high, interior = (tuple(source.below(3) for _ in shape) for _ in range(3))
     fills: tuple[int | float, ...] = (0, 1)
     if source.dtype.is_floating:
-        fills = (0.0, 1.5, -math.inf, math.nan)
+        fills = (0.0, 1.5) if source.smooth else (0.0, 1.5, -math.inf, math.nan)
     x = source.anything(shape)
     fill = source.choose(fills)
     return _moved(name, source, x, low=low, high=high, interior=interior, value=fill)
