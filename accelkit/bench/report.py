@@ -1,4 +1,21 @@
-"""The report: one JSON document, and tables for people."""
+"""The report: one JSON document, and tables for people.
+
+The document holds ``schema_version``, ``environment`` (versions, commit, processor, threads, and
+name, memory and driver of each device measured), ``settings``, and ``results``: one entry per
+device, with
+
+- ``backend``, ``device``, ``model``, ``variant``, ``batch_size``, ``precision``, ``parameters``;
+- ``flops_per_step``: floating-point operations of the traced step by the primitives' own counts,
+  a multiply-add counted as two: the same for every backend, however it computes them;
+- ``compile_time_s``: tracing, differentiating, preparing and compiling, without the first step,
+  whose time is ``first_step_time_s``;
+- ``step_time_s``: ``median``, ``p95``, ``min``, ``iqr`` and all ``samples`` of the timed steps,
+  each from its dispatch until its loss is on the host; ``throughput_images_per_s`` is the batch
+  size over the median;
+- ``peak_memory_bytes`` while the timed steps ran, and ``peak_memory_method``: how it was read;
+- ``losses``: of every step from the first one, warm-up included;
+- ``error``: None, or why there are no figures.
+"""
 
 from __future__ import annotations
 

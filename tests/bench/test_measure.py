@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from accelkit import Device, bench, models
+from accelkit import Device, bench, losses, models, optim, train
 from accelkit.bench.measure import LEAST_TIMED_STEPS, measure_workload, step_times
 from accelkit.bench.report import RESULT_FIELDS, failed_result, loss_difference, reference
 from accelkit.bench.workload import Workload, draw_batch, pool_size
@@ -32,6 +32,27 @@ def test_a_result_has_exactly_the_documented_fields():
 def test_default_variant_is_named():
     result = bench.measure(bench.Settings("numpy", **ALEXNET))
     assert result["variant"] == "torchvision"
+
+
+@pytest.mark.parametrize("mode", ["train", "infer"])
+def test_losses_are_those_of_the_public_steps_on_the_same_batches(mode):
+    settings = bench.Settings("numpy", mode=mode, warmup=1, seed=9, **ALEXNET)
+    model = settings.build()
+    shape = (settings.batch_size, *model.input_shape)
+    loss = losses.SoftmaxCrossEntropy()
+    optimizer = optim.sgd(0.01, momentum=0.9, weight_decay=5e-4)
+    step = train.TrainStep(model.module, loss, optimizer, device="numpy")
+    evaluate = train.EvalStep(model.module, loss, device="numpy")
+    state = step.init(9, shape)
+    expected = []
+    for index in range(settings.warmup + settings.steps):
+        batch = draw_batch(settings, model.input_shape, model.classes, index)
+        if mode == "train":
+            state, found = step(state, batch)
+        else:
+            found = evaluate(state, batch)
+        expected.append(found["loss"])
+    assert bench.measure(settings)["losses"] == expected
 
 
 def test_measuring_twice_gives_the_same_losses():
