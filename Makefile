@@ -5,13 +5,15 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKERS ?= 2
 
-.PHONY: help install test lint types bench parity clean
+.PHONY: help install test lint types bench parity opencl-runtimes test-opencl clean
 
 help:
 	@echo "install  create $(VENV) and install accelkit with every backend"
 	@echo "test     run all tests (WORKERS=$(WORKERS) processes)"
 	@echo "lint     check formatting, style and types"
 	@echo "bench    measure accelkit against hand-written programs, side by side"
+	@echo "opencl-runtimes  fetch Intel's OpenCL runtimes for tests (CPU and FPGA emulator)"
+	@echo "test-opencl      run the OpenCL tests on all fetched runtimes"
 	@echo "parity   prove that the installed backends agree on full AlexNet"
 
 install: $(STAMP)
@@ -35,6 +37,16 @@ bench: $(STAMP)
 
 parity: $(STAMP)
 	$(BIN)/python -m accelkit.parity --backend all --model alexnet --variant 2012 --steps 10 --batch-size 4
+
+opencl-runtimes: $(STAMP)
+	$(BIN)/python tools/opencl_runtimes.py
+
+RUNTIMES := $(CURDIR)/.opencl-runtimes
+test-opencl: opencl-runtimes
+	$(BIN)/python -m pytest tests/backends/opencl
+	OCL_ICD_VENDORS=$(RUNTIMES)/vendors LD_LIBRARY_PATH=$(RUNTIMES)/lib \
+	ACCELKIT_OPENCL_TEST_KIND=accelerator $(BIN)/python -m pytest tests/backends/opencl \
+	  --ignore tests/backends/opencl/test_conformance.py --ignore tests/backends/opencl/test_table.py
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

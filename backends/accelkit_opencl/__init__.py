@@ -7,9 +7,11 @@ eagerly is a plan of one node.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +23,7 @@ from accelkit.dtypes import DType
 from accelkit.errors import AccelkitError, CapabilityError, DTypeError
 from accelkit.graph import Graph, Node, TensorSpec, Value
 from accelkit.primitives.primitive import PRIMITIVES, Primitive
+from accelkit_opencl.bundle import BundleProvider
 from accelkit_opencl.compile import OpenclExecutable, Program
 from accelkit_opencl.expressions import EXPRESSIONS
 from accelkit_opencl.failures import translate
@@ -142,6 +145,9 @@ class OpenclBackend(Backend):
         parameters: Mapping[str, Any],
         device: Device,
     ) -> Any:
+        created = self._without_kernel(primitive, arrays, parameters, device)
+        if created is not None:
+            return created
         key = (
             primitive.name,
             device,
@@ -157,6 +163,46 @@ class OpenclBackend(Backend):
             program = self._eager[key] = self._program(graph, device, frozenset())
         results = program.run(arrays)
         return tuple(results) if primitive.multiple_outputs else results[0]
+
+    def _without_kernel(
+        self,
+        primitive: Primitive,
+        arrays: Sequence[DeviceArray],
+        parameters: Mapping[str, Any],
+        device: Device,
+    ) -> DeviceArray | None:
+        """Eager primitives that fill or copy memory: they need no compiler."""
+        if primitive.name == "full":
+            dtype = parameters["dtype"]
+            self._require_dtype(dtype, device)
+            element = np.asarray(parameters["value"]).astype(dtype.numpy)
+            return open_device(device).filled(parameters["shape"], dtype, element)
+        if primitive.name == "constant":
+            return self.put(parameters["value"].array, device)
+        if primitive.name in ("reshape", "alias", "stop_gradient"):
+            (array,) = arrays
+            copied = array.runtime.copy(array)
+            shape = parameters.get("shape", array.shape)
+            if math.prod(shape) == math.prod(array.shape):
+                return DeviceArray(copied.runtime, copied.allocation, shape, copied.dtype)
+        return None
+
+    def open_bundle(self, folder: str | Path, device: Device) -> None:
+        """Take every kernel of a device from a bundle from now on; nothing is built from source.
+
+        Args:
+            folder: Written by ``python -m accelkit.opencl bundle``.
+            device: An OpenCL device, of the kind that the bundle was made for.
+
+        Raises:
+            DataError, CorruptDataError: if the bundle is missing or damaged.
+            DeviceError: if it was made for another device or driver.
+        """
+        provider = BundleProvider(Path(folder), open_device(device))
+        with self._lock:
+            self._providers[device] = provider
+            self._profiles[device] = provider.profile
+            self._eager = {key: p for key, p in self._eager.items() if key[1] is not device}
 
     def _program(self, graph: Graph, device: Device, donate: frozenset[int]) -> Program:
         self._check_dtypes(graph, device)

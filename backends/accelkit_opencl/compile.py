@@ -58,6 +58,7 @@ class Program:
                     self._users.setdefault(slot, []).append((kernel, position))
         self._bound: dict[tuple[str, int], cl.Buffer] = {}
         self._arena: list[cl.Buffer] = []
+        self._arena_regions: list[cl.Buffer] = []
         self._lock = threading.Lock()
 
     @property
@@ -128,6 +129,7 @@ class Program:
                 region = regions[slab, offset, size] = buffers[slab].get_sub_region(offset, size)
             kernel.set_arg(position, region)
         self._arena = buffers
+        self._arena_regions = list(regions.values())  # a kernel does not keep its arguments alive
 
 
 class OpenclExecutable(Executable):

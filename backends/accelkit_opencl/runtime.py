@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 import pyopencl as cl
-from accelkit_opencl.failures import funnel
-from accelkit_opencl.kernels.source import round_up
 
 from accelkit.device import Device, DeviceInfo
 from accelkit.dtypes import DType
 from accelkit.dtypes import dtype as as_dtype
 from accelkit.errors import DeviceError, OutOfMemoryError
+from accelkit_opencl.failures import funnel
+from accelkit_opencl.kernels.source import round_up
 
 __all__ = ["DeviceArray", "Memory", "Runtime", "discover", "open_device"]
 
@@ -254,6 +254,14 @@ class Runtime:
         """An array with unspecified content."""
         allocation = self.memory.allocate(math.prod(shape) * dtype.itemsize)
         return DeviceArray(self, allocation, shape, dtype)
+
+    def filled(self, shape: tuple[int, ...], dtype: DType, element: np.ndarray) -> DeviceArray:
+        """An array with ``element`` everywhere."""
+        result = self.empty(shape, dtype)
+        if result.size_bytes:
+            with funnel(f"filling {result.size_bytes} bytes on {self.device}"):
+                cl.enqueue_fill_buffer(self.queue, result.buffer, element, 0, result.size_bytes)
+        return result
 
     def put(self, array: np.ndarray) -> DeviceArray:
         """Copy a NumPy array to the device; later changes of ``array`` have no effect."""

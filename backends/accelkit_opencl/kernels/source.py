@@ -82,6 +82,6 @@ class KernelSource:
         are undefined at the end, but for those that guard a shared function (``ak_...``).
         """
         name = f"{stem}_{hashlib.sha256(source.encode()).hexdigest()[:12]}"
-        macros = dict.fromkeys(re.findall(r"^#define (?!ak_)(\w+)", source, re.MULTILINE))
+        macros = dict.fromkeys(re.findall(r"^#define (?!ak_|__)(\w+)", source, re.MULTILINE))
         source = source.replace("KERNEL", name) + "".join(f"#undef {macro}\n" for macro in macros)
         return cls(name, source, arguments, global_size, local_size, flops)

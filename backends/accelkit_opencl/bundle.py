@@ -1,0 +1,293 @@
+"""Bundles: programs compiled ahead of time, for devices without a compiler.
+
+A bundle is a folder::
+
+    manifest.json    format, device identity, kernels with their signatures, programs, checksums
+    kernels.bin      the device's binary of all kernels: one image
+    kernels.cl       instead of the binary, for vendor compilers (``--emit-sources``)
+    build.sh         the vendor compilers' command lines (``--emit-sources``)
+
+A device opened with a bundle takes every kernel from it and never builds from source. The plan
+of a program is a function of its graph and the bundle's device profile alone, so tracing the
+same step again gives the same kernels, found in the bundle by names that end in the hash of
+their source.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyopencl as cl
+
+from accelkit.errors import CompileError, CorruptDataError, DataError, DeviceError
+from accelkit_opencl.failures import code_name, funnel
+from accelkit_opencl.kernels.source import KernelSource
+from accelkit_opencl.plan import Plan
+from accelkit_opencl.products import Choice, Profile
+from accelkit_opencl.programs import build_from_binary
+from accelkit_opencl.runtime import Runtime
+
+__all__ = ["BundleProvider", "RecordingProvider", "write_bundle", "write_sources"]
+
+_FORMAT = "accelkit-opencl-bundle"
+_VERSION = 1
+_MANIFEST, _BINARY, _SOURCES = "manifest.json", "kernels.bin", "kernels.cl"
+
+_BUILD_SCRIPT = """#!/bin/sh
+# Builds the bundle's kernels into one image with a vendor's offline compiler, then records its
+# checksum. Usage: ./build.sh aoc BOARD | ./build.sh v++ PLATFORM
+set -eu
+case "$1" in
+  aoc) aoc -board="$2" kernels.cl -o kernels.aocx && mv kernels.aocx kernels.bin ;;
+  v++) v++ -t hw --platform "$2" -c -k all kernels.cl -o kernels.xo \\
+       && v++ -t hw --platform "$2" -l kernels.xo -o kernels.xclbin \\
+       && mv kernels.xclbin kernels.bin ;;
+  *) echo "usage: $0 aoc BOARD | v++ PLATFORM" >&2; exit 2 ;;
+esac
+python -m accelkit.opencl seal .
+"""
+
+
+class RecordingProvider:
+    """Passes kernels through from another provider and remembers their sources."""
+
+    def __init__(self) -> None:
+        self.sources: dict[str, KernelSource] = {}
+
+    def record(self, plans: Iterable[Plan]) -> None:
+        """Add all kernels of some plans."""
+        for plan in plans:
+            for launch in plan.launches:
+                self.sources[launch.source.name] = launch.source
+
+    @property
+    def text(self) -> str:
+        """All kernels as one program."""
+        return "\n".join(self.sources[name].source for name in sorted(self.sources))
+
+
+def write_bundle(
+    folder: Path,
+    programs: Mapping[str, Plan],
+    runtime: Runtime,
+    profile: Profile,
+    build: Any,
+) -> None:
+    """Write a bundle with a binary for an opened device.
+
+    Args:
+        folder: Created if absent.
+        programs: Plans by name.
+        runtime: The device.
+        profile: With which the plans were made.
+        build: ``build(source) -> cl.Program``, the device's compiler.
+
+    Raises:
+        CompileError: if the compiler refuses the kernels.
+    """
+    recorder = RecordingProvider()
+    recorder.record(programs.values())
+    program = build(recorder.text)
+    with funnel("reading the binary of a bundle"):
+        binary = program.get_info(cl.program_info.BINARIES)[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _BINARY).write_bytes(binary)
+    manifest = _manifest(programs, recorder, profile, runtime.identity)
+    manifest["binary"] = {"file": _BINARY, "sha256": hashlib.sha256(binary).hexdigest()}
+    _write_manifest(folder, manifest)
+
+
+def write_sources(folder: Path, programs: Mapping[str, Plan], profile: Profile) -> None:
+    """Write OpenCL C 1.2 sources and a build script for vendor compilers instead of a binary.
+
+    The device's identity and the binary's checksum are recorded afterwards by :func:`seal`.
+    """
+    recorder = RecordingProvider()
+    recorder.record(programs.values())
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _SOURCES).write_text(recorder.text, encoding="utf-8")
+    script = folder / "build.sh"
+    script.write_text(_BUILD_SCRIPT, encoding="utf-8")
+    script.chmod(0o755)
+    _write_manifest(folder, _manifest(programs, recorder, profile, None))
+
+
+def seal(folder: Path, runtime: Runtime) -> None:
+    """Record an image that a vendor's compiler built, and the device that it is for."""
+    manifest = read_manifest(folder)
+    try:
+        binary = (folder / _BINARY).read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"{folder / _BINARY} cannot be read: {error}. Run build.sh first."
+        ) from error
+    manifest["binary"] = {"file": _BINARY, "sha256": hashlib.sha256(binary).hexdigest()}
+    manifest["identity"] = runtime.identity
+    _write_manifest(folder, manifest)
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    text = json.dumps(manifest, indent=1, sort_keys=True)
+    manifest["sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    (folder / _MANIFEST).write_text(
+        json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8"
+    )
+
+
+def _manifest(
+    programs: Mapping[str, Plan],
+    recorder: RecordingProvider,
+    profile: Profile,
+    identity: dict[str, str] | None,
+) -> dict[str, Any]:
+    return {
+        "format": _FORMAT,
+        "version": _VERSION,
+        "identity": identity,
+        "profile": asdict(profile),
+        "kernels": {
+            name: {
+                "arguments": list(source.arguments),
+                "global_size": list(source.global_size),
+                "local_size": list(source.local_size),
+            }
+            for name, source in sorted(recorder.sources.items())
+        },
+        "programs": {name: _describe(plan) for name, plan in programs.items()},
+    }
+
+
+def _describe(plan: Plan) -> dict[str, Any]:
+    """A plan's signature, launches and memory, for readers of the manifest."""
+    return {
+        "inputs": [str(spec) for spec in plan.inputs],
+        "outputs": [str(spec) for spec in plan.outputs],
+        "outputs_reuse_inputs": list(plan.reused),
+        "arena_bytes": list(plan.slab_bytes),
+        "arena_lower_bound_bytes": plan.lower_bound_bytes,
+        "launches": [
+            {
+                "kernel": launch.source.name,
+                "arguments": [[s.kind, s.index, s.offset, s.size_bytes] for s in launch.arguments],
+            }
+            for launch in plan.launches
+        ],
+    }
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a bundle, verified.
+
+    Raises:
+        DataError: if there is no bundle, or it is of another version.
+        CorruptDataError: if the manifest was changed or truncated.
+    """
+    path = folder / _MANIFEST
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{folder} is not an OpenCL bundle: {path.name} cannot be read ({error}). Make one "
+            f"with `python -m accelkit.opencl bundle`."
+        ) from error
+    try:
+        manifest: dict[str, Any] = json.loads(text)
+        recorded = manifest.pop("sha256")
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CorruptDataError(f"The manifest {path} is damaged: {error}.") from error
+    content = json.dumps(manifest, indent=1, sort_keys=True)
+    if hashlib.sha256(content.encode()).hexdigest() != recorded:
+        raise CorruptDataError(f"The manifest {path} was changed: its checksum does not match.")
+    if manifest.get("format") != _FORMAT or manifest.get("version") != _VERSION:
+        raise DataError(
+            f"{path} has format {manifest.get('format')!r} version {manifest.get('version')!r}; "
+            f"this accelkit reads {_FORMAT!r} version {_VERSION}. Write the bundle anew."
+        )
+    return manifest
+
+
+class BundleProvider:
+    """Kernels of a bundle, verified before anything runs.
+
+    Args:
+        folder: The bundle.
+        runtime: The device to run on.
+
+    Raises:
+        DataError, CorruptDataError: if the bundle is missing, damaged, or has no binary.
+        DeviceError: if it was made for another device or driver.
+    """
+
+    def __init__(self, folder: Path, runtime: Runtime) -> None:
+        self.folder = folder
+        manifest = read_manifest(folder)
+        self.profile = _profile(manifest["profile"])
+        self._signatures = manifest["kernels"]
+        self._program = self._load(manifest, runtime)
+
+    def _load(self, manifest: dict[str, Any], runtime: Runtime) -> cl.Program:
+        recorded = manifest.get("binary")
+        if recorded is None:
+            raise DataError(
+                f"The bundle {self.folder} holds sources only. Build them with its build.sh first."
+            )
+        if manifest["identity"] != runtime.identity:
+            raise DeviceError(
+                f"The bundle {self.folder} was made for {manifest['identity']}, but "
+                f"{runtime.device} is {runtime.identity}. Make a bundle for this device and driver."
+            )
+        path = self.folder / _BINARY
+        try:
+            binary = path.read_bytes()
+        except OSError as error:
+            raise CorruptDataError(
+                f"The bundle's binary {path} cannot be read: {error}."
+            ) from error
+        if hashlib.sha256(binary).hexdigest() != recorded["sha256"]:
+            raise CorruptDataError(
+                f"The bundle's binary {path} was changed or truncated: its checksum does not match."
+            )
+        try:
+            return build_from_binary(runtime, binary)
+        except cl.Error as error:
+            raise DeviceError(
+                f"{runtime.device} refuses the binary of the bundle {self.folder}: "
+                f"{code_name(error)}. Make a bundle for this device and driver."
+            ) from error
+
+    def kernels(self, sources: Sequence[KernelSource]) -> list[cl.Kernel]:
+        """One fresh kernel per source, by name and signature.
+
+        Raises:
+            CompileError: if the bundle lacks one; lists what is missing.
+        """
+        missing = [s.name for s in sources if not self._has(s)]
+        if missing:
+            shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+            raise CompileError(
+                f"The bundle {self.folder} lacks {len(missing)} of {len(sources)} kernels that "
+                f"this program needs ({shown}), and a device with a bundle does not compile. The "
+                f"model, the shapes, the batch size or accelkit's version differ from the "
+                f"bundle's. Make a bundle for this program."
+            )
+        with funnel("creating kernels of a bundle"):
+            return [cl.Kernel(self._program, source.name) for source in sources]
+
+    def _has(self, source: KernelSource) -> bool:
+        found = self._signatures.get(source.name)
+        return (
+            found is not None
+            and tuple(found["arguments"]) == source.arguments
+            and tuple(found["global_size"]) == source.global_size
+            and tuple(found["local_size"]) == source.local_size
+        )
+
+
+def _profile(fields: dict[str, Any]) -> Profile:
+    choices = {key: Choice(**value) for key, value in fields.pop("choices").items()}
+    return Profile(**fields, choices=choices)

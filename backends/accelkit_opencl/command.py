@@ -1,0 +1,201 @@
+"""The commands of ``python -m accelkit.opencl``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import accelkit
+from accelkit import losses, models, optim, registry, train
+from accelkit.device import Device
+from accelkit.errors import AccelkitError, DeviceError
+from accelkit_opencl import OpenclBackend
+from accelkit_opencl.bundle import seal, write_bundle, write_sources
+from accelkit_opencl.compile import OpenclExecutable
+from accelkit_opencl.programs import SourceProvider
+from accelkit_opencl.runtime import discover, open_device
+from accelkit_opencl.tuning import products_in, save_choices, tune
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; errors become one line on stderr and exit status 1."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except AccelkitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m accelkit.opencl", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("devices", help="list OpenCL devices and what they can do")
+    command.set_defaults(run=_devices)
+
+    command = commands.add_parser("tune", help="measure the fastest kernels for a model")
+    _add_model(command)
+    command.add_argument(
+        "--budget", type=float, default=30.0, metavar="SECONDS", help="time limit (default 30)"
+    )
+    command.set_defaults(run=_tune)
+
+    command = commands.add_parser("bundle", help="compile a model ahead of time into a folder")
+    _add_model(command)
+    command.add_argument("--out", type=Path, required=True, help="folder to write")
+    command.add_argument(
+        "--emit-sources",
+        action="store_true",
+        help="write OpenCL C and a build script for vendor compilers instead of a binary",
+    )
+    command.set_defaults(run=_bundle)
+
+    command = commands.add_parser("seal", help="record the image that a bundle's build.sh built")
+    command.add_argument("folder", type=Path)
+    command.add_argument("--device", default="opencl", help="device that the image is for")
+    command.set_defaults(run=_seal)
+
+    command = commands.add_parser("check", help="run the parity kit on a device")
+    command.add_argument("--device", default="opencl", help="default: the preferred one")
+    command.add_argument("-k", dest="select", default="", help="only tests that match")
+    command.set_defaults(run=_check)
+    return parser
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", default="alexnet", help="name of a registered model")
+    command.add_argument("--variant", help="of the model")
+    command.add_argument("--batch-size", type=int, default=32)
+    command.add_argument("--image-size", type=int)
+    command.add_argument("--width", type=float, help="factor on all layer widths")
+    command.add_argument("--classes", type=int)
+    command.add_argument("--device", default="opencl", help="default: the preferred one")
+
+
+def _device(name: str) -> Device:
+    device = accelkit.device(name)
+    if device.backend != OpenclBackend.name:
+        raise DeviceError(f"{device} is no OpenCL device. Name one as 'opencl[:kind[:index]]'.")
+    return device
+
+
+def _devices(options: argparse.Namespace) -> int:
+    for found in discover():
+        handle = found.handle
+        double = "float64" if handle.double_fp_config else "no float64"
+        print(
+            f"{found.device}  {handle.name.strip()}  {handle.global_mem_size / 2**30:.1f} GiB, "
+            f"largest buffer {handle.max_mem_alloc_size / 2**30:.1f} GiB, "
+            f"{handle.max_compute_units} compute units, {double}, "
+            f"{handle.platform.name} {handle.driver_version}, {handle.version}, {handle.profile}"
+        )
+    return 0
+
+
+def _executables(options: argparse.Namespace) -> dict[str, OpenclExecutable]:
+    """The training and the evaluation step of a model, compiled for a device."""
+    device = _device(options.device)
+    model = models.build(
+        options.model,
+        variant=options.variant,
+        image_size=options.image_size,
+        width=options.width,
+        classes=options.classes,
+    )
+    loss = losses.SoftmaxCrossEntropy()
+    optimizer = optim.sgd(model.learning_rate, momentum=0.9, weight_decay=5e-4)
+    step = train.TrainStep(model.module, loss, optimizer, device=device)
+    shape = (options.batch_size, *model.input_shape)
+    batch = (np.zeros(shape, np.float32), np.zeros(options.batch_size, np.int32))
+    state = step.init(0, shape)
+    evaluation = train.EvalStep(model.module, loss, device=device)
+    found: dict[str, Any] = {
+        "train": step.compile(state, batch),
+        "evaluate": evaluation.compile(state, batch),
+    }
+    return found
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from rich.progress import Progress
+
+    device = _device(options.device)
+    runtime = open_device(device)
+    backend = _backend()
+    graphs = [executable.graph for executable in _executables(options).values()]
+    products = products_in(graphs)
+    choices, rows = {}, []
+    with Progress(transient=True) as progress:
+        task = progress.add_task(f"Tuning {device}", total=len(products))
+        for result in tune(
+            products,
+            runtime,
+            SourceProvider(runtime, keep_binaries=False),
+            backend.profile(device),
+            budget_s=options.budget,
+        ):
+            choices[result.key] = result.choice
+            rows.append(result)
+            progress.advance(task)
+    for row in rows:
+        gain = row.default_s / row.best_s
+        print(
+            f"{row.default_s * 1e3:9.2f} ms -> {row.best_s * 1e3:9.2f} ms  {gain:4.2f}x  {row.key}"
+        )
+    path = save_choices(choices, runtime)
+    print(f"{len(rows)} of {len(products)} products tuned; written to {path}")
+    return 0
+
+
+def _bundle(options: argparse.Namespace) -> int:
+    device = _device(options.device)
+    runtime = open_device(device)
+    start = time.perf_counter()
+    programs = {name: e.program.plan for name, e in _executables(options).items()}
+    profile = _backend().profile(device)
+    if options.emit_sources:
+        write_sources(options.out, programs, profile)
+        print(f"Sources written to {options.out}. Build them with {options.out / 'build.sh'}.")
+        return 0
+    build = SourceProvider(runtime, keep_binaries=False).build
+    write_bundle(options.out, programs, runtime, profile, build)
+    took = time.perf_counter() - start
+    print(f"Bundle for {device} written to {options.out} in {took:.1f} s.")
+    return 0
+
+
+def _seal(options: argparse.Namespace) -> int:
+    seal(options.folder, open_device(_device(options.device)))
+    print(f"{options.folder} is complete.")
+    return 0
+
+
+def _backend() -> OpenclBackend:
+    found = registry.backend(OpenclBackend.name)
+    assert isinstance(found, OpenclBackend)
+    return found
+
+
+def _check(options: argparse.Namespace) -> int:
+    try:
+        import pytest
+    except ImportError as error:
+        raise DeviceError(
+            "The check needs pytest and hypothesis: pip install pytest hypothesis"
+        ) from error
+    device = _device(options.device)
+    os.environ["ACCELKIT_OPENCL_CHECK_DEVICE"] = str(device)
+    suite = Path(__file__).with_name("conformance.py")
+    selection = ["-k", options.select] if options.select else []
+    return int(pytest.main(["-q", "-p", "no:cacheprovider", str(suite), *selection]))
