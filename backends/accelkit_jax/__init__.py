@@ -21,7 +21,7 @@ from accelkit.errors import AccelkitError, OutOfMemoryError
 from accelkit.graph import Graph, Node, TensorSpec
 from accelkit.primitives.primitive import Primitive
 from accelkit_jax import philox, runtime
-from accelkit_jax.compile import compile_graph, precision
+from accelkit_jax.compile import compile_graph, precision, preferred_options
 from accelkit_jax.runtime import wide_types
 from accelkit_jax.table import PRECISE, TABLE
 
@@ -186,8 +186,12 @@ class JaxBackend(Backend):
             **{k: self._prepared(v) for k, v in parameters.items()},
         )
         # Without operands nothing else says where the result is to be.
-        sharding = SingleDeviceSharding(runtime.jax_device(device))
-        return jax.jit(function, out_shardings=sharding)
+        native = runtime.jax_device(device)
+        return jax.jit(
+            function,
+            out_shardings=SingleDeviceSharding(native),
+            compiler_options=preferred_options(native) or None,
+        )
 
     def _prepared(self, parameter: Any) -> Any:
         """A body of control flow as this backend runs it; other parameters as they are."""

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from accelkit.dtypes import DType
 from accelkit.primitives.shaping import ConstantArray
 from accelkit_tensorflow.framework import tf
@@ -29,8 +31,13 @@ def reshape(x: Any, shape: Shape) -> Any:
     return ops.Reshape(tensor=x, shape=tf.constant(shape, tf.int32))
 
 
+def scalar(value: bool | int | float, dtype: Any) -> Any:
+    """A constant of shape (). By way of NumPy: TensorFlow caches Python's 0.0 for -0.0 too."""
+    return tf.constant(np.array(value, tf.as_dtype(dtype).as_numpy_dtype))
+
+
 def _full(*, shape: Shape, value: bool | int | float, dtype: DType) -> Any:
-    return ops.Fill(dims=tf.constant(shape, tf.int32), value=tf.constant(value, dtype.name))
+    return ops.Fill(dims=tf.constant(shape, tf.int32), value=scalar(value, dtype.name))
 
 
 def _iota(*, shape: Shape, axis: int, dtype: DType) -> Any:
@@ -66,7 +73,7 @@ def slice_(x: Any, *, start: Shape, stop: Shape, step: Shape) -> Any:
 
 
 def _pad(x: Any, *, low: Shape, high: Shape, interior: Shape, value: int | float) -> Any:
-    fill = tf.constant(value, x.dtype)
+    fill = scalar(value, x.dtype)
     for axis, between in enumerate(interior):
         if between and x.shape[axis] > 1:
             x = _spread(x, axis, between, fill)

@@ -15,7 +15,7 @@ from accelkit_tensorflow.elementwise import ELEMENTWISE
 from accelkit_tensorflow.framework import tf
 from accelkit_tensorflow.philox import RANDOM
 from accelkit_tensorflow.reductions import REDUCTIONS
-from accelkit_tensorflow.shaping import SHAPING
+from accelkit_tensorflow.shaping import SHAPING, scalar
 
 __all__ = ["RANDOM", "TABLE", "XLA_TABLE"]
 
@@ -48,7 +48,7 @@ def _xla_pad(
 ) -> Any:
     return _xla_operations().xla_pad(
         input=x,
-        padding_value=tf.constant(value, x.dtype),
+        padding_value=scalar(value, x.dtype),
         padding_low=tf.constant(low, tf.int32),
         padding_high=tf.constant(high, tf.int32),
         padding_interior=tf.constant(interior, tf.int32),
