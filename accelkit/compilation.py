@@ -122,6 +122,7 @@ class Jitted:
         self.donate_argnums = tuple(donate_argnums)
         self.options = options
         self._programs: dict[Any, _Program] = {}
+        self._paths: dict[Any, list[list[str]]] = {}  # of the leaves, by structure
         functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -157,7 +158,11 @@ class Jitted:
         return len(self._programs)
 
     def _take_apart(self, args: Any, kwargs: Any) -> _Call:
-        names, leaves, structure = tree.flatten_with_names((args, kwargs))
+        leaves, structure = tree.flatten((args, kwargs))
+        paths = self._paths.get(structure)
+        if paths is None:
+            names, _, _ = tree.flatten_with_names((args, kwargs))
+            paths = self._paths[structure] = [name.split(".") for name in names]
         tensors: list[Tensor] = []
         keys: list[Any] = []
         positions: list[int] = []
@@ -165,18 +170,17 @@ class Jitted:
         labels: list[str] = []
         device = next((leaf.device for leaf in leaves if isinstance(leaf, Tensor)), None)
         given = {a % len(args) for a in self.donate_argnums if -len(args) <= a < len(args)}
-        for position, (name, leaf) in enumerate(zip(names, leaves, strict=True)):
-            if isinstance(leaf, Tensor | np.ndarray):
+        for position, (path, leaf) in enumerate(zip(paths, leaves, strict=True)):
+            if isinstance(leaf, (Tensor, np.ndarray)):
                 tensor = leaf if isinstance(leaf, Tensor) else asarray(leaf, device=device)
                 if tensor._trace is not None:
                     raise leaked(tensor)
-                parts = name.split(".")
-                if parts[0] == "0" and int(parts[1]) in given:
+                if given and path[0] == "0" and int(path[1]) in given:
                     donate.append(len(tensors))
                 positions.append(position)
                 tensors.append(tensor)
                 keys.append(tensor.spec)
-                labels.append(".".join(parts[1:]))
+                labels.append(".".join(path[1:]))
             else:
                 keys.append(_Static.of(leaf))
 

@@ -20,6 +20,7 @@ from accelkit.tensor import Tensor
 from accelkit.tracing import activate, active_trace
 
 Scalar = bool | int | float
+_PYTHON_NUMBERS = (bool, int, float)  # a tuple: asking for a union takes four times as long
 ArrayLike = Any
 
 _CONSTANT_LIMIT = 4096  # elements; larger arrays become inputs of a traced program
@@ -79,7 +80,7 @@ def scalar(value: Scalar, dtype: DType, device: Device | None) -> Tensor:
     if active_trace() is not None:
         return _full_scalar(value, dtype, None)
     # The text of a zero tells -0.0 from 0.0.
-    key = (value or str(value), type(value), dtype, device)
+    key = (value or str(value), type(value), dtype.name, device)
     found = _scalar_cache.get(key)
     if found is None:
         if len(_scalar_cache) > 4096:
@@ -125,7 +126,7 @@ def scalar_like(value: Scalar, tensor: Tensor) -> Tensor:
     Raises:
         DTypeError: if its kind does not fit.
     """
-    if not isinstance(value, bool | int | float):
+    if not isinstance(value, _PYTHON_NUMBERS):
         if isinstance(value, np.generic):
             value = value.item()
         else:

@@ -90,7 +90,7 @@ def _unary(
 ) -> Primitive[Tensor]:
     def infer(x: TensorSpec) -> TensorSpec:
         _require_kind(name, kinds, x)
-        return TensorSpec(x.shape, result or x.dtype)
+        return x if result is None else TensorSpec(x.shape, result)
 
     def rule(g: Any, y: Any, x: Any) -> Sequence[Any]:
         return (vjp(g, y, x) if vjp else None,)
@@ -111,8 +111,9 @@ def _binary(
         if a.dtype.kind not in kinds or a.dtype is not b.dtype:
             _require_kind(name, kinds, a, b)
             _require_same_dtype(name, a, b)
-        shape = a.shape if a.shape == b.shape else broadcast_shapes(a.shape, b.shape)
-        return TensorSpec(shape, result or a.dtype)
+        if a.shape != b.shape:
+            return TensorSpec(broadcast_shapes(a.shape, b.shape), result or a.dtype)
+        return a if result is None else TensorSpec(a.shape, result)
 
     def rule(g: Any, y: Any, a: Any, b: Any) -> Sequence[Any]:
         if vjp is None:
