@@ -18,10 +18,12 @@ from accelkit.device import Device
 from accelkit.graph import Graph, Node, Value
 from accelkit_torch import fused, shaping, updates
 from accelkit_torch.devices import native_device
+from accelkit_torch.dtypes import TO_TORCH
 from accelkit_torch.precision import matmul_precision
 from accelkit_torch.reuse import Reuse
 from accelkit_torch.rewrites import rewrite_for_torch
 from accelkit_torch.table import TABLE
+from accelkit_torch.unsigned import WIDE
 
 if TYPE_CHECKING:
     from accelkit_torch import TorchBackend
@@ -116,11 +118,10 @@ class TorchExecutable(Executable):
     def _with_own_memory(self, arrays: Sequence[Any]) -> list[Any]:
         """Donated tensors whose memory is not theirs alone become copies."""
         found = list(arrays)
+        twice = len({id(array) for array in arrays}) != len(arrays)
         for position in self._donate:
             array = found[position]
-            if _is_shared(array) or any(
-                other is array for i, other in enumerate(arrays) if i != position
-            ):
+            if _is_shared(array) or (twice and sum(other is array for other in arrays) > 1):
                 found[position] = array.clone()
         return found
 
@@ -148,12 +149,12 @@ class TorchExecutable(Executable):
             return updates.sgd(self._reuse.owned[node])
         if node.primitive is fused.ADAM:
             return updates.adam(self._reuse.owned[node])
-        found = fused.FUSED.get(name) or TABLE.get(name)
-        return (
-            found
-            if found is not None
-            else self._backend.implementation(node.primitive, self.device)
-        )
+        if name in fused.FUSED:
+            return fused.FUSED[name]
+        found = self._backend.implementation(node.primitive, self.device)
+        if not any(TO_TORCH[v.spec.dtype] in WIDE for v in node.inputs):
+            return getattr(found, "narrow", found)
+        return found
 
     def _creation(self, node: Node) -> Callable[..., Any]:
         """Small constants are made once."""

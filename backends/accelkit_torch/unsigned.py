@@ -40,6 +40,10 @@ def widened(
         function: A table entry; its first operand decides the dtype.
         ordered: Whether it depends on which of two numbers is larger.
         restore: Whether its result has the dtype of its operands.
+
+    Returns:
+        The new function, with the given one as its attribute ``narrow``, for a caller that knows
+        the operands to have other dtypes.
     """
 
     @functools.wraps(function)
@@ -50,6 +54,7 @@ def widened(
         result = function(*(_signed(x, ordered=ordered) for x in arrays), **parameters)
         return _unsigned(result, dtype, ordered=ordered) if restore else result
 
+    run.narrow = function  # type: ignore[attr-defined]
     return run
 
 

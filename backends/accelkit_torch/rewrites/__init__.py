@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from accelkit.graph import Graph
 from accelkit.passes import eliminate_dead_code
+from accelkit_torch.rewrites.common import drop_identities
 from accelkit_torch.rewrites.dropout import mask_by_bits
 from accelkit_torch.rewrites.pooling import keep_pooling_indices, pool_before_relu
 from accelkit_torch.rewrites.products import (
@@ -24,6 +25,7 @@ def rewrite_for_torch(graph: Graph, donate: frozenset[int], *, accumulate: bool 
         donate: Positions of the inputs that may be overwritten.
         accumulate: Whether matrix gradients may be added to donated momenta in place.
     """
+    graph = drop_identities(graph)
     graph = add_bias_in_convolution(graph)
     graph = merge_convolution_gradients(graph)
     graph = pool_before_relu(graph)

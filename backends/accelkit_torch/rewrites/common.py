@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from accelkit.graph import Graph, GraphBuilder, Node, Value
+from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
 from accelkit.primitives.primitive import Primitive
 
 Users = Mapping[Value, Sequence[Node]]
@@ -37,3 +37,15 @@ def replacement(
     return builder.add(
         primitive, [builder[v] for v in inputs], parameters, scope=node.scope, phase=node.phase
     )
+
+
+def drop_identities(graph: Graph) -> Graph:
+    """Marks for differentiation have done their work when a graph is compiled."""
+
+    def visit(builder: GraphBuilder, node: Node) -> bool:
+        if node.primitive.name not in ("alias", "stop_gradient"):
+            return False
+        builder[node.outputs[0]] = builder[node.inputs[0]]
+        return True
+
+    return rewrite(graph, visit)
