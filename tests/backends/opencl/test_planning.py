@@ -1,0 +1,222 @@
+"""Views, fusion, donation and the arena: what the compiler decides, and that it is right."""
+
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+from accelkit_opencl.arena import Block, plan_arena
+from accelkit_opencl.runtime import Runtime
+from accelkit_opencl.views import VIEW_PRIMITIVES, View
+from hypothesis import given
+from hypothesis import strategies as st
+
+import accelkit as ak
+from accelkit import dtypes, losses, nn, optim, registry, train
+from accelkit.errors import BackendError
+
+# --- views --------------------------------------------------------------------------------------
+
+
+@st.composite
+def view_chains(draw) -> list[tuple[str, dict]]:
+    """A shape and view primitives that fit one after the other."""
+    shape = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)))
+    chain: list[tuple[str, dict]] = [("start", {"shape": shape})]
+    for _ in range(draw(st.integers(1, 4))):
+        name = draw(st.sampled_from(["transpose", "slice", "reverse", "reshape", "broadcast_to"]))
+        if name == "transpose":
+            parameters = {"permutation": tuple(draw(st.permutations(range(len(shape)))))}
+            shape = tuple(shape[a] for a in parameters["permutation"])
+        elif name == "slice":
+            start = tuple(draw(st.integers(0, n - 1)) for n in shape)
+            step = tuple(draw(st.integers(1, 2)) for _ in shape)
+            parameters = {"start": start, "stop": shape, "step": step}
+            shape = tuple(-(-(n - a) // s) for n, a, s in zip(shape, start, step, strict=True))
+        elif name == "reverse":
+            axes = st.sets(st.integers(0, len(shape) - 1))
+            parameters = {"axes": tuple(sorted(draw(axes)))}
+        elif name == "broadcast_to":
+            shape = (draw(st.integers(1, 3)), *shape)
+            parameters = {"shape": shape}
+        else:
+            size = int(np.prod(shape))
+            first = draw(st.sampled_from([d for d in range(1, size + 1) if size % d == 0]))
+            shape = (first, size // first)
+            parameters = {"shape": shape}
+        chain.append((name, parameters))
+    return chain
+
+
+def numpy_view(array: np.ndarray, name: str, p: dict) -> np.ndarray:
+    if name == "transpose":
+        return array.transpose(p["permutation"])
+    if name == "slice":
+        return array[tuple(map(slice, p["start"], p["stop"], p["step"]))]
+    if name == "reverse":
+        return np.flip(array, p["axes"])
+    if name == "broadcast_to":
+        return np.broadcast_to(array, p["shape"])
+    return array.reshape(p["shape"])
+
+
+@given(view_chains())
+def test_views_find_the_elements_that_numpy_finds(chain: list[tuple[str, dict]]) -> None:
+    shape = chain[0][1]["shape"]
+    array = np.arange(np.prod(shape)).reshape(shape)
+    strides = tuple(s // array.itemsize for s in array.strides)
+    view = View(None, shape, dtypes.int64, strides)
+    for name, parameters in chain[1:]:
+        following = VIEW_PRIMITIVES[name](view, **parameters)
+        array = numpy_view(array, name, parameters)
+        if following is None:  # data must move: only a reshape may say so
+            assert name == "reshape"
+            return
+        view = following
+    assert view.shape == array.shape
+    places = np.full(array.shape, view.offset)
+    for axis, stride in enumerate(view.strides):
+        index = np.arange(array.shape[axis]).reshape(-1, *[1] * (array.ndim - 1 - axis))
+        places = places + index * stride
+    np.testing.assert_array_equal(places, array)
+
+
+def test_a_dense_array_can_take_any_shape() -> None:
+    for shape in ((24,), (4, 6), (6, 4), (2, 3, 4), (8, 3), (1, 24, 1)):
+        for other in ((24,), (4, 6), (6, 4), (3, 8), (12, 2), (2, 2, 6), (1, 24)):
+            from accelkit_opencl.views import row_major
+
+            view = View(None, shape, dtypes.int64, row_major(shape))
+            assert VIEW_PRIMITIVES["reshape"](view, shape=other).is_row_major
+
+
+# --- the arena ------------------------------------------------------------------------------------
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 2000), st.integers(0, 20), st.integers(0, 5)).map(
+            lambda t: Block(t[0], t[1], t[1] + t[2])
+        ),
+        max_size=30,
+    ),
+    st.sampled_from([1 << 40, 4096]),
+)
+def test_blocks_that_live_together_do_not_overlap(blocks: list[Block], limit: int) -> None:
+    plan = plan_arena(blocks, limit_bytes=limit)
+    for i, a in enumerate(blocks):
+        place = plan.places[i]
+        assert place.offset + a.size_bytes <= plan.slab_bytes[place.slab] <= limit
+        assert place.offset % 128 == 0
+        for j, b in enumerate(blocks[:i]):
+            other = plan.places[j]
+            together = a.first <= b.last and b.first <= a.last
+            if together and place.slab == other.slab and a.size_bytes and b.size_bytes:
+                assert (
+                    place.offset + a.size_bytes <= other.offset
+                    or other.offset + b.size_bytes <= place.offset
+                )
+    assert sum(plan.slab_bytes) >= plan.lower_bound_bytes
+
+
+# --- fusion and donation --------------------------------------------------------------------------
+
+
+def compiled(function, *arrays: np.ndarray, donate: tuple[int, ...] = ()):
+    """The executable of a function on OpenCL, and its results."""
+    jitted = ak.jit(function, donate_argnums=donate)
+    results = jitted(*(ak.asarray(a, device="opencl") for a in arrays))
+    (program,) = jitted._programs.values()
+    return program.executable.program, results
+
+
+def test_a_chain_of_elementwise_functions_is_one_kernel() -> None:
+    x = np.linspace(0.1, 2.0, 60, dtype=np.float32).reshape(3, 4, 5)
+    bias = np.arange(5, dtype=np.float32)
+
+    def chain(x, bias):
+        return ak.tanh(ak.exp(ak.permute_dims(x, (2, 1, 0)) * 2.0) + bias[:, None, None]) - 1.0
+
+    program, result = compiled(chain, x, bias)
+    assert len(program.plan.launches) == 1
+    expected = np.tanh(np.exp(x.T * 2.0) + bias[:, None, None]) - 1.0
+    np.testing.assert_allclose(result.numpy(), expected, atol=1e-6)
+
+
+def test_a_reduction_swallows_what_it_sums() -> None:
+    x = np.linspace(-1.0, 1.0, 12, dtype=np.float32).reshape(3, 4)
+    program, result = compiled(lambda x: ((x * x) + 1.0).sum(axis=1), x)
+    assert len(program.plan.launches) == 1
+    np.testing.assert_allclose(result.numpy(), (x * x + 1.0).sum(axis=1), rtol=1e-6)
+
+
+def test_values_wanted_elsewhere_are_written_once() -> None:
+    x = np.linspace(-1.0, 1.0, 12, dtype=np.float32).reshape(3, 4)
+
+    def both(x):
+        y = ak.exp(x)
+        return y, y + 1.0, y @ y.T, y.sum()
+
+    _, results = compiled(both, x)
+    y = np.exp(x)
+    for found, expected in zip(results, (y, y + 1.0, y @ y.T, y.sum()), strict=True):
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-6)
+
+
+def test_donated_inputs_are_updated_in_place() -> None:
+    def update(p, v, g):
+        v = v * 0.9 + g
+        return p - v * 0.1, v
+
+    p, v, g = (np.random.default_rng(i).standard_normal(1000).astype(np.float32) for i in range(3))
+    program, (new_p, new_v) = compiled(update, p, v, g, donate=(0, 1))
+    assert sorted(program.plan.reused) == [0, 1]
+    assert program.arena_bytes == 0
+    expected = v * np.float32(0.9) + g
+    np.testing.assert_allclose(new_v.numpy(), expected, atol=1e-6)
+    np.testing.assert_allclose(new_p.numpy(), p - expected * np.float32(0.1), atol=1e-6)
+
+
+def test_a_donated_input_that_is_read_elsewhere_is_not_overwritten_early() -> None:
+    x = np.arange(12, dtype=np.float32).reshape(3, 4)
+    _, (y, z) = compiled(lambda x: (x + 1.0, x.T @ (x + 1.0)), x, donate=(0,))
+    np.testing.assert_array_equal(y.numpy(), x + 1)
+    np.testing.assert_array_equal(z.numpy(), x.T @ (x + 1))
+    _, y = compiled(lambda x: x[::-1] + x, x, donate=(0,))  # reads across its own result
+    np.testing.assert_array_equal(y.numpy(), x[::-1] + x)
+
+
+def test_outputs_never_share_memory_with_what_the_caller_keeps() -> None:
+    x = np.arange(4, dtype=np.float32)
+    jitted = ak.jit(lambda x: (x, x, ak.reshape(x, (2, 2))))
+    tensor = ak.asarray(x, device="opencl")
+    buffers = [tensor._native.buffer, *(r._native.buffer for r in jitted(tensor))]
+    assert len(set(map(id, buffers))) == 4
+
+
+def test_another_shape_is_refused_before_anything_runs() -> None:
+    program, _ = compiled(lambda x: x + 1.0, np.ones(3, np.float32))
+    wrong = ak.asarray(np.ones(4, np.float32), device="opencl")._native
+    with pytest.raises(BackendError, match=r"Input 0 of the program is float32\[3\]"):
+        program.run([wrong])
+
+
+def test_training_does_not_grow_and_stays_near_the_lower_bound(runtime: Runtime) -> None:
+    model = nn.Sequential(conv=nn.Conv2d(8, 3), pool=nn.MaxPool2d(2), flat=nn.Flatten(),
+                          fc=nn.Linear(7))  # fmt: skip
+    device = str(registry.backend("opencl").devices()[0].device)
+    step = train.TrainStep(model, losses.SoftmaxCrossEntropy(), optim.sgd(0.01), device=device)
+    batch = (np.ones((4, 12, 12, 3), np.float32), np.zeros(4, np.int32))
+    state = step.init(0, batch[0].shape)
+    memory = registry.backend("opencl").memory
+    seen = []
+    for index in range(1000):
+        state, report = step(state, batch)
+        if index % 250 == 100:
+            report["loss"]
+            gc.collect()
+            seen.append(memory(ak.device(device)).in_use_bytes)
+    assert len(set(seen)) == 1
+    executable = step.compile(state, batch)
+    assert executable.temporary_memory_bytes() <= 1.1 * executable.memory_lower_bound_bytes
