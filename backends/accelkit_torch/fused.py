@@ -45,12 +45,18 @@ def _add_matmul_infer(c: TensorSpec, a: TensorSpec, b: TensorSpec, **transposes:
     return get("matmul").infer([a, b], transposes)
 
 
-def _sgd_infer(*specs: TensorSpec, count: int, **options: Any) -> tuple[TensorSpec, ...]:
-    return (*specs[1 : 1 + count], *specs[1 : 1 + count])
+def _sgd_infer(
+    *specs: TensorSpec, count: int, conditional: bool, **options: Any
+) -> tuple[TensorSpec, ...]:
+    first = 2 if conditional else 1
+    return specs[first : first + count] * 2
 
 
-def _adam_infer(*specs: TensorSpec, count: int, **options: Any) -> tuple[TensorSpec, ...]:
-    return specs[3 : 3 + count] * 3
+def _adam_infer(
+    *specs: TensorSpec, count: int, conditional: bool, **options: Any
+) -> tuple[TensorSpec, ...]:
+    first = 4 if conditional else 3
+    return specs[first : first + count] * 3
 
 
 CONV2D_BIAS: Final = Primitive("torch_conv2d_bias", _conv2d_bias_infer)
@@ -70,7 +76,7 @@ MASK_BITS: Final = Primitive(
 )
 KEEP: Final = Primitive("torch_keep", lambda x, bits: x)
 # (learning rate, parameters, gradients, momenta); `accumulated`: the gradients are already added
-# to the momenta.
+# to the momenta; `conditional`: a bool[] after the scalars says whether anything changes.
 SGD: Final = Primitive("torch_sgd", _sgd_infer, multiple_outputs=True)
 # (learning rate, corrections, parameters, gradients, first and second moments)
 ADAM: Final = Primitive("torch_adam", _adam_infer, multiple_outputs=True)

@@ -43,6 +43,18 @@ def _split(
     return gradients, states
 
 
+def _skip(
+    tensors: tuple[Tensor, ...], conditional: bool
+) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+    """1 where a condition in front of the tensors says that nothing is to change, 0 else.
+
+    The kernels know it as the sign that a gradient scaler found an infinity.
+    """
+    if not conditional:
+        return None, tensors
+    return tensors[0].logical_not().to(torch.float32), tensors[1:]
+
+
 def sgd(owned: Sequence[bool]) -> Callable[..., list[Tensor]]:
     """The function of a ``torch_sgd`` node.
 
@@ -54,11 +66,13 @@ def sgd(owned: Sequence[bool]) -> Callable[..., list[Tensor]]:
         learning_rate: Tensor,
         *tensors: Tensor,
         count: int,
+        conditional: bool,
         momentum: float,
         weight_decay: float,
         nesterov: bool,
         accumulated: bool,
     ) -> list[Tensor]:
+        skip, tensors = _skip(tensors, conditional)
         gradients, (parameters, momenta) = _split(tensors, count, owned)
         torch._fused_sgd_(
             parameters,
@@ -73,6 +87,7 @@ def sgd(owned: Sequence[bool]) -> Callable[..., list[Tensor]]:
             # In its first step the kernel takes the gradient for the momentum: just what is
             # wanted where the momentum holds the gradient already.
             is_first_step=accumulated,
+            found_inf=skip,
         )
         return [*parameters, *momenta]
 
@@ -91,12 +106,14 @@ def adam(owned: Sequence[bool]) -> Callable[..., list[Tensor]]:
         correction2: Tensor,
         *tensors: Tensor,
         count: int,
+        conditional: bool,
         beta1: float,
         beta2: float,
         epsilon: float,
         weight_decay: float,
         decoupled: bool,
     ) -> list[Tensor]:
+        skip, tensors = _skip(tensors, conditional)
         gradients, (parameters, m, v) = _split(tensors, count, owned)
         step = _step(correction1, beta1) if beta1 > beta2 else _step(correction2, beta2)
         kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
@@ -114,6 +131,7 @@ def adam(owned: Sequence[bool]) -> Callable[..., list[Tensor]]:
             eps=epsilon,
             amsgrad=False,
             maximize=False,
+            found_inf=skip,
         )
         return [*parameters, *m, *v]
 

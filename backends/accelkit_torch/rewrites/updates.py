@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
 from accelkit_torch import fused
@@ -56,18 +56,22 @@ def accumulate_into_momentum(graph: Graph, donate: frozenset[int]) -> Graph:
 def fuse_updates(graph: Graph) -> Graph:
     """All updates with the same options and learning rate as one node.
 
-    Nodes that read an updated value, if there are any, move behind the update.
+    Where a select takes each updated value or the old one by one condition, the node has that
+    condition: the kernels can leave everything as it was. Nodes that read an updated value move
+    behind the update.
     """
     builder = GraphBuilder(graph)
+    conditions = _conditions(graph)
     pending: dict[Any, list[Node]] = {}
     delayed: list[Node] = []
     waiting: set[Value] = set()
 
     def flush() -> None:
-        for nodes in pending.values():
-            _emit_update(builder, nodes)
+        for (condition, *_), nodes in pending.items():
+            _emit_update(builder, nodes, conditions, condition)
         for node in delayed:
-            builder.copy(node)
+            if not any(v in builder for v in node.outputs):
+                builder.copy(node)
         pending.clear()
         delayed.clear()
         waiting.clear()
@@ -78,7 +82,8 @@ def fuse_updates(graph: Graph) -> Graph:
         if is_update:
             if blocked:
                 flush()
-            pending.setdefault(_update_key(node), []).append(node)
+            condition = conditions[node].value if node in conditions else None
+            pending.setdefault((condition, *_update_key(node)), []).append(node)
             waiting.update(node.outputs)
         elif blocked:
             delayed.append(node)
@@ -87,6 +92,58 @@ def fuse_updates(graph: Graph) -> Graph:
             builder.copy(node)
     flush()
     return builder.finish(graph)
+
+
+class _Condition(NamedTuple):
+    """The condition of an update, and the selected values, one per output of the update."""
+
+    value: Value
+    selected: tuple[Value, ...]
+
+
+def _conditions(graph: Graph) -> dict[Node, _Condition]:
+    """Updates of which every result is only used by ``select(condition, new, old)``."""
+    users = users_of(graph)
+    outputs = set(graph.outputs)
+    found: dict[Node, _Condition] = {}
+    for node in graph.nodes:
+        if not _has_kernel(node):
+            continue
+        p, _, *slots = node.inputs[: -_scalar_count(node)]
+        selects = []
+        for new, old in zip(node.outputs, (p, *slots), strict=True):
+            readers = users.get(new, [])
+            if len(readers) == 1 and new not in outputs and _chooses(readers[0], new, old):
+                selects.append(readers[0])
+        condition = selects[0].inputs[0] if selects else None
+        complete = len(selects) == len(node.outputs) and all(
+            select.inputs[0] is condition for select in selects
+        )
+        # A condition that comes from an updated value cannot decide about the update.
+        if condition is not None and complete and not _depends_on(condition, node):
+            found[node] = _Condition(condition, tuple(s.outputs[0] for s in selects))
+    return found
+
+
+def _chooses(node: Node, new: Value, old: Value) -> bool:
+    return (
+        node.primitive.name == "select"
+        and node.inputs[0].spec.shape == ()
+        and node.inputs[1] is new
+        and node.inputs[2] is old
+    )
+
+
+def _depends_on(value: Value, node: Node) -> bool:
+    stack, seen = [value], set()
+    while stack:
+        origin = stack.pop().node
+        if origin is node:
+            return True
+        if origin is not None and origin not in seen:
+            seen.add(origin)
+            stack.extend(origin.inputs)
+    return False
 
 
 def _has_kernel(node: Node) -> bool:
@@ -109,7 +166,12 @@ def _update_key(node: Node) -> Any:
     return (node.primitive.name, dtype, _accumulated(node), *scalars, *parameters)
 
 
-def _emit_update(builder: GraphBuilder, nodes: Sequence[Node]) -> None:
+def _emit_update(
+    builder: GraphBuilder,
+    nodes: Sequence[Node],
+    conditions: Mapping[Node, _Condition],
+    condition: Value | None,
+) -> None:
     first = nodes[0]
     scalars = first.inputs[-_scalar_count(first) :]
     is_sgd = first.primitive.name == "sgd_update"
@@ -117,8 +179,10 @@ def _emit_update(builder: GraphBuilder, nodes: Sequence[Node]) -> None:
     if _accumulated(first):
         for operands_of_one in tensors:  # the momentum is where the gradient went
             operands_of_one[2] = operands_of_one[1]
-    operands = [*scalars, *(v for position in zip(*tensors, strict=True) for v in position)]
-    parameters = {"count": len(nodes), **first.parameters}
+    conditional = condition is not None and condition in builder
+    operands = [*scalars, *((condition,) if conditional and condition is not None else ())]
+    operands += [v for position in zip(*tensors, strict=True) for v in position]
+    parameters = {"count": len(nodes), "conditional": conditional, **first.parameters}
     if is_sgd:
         parameters["accumulated"] = _accumulated(first)
     outputs = builder.add(
@@ -129,4 +193,7 @@ def _emit_update(builder: GraphBuilder, nodes: Sequence[Node]) -> None:
     )
     for position in range(len(first.outputs)):
         for i, node in enumerate(nodes):
-            builder[node.outputs[position]] = outputs[position * len(nodes) + i]
+            result = outputs[position * len(nodes) + i]
+            builder[node.outputs[position]] = result
+            if conditional:
+                builder[conditions[node].selected[position]] = result

@@ -186,6 +186,48 @@ def test_adam(decoupled: bool, step_number: int, betas: tuple[float, float]) -> 
         torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("update", ["sgd", "adam"])
+@pytest.mark.parametrize("donate", [(), (0, 1, 2)], ids=str)
+def test_a_skipped_update(update: str, donate: tuple[int, ...]) -> None:
+    options = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8, "weight_decay": 0.0}
+
+    def function(p: Any, m: Any, v: Any, g: Any, rate: Any, c1: Any, c2: Any) -> list[Any]:
+        finite = get("is_finite")(reduce_sum(g, axes=(0, 1)))
+        product = matmul(g, g, **NO_TRANSPOSE)
+        if update == "sgd":
+            new, old = get("sgd_update")(p, product, m, rate, **SGD), (p, m)
+        else:
+            new = get("adam_update")(p, product, m, v, rate, c1, c2, decoupled=True, **options)
+            old = (p, m, v)
+        return [get("select")(finite, a, b) for a, b in zip(new, old, strict=True)]
+
+    graph = traced(function, (3, 3), (3, 3), (3, 3), (3, 3), (), (), ())
+    executable = compiled(graph, donate)
+    counts = executable.program.counts()
+    assert counts[f"torch_{update}"] == 1
+    assert "select" not in counts
+    plain = Interpreter(graph, DEVICE, lambda node: TORCH.implementation(node.primitive, DEVICE))
+    arrays = [a.abs() for a in operands(graph)[:5]]
+    arrays += [torch.tensor(c, dtype=torch.float64) for c in (0.1, 0.01)]
+    expected = plain([a.clone() for a in arrays])
+    found = executable([a.clone() for a in arrays])
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    arrays[3][0, 0] = float("nan")
+    before = [a.clone() for a in arrays]
+    found = executable(arrays)
+    torch.testing.assert_close(found, before[: len(found)], rtol=0, atol=0)
+
+
+def test_a_condition_that_comes_from_the_update() -> None:
+    def function(p: Any, v: Any, g: Any, rate: Any) -> list[Any]:
+        new_p, new_v = get("sgd_update")(p, g, v, rate, **SGD)
+        finite = get("is_finite")(reduce_sum(new_p, axes=(0,)))
+        return [get("select")(finite, new_p, p), get("select")(finite, new_v, v)]
+
+    counts = check(traced(function, (4,), (4,), (4,), ()), (0, 1)).program.counts()
+    assert counts["select"] == 2
+
+
 def test_an_update_that_reads_another_one() -> None:
     def function(p: Any, g: Any, v: Any, rate: Any) -> list[Any]:
         p, v = get("sgd_update")(p, g, v, rate, **SGD)
