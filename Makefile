@@ -39,7 +39,7 @@ parity: $(STAMP)
 	$(BIN)/python -m accelkit.parity --backend all --model alexnet --variant 2012 --steps 10 --batch-size 4
 
 opencl-runtimes: $(STAMP)
-	$(BIN)/python tools/opencl_runtimes.py
+	$(BIN)/python tests/backends/opencl/fetch_runtimes.py
 
 RUNTIMES := $(CURDIR)/.opencl-runtimes
 test-opencl: opencl-runtimes

@@ -24,7 +24,7 @@ WHEELS = (
     "tcmlib",
 )
 RUNTIMES = {"intel.icd": "libintelocl.so", "intel_fpga.icd": "libintelocl_emu.so"}
-FOLDER = Path(__file__).parent.parent / ".opencl-runtimes"
+FOLDER = Path(__file__).parents[3] / ".opencl-runtimes"
 
 
 def fetch(folder: Path = FOLDER) -> Path:
