@@ -164,7 +164,8 @@ class ProcessStream:
         options = grain.MultiprocessingOptions(
             num_workers=self._workers, per_worker_buffer_size=self._buffer
         )
-        self._batches = _ShippedBatches(self._plan, self._next, secrets.token_hex(4))
+        token = f"{os.getpid():x}-{secrets.token_hex(2)}"
+        self._batches = _ShippedBatches(self._plan, self._next, token)
         dataset = grain.MapDataset.source(self._batches)
         reading = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         self._delivered = 0

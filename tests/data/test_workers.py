@@ -34,8 +34,10 @@ def content(batch: Batch) -> tuple:
 
 
 def blocks_of_shared_memory() -> list[str]:
+    """Names of the blocks that belong to loaders of this process."""
     place = Path("/dev/shm")
-    return sorted(p.name for p in place.glob("accelkit-*")) if place.is_dir() else []
+    pattern = f"accelkit-{os.getpid():x}-*"
+    return sorted(p.name for p in place.glob(pattern)) if place.is_dir() else []
 
 
 def test_arrays_pass_through_shared_memory() -> None:
