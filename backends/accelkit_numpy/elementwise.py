@@ -45,7 +45,7 @@ def _identity(x: Any) -> Any:
     return x
 
 
-_UNARY = {
+_UNARY: dict[str, Callable[..., Any]] = {
     "negative": np.negative,
     "absolute": np.absolute,
     "sign": np.sign,
@@ -76,7 +76,7 @@ _UNARY = {
     "is_nan": np.isnan,
     "is_finite": np.isfinite,
 }
-_BINARY = {
+_BINARY: dict[str, Callable[..., Any]] = {
     "add": np.add,
     "subtract": np.subtract,
     "multiply": np.multiply,

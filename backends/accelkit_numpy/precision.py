@@ -16,7 +16,7 @@ _FLOAT16 = np.dtype(np.float16)
 
 
 def _is_half(x: Any) -> bool:
-    return x.dtype.kind == "V" or x.dtype == _FLOAT16
+    return bool(x.dtype.kind == "V" or x.dtype == _FLOAT16)
 
 
 def _widen(x: Any) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
+from torch import Tensor
 
 from accelkit.backend import CompileOptions, Executable, generate
 from accelkit.device import Device
@@ -28,7 +29,6 @@ from accelkit_torch.unsigned import WIDE
 if TYPE_CHECKING:
     from accelkit_torch import TorchBackend
 
-Tensor = torch.Tensor
 _CONSTANT_LIMIT_BYTES: Final = 1 << 20
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from accelkit.backend import generate
 from accelkit.device import Device
@@ -17,7 +18,6 @@ from accelkit_torch.dtypes import TO_TORCH
 if TYPE_CHECKING:
     from accelkit_torch import TorchBackend
 
-Tensor = torch.Tensor
 CONTROL_FLOW = frozenset({"cond", "scan"})
 
 

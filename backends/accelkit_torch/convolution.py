@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from accelkit.primitives.pooling import pool_output_shape
 
-Tensor = torch.Tensor
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 _aten = torch.ops.aten

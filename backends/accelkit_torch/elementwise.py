@@ -6,13 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from accelkit.dtypes import DType
 from accelkit_torch import unsigned
 from accelkit_torch.dtypes import TO_TORCH
 from accelkit_torch.unsigned import WIDE, widened
-
-Tensor = torch.Tensor
 
 
 def _sign(x: Tensor) -> Tensor:

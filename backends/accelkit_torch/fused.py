@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from accelkit import dtypes
 from accelkit.dtypes import DType
@@ -17,9 +18,6 @@ from accelkit.primitives import get
 from accelkit.primitives.primitive import Primitive
 from accelkit_torch import convolution
 from accelkit_torch.dtypes import TO_TORCH
-
-Tensor = torch.Tensor
-
 
 # --- specs ----------------------------------------------------------------------------------------
 

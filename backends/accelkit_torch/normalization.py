@@ -7,8 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-
-Tensor = torch.Tensor
+from torch import Tensor
 
 
 def _softmax(x: Tensor, *, axis: int) -> Tensor:

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
 from accelkit import dtypes
 from accelkit.dtypes import DType
 from accelkit.random import philox
 from accelkit.random.philox import keep_threshold
 
-Tensor = torch.Tensor
 Shape = tuple[int, ...]
 _ROUNDS: Final = 10
 _WORD: Final = 0xFFFFFFFF

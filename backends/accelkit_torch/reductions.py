@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from accelkit_torch.unsigned import widened
 
-Tensor = torch.Tensor
 Axes = tuple[int, ...]
 
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from accelkit.dtypes import DType
 from accelkit.primitives.shaping import ConstantArray
 from accelkit_torch.dtypes import FROM_NUMPY, FROM_TORCH, TO_TORCH
 from accelkit_torch.unsigned import WIDE, widened
 
-Tensor = torch.Tensor
 Shape = tuple[int, ...]
 _HALF = frozenset({torch.float16, torch.bfloat16})
 
@@ -37,7 +37,8 @@ def to_numpy(x: Tensor) -> np.ndarray:
     host = x.detach().contiguous()
     host = host.clone() if host.device.type == "cpu" else host.cpu()
     if host.dtype is torch.bfloat16:
-        return host.view(torch.int16).numpy().view(FROM_TORCH[host.dtype].numpy)
+        bits: np.ndarray = host.view(torch.int16).numpy()
+        return bits.view(FROM_TORCH[host.dtype].numpy)
     result: np.ndarray = host.numpy()
     return result
 

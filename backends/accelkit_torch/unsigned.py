@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 
-Tensor = torch.Tensor
 WIDE: Final = frozenset({torch.uint16, torch.uint32, torch.uint64})
 _HIGHEST_BIT: Final = -(1 << 63)
 

@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-
-Tensor = torch.Tensor
+from torch import Tensor
 
 
 def _is_dense(g: Tensor) -> bool:
     """Whether ``g`` is contiguous, or HWIO weights in the order OHWI: torch's gradients are."""
-    return g.is_contiguous() or (g.ndim == 4 and g.permute(3, 0, 1, 2).is_contiguous())
+    return bool(g.is_contiguous() or (g.ndim == 4 and g.permute(3, 0, 1, 2).is_contiguous()))
 
 
 def _ready(tensors: Sequence[Tensor], layouts: Sequence[Tensor], owned: Any) -> list[Tensor]:
