@@ -1,0 +1,431 @@
+"""Operations and their derivatives against PyTorch's and JAX's own operations and autograd.
+
+These oracles share no code with accelkit: neither its formulas nor its derivative rules. All of it
+runs in float64; images are NHWC here and NCHW in PyTorch.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+import accelkit as ak
+from accelkit.parity import deviation, tolerance
+
+torch = pytest.importorskip("torch")
+jax = pytest.importorskip("jax")
+import torch.nn.functional as F  # noqa: E402 - after the check that it is there
+
+# Every result here sums at most some hundreds of terms.
+BOUND = tolerance(ak.float64, gradient=True, length=512)
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng((seed, *shape)).standard_normal(shape)
+
+
+def own(function: Callable[..., Any], arrays: Sequence[np.ndarray], g: np.ndarray) -> list[Any]:
+    """accelkit's value and cotangents."""
+    value, product = ak.vjp(function, *(ak.asarray(a) for a in arrays))
+    return [value.numpy(), *(t.numpy() for t in product(ak.asarray(g)))]
+
+
+def by_torch(function: Callable[..., Any], arrays: Sequence[np.ndarray], g: np.ndarray) -> list:
+    leaves = [torch.tensor(a, requires_grad=True) for a in arrays]
+    value = function(*leaves)
+    found = torch.autograd.grad(value, leaves, torch.tensor(g), allow_unused=True)
+    return [value.detach().numpy(), *(t.numpy() for t in found)]
+
+
+def by_jax(function: Callable[..., Any], arrays: Sequence[np.ndarray], g: np.ndarray) -> list[Any]:
+    with jax.enable_x64(True):
+        value, product = jax.vjp(function, *map(jax.numpy.asarray, arrays))
+        found = product(jax.numpy.asarray(g))
+        return [np.asarray(value), *map(np.asarray, found)]
+
+
+def agree(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> None:
+    for position, (a, b) in enumerate(zip(found, wanted, strict=True)):
+        assert a.shape == b.shape
+        measured = deviation(a, b, floor=1.0)
+        assert measured <= BOUND, f"result {position} deviates by {measured:.2e}"
+
+
+def check(
+    function: Callable[..., Any],
+    arrays: Sequence[np.ndarray],
+    *,
+    torch_function: Callable[..., Any] | None = None,
+    jax_function: Callable[..., Any] | None = None,
+) -> None:
+    shape = function(*map(ak.asarray, arrays)).shape
+    g = normal(*shape, seed=99)
+    found = own(function, arrays, g)
+    if torch_function is not None:
+        agree(found, by_torch(torch_function, arrays, g))
+    if jax_function is not None:
+        agree(found, by_jax(jax_function, arrays, g))
+
+
+def nchw(x: Any) -> Any:
+    return x.permute(0, 3, 1, 2)
+
+
+def nhwc(x: Any) -> Any:
+    return x.permute(0, 2, 3, 1)
+
+
+# --- convolution ----------------------------------------------------------------------------------
+
+
+class Window(NamedTuple):
+    kernel: tuple[int, int]
+    strides: tuple[int, int]
+    padding: tuple[tuple[int, int], tuple[int, int]]
+    dilation: tuple[int, int]
+    groups: int
+
+
+WINDOWS = [
+    Window((3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1), 1),
+    Window((3, 3), (2, 2), ((0, 1), (2, 0)), (1, 1), 1),
+    Window((5, 4), (4, 3), ((2, 2), (0, 3)), (1, 1), 2),
+    Window((2, 3), (1, 2), ((3, 0), (1, 2)), (2, 3), 2),
+    Window((1, 1), (2, 1), ((0, 0), (0, 0)), (1, 1), 4),
+    Window((3, 2), (1, 1), ((4, 4), (4, 4)), (2, 1), 1),
+]
+
+
+def torch_conv(x: Any, w: Any, p: Window) -> Any:
+    (top, bottom), (left, right) = p.padding
+    padded = F.pad(nchw(x), (left, right, top, bottom))
+    kernel = w.permute(3, 2, 0, 1)
+    return nhwc(F.conv2d(padded, kernel, None, p.strides, 0, p.dilation, p.groups))
+
+
+def jax_conv(x: Any, w: Any, p: Window) -> Any:
+    return jax.lax.conv_general_dilated(
+        x,
+        w,
+        p.strides,
+        p.padding,
+        rhs_dilation=p.dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=p.groups,
+        precision="highest",
+    )
+
+
+def ak_conv(x: Any, w: Any, p: Window) -> Any:
+    return ak.conv2d(
+        x, w, strides=p.strides, padding=p.padding, dilation=p.dilation, groups=p.groups
+    )
+
+
+@pytest.mark.parametrize("window", WINDOWS, ids=range(len(WINDOWS)))
+def test_conv2d(window: Window) -> None:
+    x = normal(2, 11, 10, 8)
+    w = normal(*window.kernel, 8 // window.groups, 12)
+    check(
+        lambda x, w: ak_conv(x, w, window),
+        (x, w),
+        torch_function=lambda x, w: torch_conv(x, w, window),
+        jax_function=lambda x, w: jax_conv(x, w, window),
+    )
+
+
+@pytest.mark.parametrize("window", WINDOWS[:4], ids=range(4))
+def test_derivative_of_conv2d_is_differentiable(window: Window) -> None:
+    """d/dx and d/dw of |dL/dw|^2: through conv2d_weight_grad and conv2d_input_grad."""
+    x = normal(1, 9, 8, 4)
+    w = normal(*window.kernel, 4 // window.groups, 4)
+
+    def ak_twice(x: Any, w: Any) -> Any:
+        dx, dw = ak.grad(lambda x, w: (ak_conv(x, w, window) ** 3).sum(), argnums=(0, 1))(x, w)
+        return (dx * dx).sum() + (dw * dw).sum()
+
+    def torch_twice(x: Any, w: Any) -> Any:
+        loss = (torch_conv(x, w, window) ** 3).sum()
+        dx, dw = torch.autograd.grad(loss, (x, w), create_graph=True)
+        return (dx * dx).sum() + (dw * dw).sum()
+
+    scale = 0.1
+    g = np.asarray(1.0)
+    found, wanted = own(ak_twice, (x, w * scale), g), by_torch(torch_twice, (x, w * scale), g)
+    for a, b in zip(found, wanted, strict=True):
+        assert deviation(a, b) <= BOUND
+
+
+@pytest.mark.parametrize("multiplier", [1, 3])
+def test_depthwise_conv2d(multiplier: int) -> None:
+    channels = 5
+    x, w = normal(2, 9, 8, channels), normal(3, 2, channels, multiplier)
+
+    def torch_form(x: Any, w: Any) -> Any:
+        kernel = w.permute(2, 3, 0, 1).reshape(channels * multiplier, 1, 3, 2)
+        padded = F.pad(nchw(x), (0, 1, 2, 0))
+        return nhwc(F.conv2d(padded, kernel, None, (2, 1), 0, (1, 2), channels))
+
+    def ak_form(x: Any, w: Any) -> Any:
+        return ak.depthwise_conv2d(x, w, strides=(2, 1), padding=((2, 0), (0, 1)), dilation=(1, 2))
+
+    check(ak_form, (x, w), torch_function=torch_form)
+
+
+# --- pooling --------------------------------------------------------------------------------------
+
+POOLS = [
+    ((2, 2), (2, 2), ((0, 0), (0, 0))),
+    ((3, 3), (2, 2), ((1, 1), (1, 1))),
+    ((3, 2), (1, 3), ((1, 1), (0, 0))),
+]
+
+
+def pool_images(*, ties: bool) -> np.ndarray:
+    x = normal(2, 7, 8, 3)
+    return np.round(x) if ties else x
+
+
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "ties"])
+@pytest.mark.parametrize("pool", POOLS, ids=range(len(POOLS)))
+def test_max_pool2d(pool: Any, ties: bool) -> None:
+    """Of equal maxima the first one in row-major order gets the gradient, everywhere."""
+    window, strides, padding = pool
+    symmetric = (padding[0][0], padding[1][0])
+
+    def jax_form(x: Any) -> Any:
+        return jax.lax.reduce_window(
+            x, -np.inf, jax.lax.max, (1, *window, 1), (1, *strides, 1), ((0, 0), *padding, (0, 0))
+        )
+
+    check(
+        lambda x: ak.max_pool2d(x, window, strides=strides, padding=padding),
+        (pool_images(ties=ties),),
+        torch_function=lambda x: nhwc(F.max_pool2d(nchw(x), window, strides, symmetric)),
+        jax_function=jax_form,
+    )
+
+
+@pytest.mark.parametrize("include", [True, False], ids=["with_padding", "without_padding"])
+@pytest.mark.parametrize("pool", POOLS, ids=range(len(POOLS)))
+def test_avg_pool2d(pool: Any, include: bool) -> None:
+    window, strides, padding = pool
+    symmetric = (padding[0][0], padding[1][0])
+    check(
+        lambda x: ak.avg_pool2d(
+            x, window, strides=strides, padding=padding, count_include_pad=include
+        ),
+        (pool_images(ties=False),),
+        torch_function=lambda x: nhwc(
+            F.avg_pool2d(nchw(x), window, strides, symmetric, count_include_pad=include)
+        ),
+    )
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (6, 6), (9, 10)], ids=str)
+def test_adaptive_avg_pool2d(size: tuple[int, int]) -> None:
+    check(
+        lambda x: ak.adaptive_avg_pool2d(x, size),
+        (pool_images(ties=False),),
+        torch_function=lambda x: nhwc(F.adaptive_avg_pool2d(nchw(x), size)),
+    )
+
+
+# --- normalisation, losses, activations -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [5, 3])
+@pytest.mark.parametrize("beta", [0.75, 0.5])
+def test_local_response_norm(size: int, beta: float) -> None:
+    """PyTorch divides alpha by the size of the window."""
+    alpha, k = 0.1, 2.0
+
+    def torch_form(x: Any) -> Any:
+        return nhwc(F.local_response_norm(nchw(x), size, alpha * size, beta, k))
+
+    check(
+        lambda x: ak.local_response_norm(x, size=size, alpha=alpha, beta=beta, k=k),
+        (normal(2, 3, 4, 11),),
+        torch_function=torch_form,
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.6])
+@pytest.mark.parametrize("scale", [1.0, 30.0])
+def test_softmax_cross_entropy(smoothing: float, scale: float) -> None:
+    labels = np.array([0, 6, 3, 3])
+    check(
+        lambda x: ak.softmax_cross_entropy(x, ak.asarray(labels), label_smoothing=smoothing),
+        (normal(4, 7) * scale,),
+        torch_function=lambda x: F.cross_entropy(
+            x, torch.tensor(labels), reduction="none", label_smoothing=smoothing
+        ),
+    )
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_softmax_and_its_logarithm(axis: int) -> None:
+    x = (normal(3, 4, 5) * 5.0,)
+    check(
+        lambda x: ak.softmax(x, axis=axis),
+        x,
+        torch_function=lambda x: F.softmax(x, axis),
+        jax_function=lambda x: jax.nn.softmax(x, axis),
+    )
+    check(
+        lambda x: ak.log_softmax(x, axis=axis),
+        x,
+        torch_function=lambda x: F.log_softmax(x, axis),
+        jax_function=lambda x: jax.nn.log_softmax(x, axis),
+    )
+
+
+def test_layer_norm() -> None:
+    layer = ak.nn.LayerNorm(epsilon=1e-5)
+
+    def ak_form(x: Any, scale: Any, bias: Any) -> Any:
+        return layer.apply({"scale": scale, "bias": bias}, x)[0]
+
+    arrays = normal(4, 6, 9), normal(9, seed=1), normal(9, seed=2)
+    check(ak_form, arrays, torch_function=lambda x, scale, bias: F.layer_norm(x, (9,), scale, bias))
+
+
+ACTIVATIONS: dict[str, tuple[Any, Any, Any]] = {
+    "relu": (ak.relu, F.relu, jax.nn.relu),
+    "gelu": (ak.gelu, F.gelu, lambda x: jax.nn.gelu(x, approximate=False)),
+    "gelu_tanh": (
+        lambda x: ak.gelu(x, approximate=True),
+        lambda x: F.gelu(x, approximate="tanh"),
+        lambda x: jax.nn.gelu(x, approximate=True),
+    ),
+    "silu": (ak.silu, F.silu, jax.nn.silu),
+    "sigmoid": (ak.sigmoid, torch.sigmoid, jax.nn.sigmoid),
+    "tanh": (ak.tanh, torch.tanh, jax.numpy.tanh),
+    "erf": (ak.erf, torch.erf, jax.lax.erf),
+}
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations(name: str) -> None:
+    function, torch_function, jax_function = ACTIVATIONS[name]
+    x = np.concatenate([normal(50) * 3.0, [0.0, -0.0]])  # the derivative of relu at 0 is 0
+    check(function, (x,), torch_function=torch_function, jax_function=jax_function)
+
+
+# --- arithmetic, products, reductions -------------------------------------------------------------
+
+UNARY = {
+    "exp": 2.0,
+    "expm1": 1.0,
+    "sin": 3.0,
+    "cos": 3.0,
+    "tan": 0.4,
+    "sinh": 2.0,
+    "cosh": 2.0,
+    "arctan": 3.0,
+    "arcsinh": 3.0,
+}
+SHORT = {"arctan": "atan", "arcsinh": "asinh"}
+
+
+@pytest.mark.parametrize("name", UNARY)
+def test_functions_of_a_real_number(name: str) -> None:
+    check(
+        getattr(ak, SHORT.get(name, name)),
+        (normal(40) * UNARY[name],),
+        torch_function=getattr(torch, name),
+        jax_function=getattr(jax.numpy, name),
+    )
+
+
+@pytest.mark.parametrize("name", ["log", "sqrt", "log1p", "rsqrt"])
+def test_functions_of_a_positive_number(name: str) -> None:
+    function = getattr(jax.numpy, name, None) or jax.lax.rsqrt
+    x = np.abs(normal(40)) + 0.1
+    check(getattr(ak, name), (x,), torch_function=getattr(torch, name), jax_function=function)
+
+
+@pytest.mark.parametrize(
+    "name", ["add", "subtract", "multiply", "divide", "maximum", "minimum", "arctan2"]
+)
+def test_arithmetic_with_broadcasting(name: str) -> None:
+    check(
+        getattr(ak, SHORT.get(name, {"arctan2": "atan2"}.get(name, name))),
+        (normal(3, 1, 4), normal(5, 1, seed=1)),
+        torch_function=getattr(torch, name),
+        jax_function=getattr(jax.numpy, name),
+    )
+
+
+@pytest.mark.parametrize("name", ["maximum", "minimum"])
+def test_ties_split_the_gradient_in_halves(name: str) -> None:
+    arrays = np.array([1.0, 2.0, 3.0]), np.array([1.0, 3.0, 3.0])
+    check(
+        getattr(ak, name),
+        arrays,
+        torch_function=getattr(torch, name),
+        jax_function=getattr(jax.numpy, name),
+    )
+
+
+def test_power() -> None:
+    arrays = np.abs(normal(30)) + 0.2, normal(30, seed=1)
+    check(ak.pow, arrays, torch_function=torch.pow, jax_function=jax.numpy.power)
+
+
+@pytest.mark.parametrize(("swap_a", "swap_b"), list(itertools.product((False, True), repeat=2)))
+def test_matmul(swap_a: bool, swap_b: bool) -> None:
+    a = normal(2, *((5, 3) if swap_a else (3, 5)))
+    b = normal(2, *((4, 5) if swap_b else (5, 4)), seed=1)
+
+    def form(matmul: Any, swapped: Any) -> Any:
+        return lambda a, b: matmul(swapped(a) if swap_a else a, swapped(b) if swap_b else b)
+
+    check(
+        form(ak.matmul, lambda x: x.mT),
+        (a, b),
+        torch_function=form(torch.matmul, lambda x: x.mT),
+        jax_function=form(jax.numpy.matmul, lambda x: x.mT),
+    )
+
+
+@pytest.mark.parametrize("name", ["sum", "prod", "max", "min"])
+@pytest.mark.parametrize("axis", [0, 1, (0, 2)], ids=str)
+def test_reductions(name: str, axis: Any) -> None:
+    function = getattr(jax.numpy, name)
+    check(
+        lambda x: getattr(ak, name)(x, axis=axis),
+        (normal(3, 4, 5),),
+        jax_function=lambda x: function(x, axis=axis),
+    )
+
+
+def test_cumulative_sum_and_sort() -> None:
+    check(
+        lambda x: ak.cumulative_sum(x, axis=1),
+        (normal(3, 7),),
+        torch_function=lambda x: torch.cumsum(x, 1),
+    )
+    check(
+        lambda x: ak.sort(x, axis=1, descending=True),
+        (normal(3, 7),),
+        torch_function=lambda x: torch.sort(x, 1, descending=True).values,
+    )
+
+
+def test_embedding_lookup_adds_repeated_rows() -> None:
+    index = np.array([[2, 0, 2], [1, 2, 2]])
+    check(
+        lambda x: ak.take(x, ak.asarray(index.reshape(-1)), axis=0),
+        (normal(4, 3),),
+        torch_function=lambda x: F.embedding(torch.tensor(index.reshape(-1)), x),
+    )
+
+
+def test_the_oracle_sees_a_difference() -> None:
+    with pytest.raises(AssertionError, match="deviates"):
+        check(lambda x: ak.sigmoid(x) * 1.00000001, (normal(5),), torch_function=torch.sigmoid)
