@@ -123,7 +123,8 @@ class Jitted:
         self.options = options
         self._programs: dict[Any, _Program] = {}
         self._paths: dict[Any, list[list[str]]] = {}  # of the leaves, by structure
-        functools.update_wrapper(self, function)
+        # Names and documentation only: what a callable object holds stays its own.
+        functools.update_wrapper(self, function, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if active_trace() is not None:

@@ -11,9 +11,12 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from accelkit.errors import AccelkitError, DeviceError, OptionError
+
+if TYPE_CHECKING:
+    from accelkit.backend import Backend
 
 __all__ = [
     "Device",
@@ -151,7 +154,7 @@ def device(spec: str | Device) -> Device:
             f"{spec!r} does not name a device. Expected 'backend', 'backend:kind' or "
             f"'backend:kind:index', for example 'torch:cuda:0'."
         )
-    known = [info.device for info in backend.devices()]
+    known = [info.device for info in _usable(backend)]
     matching = [
         d
         for d in known
@@ -164,6 +167,18 @@ def device(spec: str | Device) -> Device:
             f"`python -m accelkit.bench --list` shows every device on this machine."
         )
     return matching[0]
+
+
+def _usable(backend: Backend) -> list[DeviceInfo]:
+    """A backend's devices; its framework may fail to list them."""
+    try:
+        return backend.devices()
+    except AccelkitError:
+        raise
+    except Exception as error:
+        raise DeviceError(
+            f"Backend {backend.name!r} fails to list its devices: {type(error).__name__}: {error}"
+        ) from error
 
 
 def current_device() -> Device:
@@ -200,7 +215,7 @@ def devices() -> DeviceReport:
     unavailable: dict[str, str] = {}
     for name in registry.backend_names():
         try:
-            found = registry.backend(name).devices()
+            found = _usable(registry.backend(name))
         except AccelkitError as error:
             unavailable[name] = str(error)
             continue

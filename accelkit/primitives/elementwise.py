@@ -142,10 +142,10 @@ remainder = _binary(
 
 
 def _power_vjp(g: Any, y: Any, a: Any, b: Any) -> Sequence[Any]:
-    zero, one = b * 0.0, b * 0.0 + 1.0
+    zero, one = zeros_like(b), _scalar_like(1.0, b)
     da = g * b * power(a, select(equal(b, zero), one, b - 1.0))
-    positive = greater(a, a * 0.0)
-    log_a = select(positive, log(select(positive, a, a * 0.0 + 1.0)), a * 0.0)
+    positive = greater(a, zero)
+    log_a = select(positive, log(select(positive, a, one)), zero)
     return da, g * y * log_a
 
 
@@ -158,8 +158,8 @@ power = _binary(
 
 
 def _extremum_vjp(g: Any, y: Any, a: Any, b: Any) -> Sequence[Any]:
-    tie = select(equal(a, b), y * 0.0 + 0.5, y * 0.0 + 1.0) * g
-    zero = g * 0.0
+    tie = select(equal(a, b), _scalar_like(0.5, y), _scalar_like(1.0, y)) * g
+    zero = zeros_like(g)
     return select(equal(a, y), tie, zero), select(equal(b, y), tie, zero)
 
 
@@ -294,9 +294,14 @@ cast = primitive(
 
 def zeros_like(x: Any) -> Any:
     """A scalar zero of the dtype of ``x`` (elementwise operands broadcast)."""
+    return _scalar_like(0.0 if x.dtype.is_floating else 0, x)
+
+
+def _scalar_like(value: float, x: Any) -> Any:
+    """A number as a scalar of the dtype of ``x``."""
     from accelkit.primitives.shaping import full
 
-    return full(shape=(), value=0.0 if x.dtype.is_floating else 0, dtype=x.dtype)
+    return full(shape=(), value=value, dtype=x.dtype)
 
 
 # --- rectified linear unit --------------------------------------------------------------------

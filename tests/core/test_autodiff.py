@@ -167,6 +167,15 @@ def test_the_conventions_at_kinks() -> None:
     assert math.isnan(float(ak.relu(ak.asarray(math.nan))))
 
 
+def test_infinite_operands_have_finite_derivatives() -> None:
+    x = ak.asarray([math.inf, -math.inf, 1.0])
+    assert ak.grad(lambda t: ak.maximum(t, 0.0).sum())(x).tolist() == [1.0, 0.0, 1.0]
+    assert ak.grad(lambda t: ak.minimum(t, t).sum())(x).tolist() == [1.0, 1.0, 1.0]
+    base = ak.asarray([0.5, 2.0])
+    assert ak.grad(lambda t: (t ** ak.asarray([math.inf, 0.0])).sum())(base).tolist()[1] == 0.0
+    assert ak.grad(lambda t: (ak.asarray([0.0, 1.0]) ** t).sum())(base).tolist() == [0.0, 0.0]
+
+
 def test_broadcast_operands_get_cotangents_of_their_own_shape() -> None:
     shapes = ((3, 1), (1, 4), (), (2, 1, 1))
     tensors = [ak.ones(s) for s in shapes]

@@ -58,8 +58,20 @@ CASES: dict[str, Case] = {
     "pow": (lambda x, n: (x**2, abs(x) ** 0.5, 2.0**x, n**3, n ** abs(n % 4)), (X, N)),
     "clip": (lambda x: ak.clip(x, -1.0, 1.0), (X,)),
     "astype": (lambda x, n: (x.astype("int32"), n.astype("float32"), n.astype("uint8")), (X, N)),
-    "cumulative_sum": (lambda x, n: (ak.cumulative_sum(x, axis=0), ak.cumulative_sum(n, axis=1, include_initial=True)), (X, N)),
-    "cumulative_prod": (lambda x, n: (ak.cumulative_prod(x, axis=1), ak.cumulative_prod(n, axis=0, include_initial=True)), (X, N)),
+    "cumulative_sum": (
+        lambda x, n: (
+            ak.cumulative_sum(x, axis=0),
+            ak.cumulative_sum(n, axis=1, include_initial=True),
+        ),
+        (X, N),
+    ),
+    "cumulative_prod": (
+        lambda x, n: (
+            ak.cumulative_prod(x, axis=1),
+            ak.cumulative_prod(n, axis=0, include_initial=True),
+        ),
+        (X, N),
+    ),
     "diff": (lambda x: (ak.diff(x), ak.diff(x, axis=0, append=x)), (X,)),
     "searchsorted": (lambda x, y: ak.searchsorted(ak.sort(x.reshape(-1)), y), (X, Y)),
     "top_k": (lambda x: ak.top_k(x, 2), (X,)),
@@ -81,8 +93,14 @@ CASES: dict[str, Case] = {
     "roll": (lambda x: (ak.roll(x, 2), ak.roll(x, (1, -1), axis=(0, 1))), (X,)),
     "repeat": (lambda x: ak.repeat(x, 2, axis=1), (X,)),
     "tile": (lambda x: ak.tile(x, (2, 1, 2)), (X,)),
-    "pad": (lambda x, b: (ak.pad(x, [(1, 0), (0, 2)], value=-0.5), ak.pad(b, [(1, 1), (0, 0)])), (X, B)),
-    "getitem": (lambda x, n: (x[1, ::-2], x[..., None, 1], x[:, n[0] % 3], x[n % 2, n % 3]), (X, N)),
+    "pad": (
+        lambda x, b: (ak.pad(x, [(1, 0), (0, 2)], value=-0.5), ak.pad(b, [(1, 1), (0, 0)])),
+        (X, B),
+    ),
+    "getitem": (
+        lambda x, n: (x[1, ::-2], x[..., None, 1], x[:, n[0] % 3], x[n % 2, n % 3]),
+        (X, N),
+    ),
     "take": (lambda x: ak.take(x, np.array([2, -3, 0]), axis=1), (X,)),
     "take_along_axis": (lambda x: ak.take_along_axis(x, np.array([[0, -1], [2, 1]]), axis=1), (X,)),
     "zeros": (lambda x: x + ak.zeros(3), (X,)),
@@ -96,13 +114,28 @@ CASES: dict[str, Case] = {
     "meshgrid": (lambda x: ak.meshgrid(x[0], x[1]), (X,)),
     "one_hot": (lambda n: ak.one_hot(n, 10), (N,)),
     "asarray": (lambda x: x + ak.asarray([1.0, 2.0, 3.0]), (X,)),
-    "conv2d": (lambda x, w: ak.conv2d(x, w, strides=(2, 1), padding=((1, 0), (0, 1)), groups=2), (IMAGES, FILTERS)),
+    "conv2d": (
+        lambda x, w: ak.conv2d(x, w, strides=(2, 1), padding=((1, 0), (0, 1)), groups=2),
+        (IMAGES, FILTERS),
+    ),
     "depthwise_conv2d": (lambda x, w: ak.depthwise_conv2d(x, w, padding=1), (IMAGES, DEPTHWISE)),
     "max_pool2d": (lambda x: ak.max_pool2d(x, 3, strides=2, padding=1), (IMAGES,)),
-    "avg_pool2d": (lambda x: (ak.avg_pool2d(x, 2, padding=1), ak.avg_pool2d(x, 2, padding=1, count_include_pad=False)), (IMAGES,)),
-    "adaptive_avg_pool2d": (lambda x: (ak.adaptive_avg_pool2d(x, 3), ak.adaptive_avg_pool2d(x, 1)), (IMAGES,)),
-    "softmax_cross_entropy": (lambda x, n: ak.softmax_cross_entropy(x, n[:, 0] % 3, label_smoothing=0.1), (X, N)),
-}  # fmt: skip
+    "avg_pool2d": (
+        lambda x: (
+            ak.avg_pool2d(x, 2, padding=1),
+            ak.avg_pool2d(x, 2, padding=1, count_include_pad=False),
+        ),
+        (IMAGES,),
+    ),
+    "adaptive_avg_pool2d": (
+        lambda x: (ak.adaptive_avg_pool2d(x, 3), ak.adaptive_avg_pool2d(x, 1)),
+        (IMAGES,),
+    ),
+    "softmax_cross_entropy": (
+        lambda x, n: ak.softmax_cross_entropy(x, n[:, 0] % 3, label_smoothing=0.1),
+        (X, N),
+    ),
+}
 
 # These say something about dtypes or arrays, or make a tensor of something that is none.
 NOT_COMPUTED = {

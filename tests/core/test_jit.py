@@ -215,3 +215,19 @@ def test_graphs_compile_and_run_by_hand() -> None:
     assert same.tolist() == [3.0, 2.0]
     assert executable.compile_time_s >= 0.0
     assert executable.device is device
+
+
+def test_callable_objects_keep_what_they_hold() -> None:
+    @ak.custom_vjp
+    def same(x: ak.Tensor) -> ak.Tensor:
+        return x * 1.0
+
+    same.defvjp(lambda x: (x * 1.0, ()), lambda _, g: (g * 7.0,))
+    compiled = ak.jit(same)
+    assert float(compiled(ak.asarray(2.0))) == 2.0
+    assert float(ak.grad(compiled)(ak.asarray(2.0))) == 7.0
+    inner = ak.jit(lambda x: x + 1.0, precision="tf32")
+    outer = ak.jit(inner, donate_argnums=0)
+    assert float(outer(ak.asarray(1.0))) == 2.0
+    assert (outer.donate_argnums, outer.options.matmul_precision) == ((0,), "float32")
+    assert (inner.donate_argnums, inner.cache_size) == ((), 0)

@@ -13,7 +13,7 @@ from accelkit_numpy import NumpyBackend
 
 import accelkit as ak
 from accelkit import registry
-from accelkit.errors import BackendUnavailableError, UnknownNameError
+from accelkit.errors import BackendUnavailableError, DeviceError, UnknownNameError
 
 MISSING = """
 import a_framework_that_is_not_installed
@@ -28,6 +28,13 @@ class Failing(NumpyBackend):
     name = "failing"
     def __init__(self):
         raise RuntimeError("no driver")
+"""
+UNLISTED = """
+from accelkit_numpy import NumpyBackend
+class Unlisted(NumpyBackend):
+    name = "unlisted"
+    def devices(self):
+        raise RuntimeError("CUDA driver initialization failed")
 """
 EMPTY = """
 from accelkit_numpy import NumpyBackend
@@ -46,6 +53,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
         "broken": BROKEN,
         "failing": FAILING,
         "empty": EMPTY,
+        "unlisted": UNLISTED,
     }.items():
         (tmp_path / f"{name}_backend.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
@@ -60,6 +68,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
             "failing": "failing_backend:Failing",
             "misspelt": "empty_backend:Other",
             "empty": "empty_backend:Empty",
+            "unlisted": "unlisted_backend:Unlisted",
             "somebodys": "missing_backend:Backend",
         }
         points = {name: EntryPoint(name, value, group) for name, value in found.items()}
@@ -109,9 +118,11 @@ def test_the_others_work_and_the_list_says_why_some_do_not() -> None:
     assert [str(info.device) for info in report] == ["numpy:cpu:0"]
     assert len(report) == 1
     assert set(report.unavailable) == {
-        "torch", "tensorflow", "failing", "misspelt", "empty", "somebodys",
+        "torch", "tensorflow", "failing", "misspelt", "empty", "somebodys", "unlisted",
     }  # fmt: skip
     assert "pip install 'accelkit[torch]'" in report.unavailable["torch"]
+    reason = "Backend 'unlisted' fails to list its devices: RuntimeError: CUDA driver init"
+    assert report.unavailable["unlisted"].startswith(reason)
     assert report.unavailable["empty"] == "its framework is installed, but reports no device"
     text = str(report)
     assert text.startswith("numpy:cpu:0  ")
@@ -156,3 +167,10 @@ def test_models(monkeypatch: pytest.MonkeyPatch) -> None:
     assert registry.model_factory("tiny") is build
     with pytest.raises(UnknownNameError, match=r"Unknown model 'alexnt'. Did you mean 'alexnet'"):
         registry.model_factory("alexnt")
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_device_of_a_backend_that_cannot_list_them_keeps_the_cause() -> None:
+    with pytest.raises(DeviceError, match=r"'unlisted' fails to list its devices") as caught:
+        ak.device("unlisted:cuda:0")
+    assert isinstance(caught.value.__cause__, RuntimeError)
