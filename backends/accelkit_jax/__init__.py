@@ -187,11 +187,12 @@ class JaxBackend(Backend):
         )
         # Without operands nothing else says where the result is to be.
         native = runtime.jax_device(device)
-        return jax.jit(
+        program: Callable[..., Any] = jax.jit(
             function,
             out_shardings=SingleDeviceSharding(native),
             compiler_options=preferred_options(native) or None,
         )
+        return program
 
     def _prepared(self, parameter: Any) -> Any:
         """A body of control flow as this backend runs it; other parameters as they are."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -84,7 +85,7 @@ def depthwise_conv2d(
     )
 
 
-CONVOLUTION = {
+CONVOLUTION: dict[str, Callable[..., Any]] = {
     "conv2d": conv2d,
     "conv2d_input_grad": conv2d_input_grad,
     "conv2d_weight_grad": conv2d_weight_grad,

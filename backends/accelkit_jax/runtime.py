@@ -24,10 +24,17 @@ __all__ = ["device_name", "discover", "jax_device", "platform_devices", "wide_ty
 _PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
 _ALLOCATOR = "XLA_PYTHON_CLIENT_ALLOCATOR"
 
-if hasattr(jax, "enable_x64"):
-    _enable_x64 = jax.enable_x64
-else:  # before jax 0.8
-    from jax.experimental import enable_x64 as _enable_x64
+
+def _switch() -> Any:
+    """JAX's context manager for 64-bit types, which had another name before jax 0.8."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64
+    from jax.experimental import enable_x64
+
+    return enable_x64
+
+
+_enable_x64 = _switch()
 
 
 def wide_types() -> AbstractContextManager[Any]:

@@ -2,7 +2,8 @@
 
 TensorFlow reports on standard error that oneDNN is on, before any setting can reach its logger.
 So while it is imported, standard error passes through a filter that drops exactly these lines and
-forwards all others. A user who has set TF_CPP_MIN_LOG_LEVEL gets what they asked for, unfiltered.
+forwards all others. A user who has set TF_CPP_MIN_LOG_LEVEL=0 gets all of them; other values, which
+JAX sets too, ask for less than these lines.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Final
 __all__ = ["quiet_import"]
 
 _LEVEL: Final = "TF_CPP_MIN_LOG_LEVEL"
+_EVERYTHING: Final = "0"
 _ERRORS_ONLY: Final = "2"
 _STANDARD_ERROR: Final = 2
 _NOISE: Final = (
@@ -30,15 +32,18 @@ _NOISE: Final = (
 @contextlib.contextmanager
 def quiet_import() -> Iterator[None]:
     """Import TensorFlow inside of this block."""
-    if _LEVEL in os.environ:
+    chosen = os.environ.get(_LEVEL)
+    if chosen == _EVERYTHING:
         yield
         return
-    os.environ[_LEVEL] = _ERRORS_ONLY
+    if chosen is None:
+        os.environ[_LEVEL] = _ERRORS_ONLY
     try:
         with _filtered_standard_error():
             yield
     finally:
-        os.environ.pop(_LEVEL, None)
+        if chosen is None:
+            os.environ.pop(_LEVEL, None)
 
 
 @contextlib.contextmanager

@@ -90,6 +90,10 @@ def test_results_of_steps_are_operands() -> None:
     xla_cases.check_results_of_steps_are_operands(JAX)
 
 
+def test_control_flow() -> None:
+    xla_cases.check_control_flow(JAX)
+
+
 def test_memory_is_the_backends_own() -> None:
     xla_cases.check_memory_is_the_backends_own(JAX)
 

@@ -72,6 +72,10 @@ def test_results_of_steps_are_operands() -> None:
     xla_cases.check_results_of_steps_are_operands(TENSORFLOW)
 
 
+def test_control_flow() -> None:
+    xla_cases.check_control_flow(TENSORFLOW)
+
+
 def test_memory_is_the_backends_own() -> None:
     xla_cases.check_memory_is_the_backends_own(TENSORFLOW)
 
@@ -251,19 +255,21 @@ def test_signed_zeros_are_different_constants() -> None:
 
 
 _IN_A_FRESH_PROCESS = """
-import os, sys
+import os
+before = dict(os.environ)
 from accelkit_tensorflow import TensorflowBackend
 backend = TensorflowBackend()
-assert "TF_CPP_MIN_LOG_LEVEL" not in os.environ
+assert os.environ == before
 os.write(2, b"standard error works\\n")
 print([str(info.device) for info in backend.devices()])
 """
 
 
-def test_import_is_quiet_and_leaves_the_environment_alone() -> None:
+@pytest.mark.parametrize("before", ["", "import jax  # sets TF_CPP_MIN_LOG_LEVEL"])
+def test_import_is_quiet_and_leaves_the_environment_alone(before: str) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_")}
     result = subprocess.run(
-        [sys.executable, "-W", "error::UserWarning", "-c", _IN_A_FRESH_PROCESS],
+        [sys.executable, "-W", "error::UserWarning", "-c", before + _IN_A_FRESH_PROCESS],
         env=environment,
         capture_output=True,
         text=True,
