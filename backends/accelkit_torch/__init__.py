@@ -2,6 +2,11 @@
 
 Requires torch. Primitives are functions of :mod:`accelkit_torch.table`; a compiled graph is
 rewritten (:mod:`accelkit_torch.rewrites`) and run as straight-line Python.
+
+The tests run on the CPU. What only accelerators do (device listing, memory statistics, TF32
+switches, Philox in int64, clamped indices, ordered pooling gradients) is kept in functions of
+their own, of which those that compute are tested on the CPU as well; nothing has run on a GPU yet.
+On CUDA, ``deterministic`` needs the environment variable ``CUBLAS_WORKSPACE_CONFIG=:4096:8``.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from torch import Tensor
 from accelkit.backend import CompileOptions, Executable, generate
 from accelkit.device import Device
 from accelkit.graph import Graph, Node, Value
-from accelkit_torch import fused, shaping, updates
+from accelkit_torch import convolution, fused, shaping, updates
 from accelkit_torch.devices import native_device
 from accelkit_torch.dtypes import TO_TORCH
 from accelkit_torch.precision import matmul_precision
@@ -93,7 +93,9 @@ class TorchExecutable(Executable):
         start = time.perf_counter()
         self.graph = graph
         self.device = device
-        self.program = rewrite_for_torch(graph, donate)
+        # Some of torch's kernels for accelerators add in any order.
+        self._in_order = options.deterministic and device.kind != "cpu"
+        self.program = rewrite_for_torch(graph, donate, use_pooling_indices=not self._in_order)
         self._options = options
         self._donate = tuple(sorted(donate))
         self._backend = backend
@@ -151,6 +153,8 @@ class TorchExecutable(Executable):
             return updates.adam(self._reuse.owned[node])
         if name in fused.FUSED:
             return fused.FUSED[name]
+        if name == "max_pool2d_grad" and self._in_order:
+            return convolution.deterministic_max_pool2d_grad
         found = self._backend.implementation(node.primitive, self.device)
         if not any(TO_TORCH[v.spec.dtype] in WIDE for v in node.inputs):
             return getattr(found, "narrow", found)

@@ -183,10 +183,15 @@ def max_pool2d(x: Tensor, *, window: Pair, strides: Pair, padding: Padding) -> T
 def max_pool2d_grad(x: Tensor, y: Tensor, g: Tensor, **geometry: Any) -> Tensor:
     """The cotangent of max_pool2d's images."""
     if not native_pool_padding(geometry["window"], geometry["padding"]):
-        winners = max_pool2d_winners(x, **geometry)
-        return max_pool2d_scatter(winners, g, image_size=(x.shape[1], x.shape[2]), **geometry)
+        return deterministic_max_pool2d_grad(x, y, g, **geometry)
     _, indices = max_pool2d_with_indices(x, **geometry)
     return max_pool2d_indices_grad(x, indices, g, **geometry)
+
+
+def deterministic_max_pool2d_grad(x: Tensor, y: Tensor, g: Tensor, **geometry: Any) -> Tensor:
+    """The same without torch's own kernel, which on CUDA adds by atomics in any order."""
+    winners = max_pool2d_winners(x, **geometry)
+    return max_pool2d_scatter(winners, g, image_size=(x.shape[1], x.shape[2]), **geometry)
 
 
 def _corners(
@@ -248,14 +253,23 @@ def max_pool2d_gather(
 def max_pool2d_scatter(
     winners: Tensor, g: Tensor, *, image_size: Pair, window: Pair, strides: Pair, padding: Padding
 ) -> Tensor:
-    """Zeros with ``g`` added at each window's winner."""
-    n, _, _, c = g.shape
-    area = image_size[0] * image_size[1]
-    positions = _positions(winners, image_size[1], window, strides, padding).clamp(0, area - 1)
-    wide = torch.float32 if g.dtype in (torch.float16, torch.bfloat16) else g.dtype
-    total = torch.zeros((n, area, c), dtype=wide, device=g.device)
-    total.scatter_add_(1, positions.reshape(n, -1, c), g.reshape(n, -1, c).to(wide))
-    return total.to(g.dtype).reshape(n, *image_size, c)
+    """Zeros with ``g`` added at each window's winner, in a fixed order."""
+    n, rows, columns, c = g.shape
+    (top, bottom), (left, right) = padding
+    height, width = image_size
+    shape = (n, height + top + bottom, width + left + right, c)
+    half = g.dtype in (torch.float16, torch.bfloat16)
+    padded = torch.zeros(shape, dtype=torch.float32 if half else g.dtype, device=g.device)
+    zero = torch.zeros((), dtype=g.dtype, device=g.device)
+    for position in range(window[0] * window[1]):
+        a, b = divmod(position, window[1])
+        view = padded[
+            :,
+            a : a + (rows - 1) * strides[0] + 1 : strides[0],
+            b : b + (columns - 1) * strides[1] + 1 : strides[1],
+        ]
+        view += torch.where(winners == position, g, zero)
+    return padded[:, top : top + height, left : left + width].to(g.dtype)
 
 
 def avg_pool2d(x: Tensor, *, window: Pair, strides: Pair, padding: Padding) -> Tensor:

@@ -17,22 +17,24 @@ from accelkit_torch.rewrites.updates import accumulate_into_momentum, fuse_updat
 __all__ = ["rewrite_for_torch"]
 
 
-def rewrite_for_torch(graph: Graph, donate: frozenset[int], *, accumulate: bool = True) -> Graph:
+def rewrite_for_torch(
+    graph: Graph, donate: frozenset[int], *, use_pooling_indices: bool = True
+) -> Graph:
     """All rewrites, in order.
 
     Args:
         graph: A prepared graph.
         donate: Positions of the inputs that may be overwritten.
-        accumulate: Whether matrix gradients may be added to donated momenta in place.
+        use_pooling_indices: Whether gradients of max-pooling may use torch's own kernel.
     """
     graph = drop_identities(graph)
     graph = add_bias_in_convolution(graph)
     graph = merge_convolution_gradients(graph)
     graph = pool_before_relu(graph)
-    graph = keep_pooling_indices(graph)
+    if use_pooling_indices:
+        graph = keep_pooling_indices(graph)
     graph = add_bias_in_matmul(graph)
     graph = mask_by_bits(graph)
-    if accumulate:
-        graph = accumulate_into_momentum(graph, donate)
+    graph = accumulate_into_momentum(graph, donate)
     graph = fuse_updates(graph)
     return eliminate_dead_code(graph)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelkit_torch import TorchBackend
+from accelkit_torch import TorchBackend, convolution
 from accelkit_torch.compile import OVERWRITING, TorchExecutable
 from accelkit_torch.reuse import Reuse
+from accelkit_torch.rewrites import rewrite_for_torch
 
 from accelkit import autodiff, dtypes
 from accelkit.backend import CompileOptions, Interpreter
@@ -274,6 +275,22 @@ def test_rectified_images_with_another_use_stay() -> None:
 
     order = [n.primitive.name for n in check(traced(function, (1, 5, 5, 1))).program.nodes]
     assert order == ["relu", "max_pool2d"]
+
+
+def test_deterministic_gradient_of_pooling() -> None:
+    """The form for accelerators, which runs on any device."""
+    random = np.random.default_rng(0)
+    for padding in (((0, 0), (0, 0)), ((1, 1), (1, 0))):
+        geometry = {**POOL, "padding": padding}
+        x = torch.from_numpy(random.integers(0, 3, (2, 7, 8, 3)).astype(np.float64))
+        y = TORCH.table["max_pool2d"](x, **geometry)
+        g = torch.from_numpy(random.normal(size=tuple(y.shape)))
+        expected = TORCH.table["max_pool2d_grad"](x, y, g, **geometry)
+        found = convolution.deterministic_max_pool2d_grad(x, y, g, **geometry)
+        torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
+    graph = traced(pooled_gradient, (1, 5, 5, 1), (1, 2, 2, 1))
+    kept = rewrite_for_torch(graph, frozenset(), use_pooling_indices=False).counts()
+    assert kept["max_pool2d_grad"] == 1
 
 
 def test_pooling_with_borders_that_torch_lacks() -> None:
