@@ -68,7 +68,9 @@ class TensorflowExecutable(Executable):
         self._rehearse()
         self.compile_time_s = time.perf_counter() - start
 
-    def _trace(self, implementation: Callable[[Node], Callable[..., Any]], use_xla: bool) -> Any:
+    def _trace(
+        self, implementation: Callable[[Node], Callable[..., Any]], use_xla: bool
+    ) -> Callable[[list[Any]], Any]:
         graph, targets = self.graph, self._targets
 
         def program(*inputs: Any) -> list[Any]:
@@ -89,9 +91,15 @@ class TensorflowExecutable(Executable):
             for i, value in enumerate(graph.inputs)
         ]
         with tf.device(self._device_name):
-            return tf.function(
+            function = tf.function(
                 program, input_signature=signature, autograph=False, jit_compile=use_xla
             ).get_concrete_function()
+        # The public call checks each operand against the signature, which takes longer than a
+        # small step. The graph's specs have been checked already.
+        direct = getattr(function, "_call_flat", None)
+        if direct is None:
+            return lambda inputs: function(*inputs)
+        return lambda inputs: direct(inputs, function.captured_inputs)
 
     def _rehearse(self) -> None:
         """Run once on zeros: XLA compiles at the first call, which should not be the user's."""
@@ -112,7 +120,7 @@ class TensorflowExecutable(Executable):
                     inputs.append(variable.handle)
                 else:
                     inputs.append(as_tensor(array))
-            found = self._function(*inputs)
+            found = self._function(inputs)
         outputs: list[Any] = [None] * len(self.graph.outputs)
         for index, tensor in zip(self._returned, found, strict=True):
             outputs[index] = tensor
