@@ -4,6 +4,16 @@ The namespace follows the Python Array API standard; on top of it are transforms
 ``grad``), layers (``nn``), optimizers (``optim``) and the training step (``train``). A program is
 traced once into a graph of primitives, and any backend compiles that graph. Importing accelkit
 imports no framework: a backend is loaded when one of its devices is first used.
+
+Of the standard's version 2024.12 the whole main namespace is here, with these limits:
+
+- There are no complex numbers: no ``complex64`` and ``complex128``, ``conj``, ``real``, ``imag``.
+- What has a shape that depends on data (masks, ``nonzero``, ``unique_*``, ``repeat`` by a tensor)
+  works on data, through the host, and raises a ``TraceError`` while tracing; so does
+  ``nextafter``.
+- The default floating dtype is ``float32``; sums of NaN-free floats may round in any order.
+- Index tensors must be in range: devices do not check them.
+- The extensions ``linalg`` and ``fft`` are not provided.
 """
 
 from __future__ import annotations
