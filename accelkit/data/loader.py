@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 from accelkit.data.batches import Batch, BatchPlan, Position
+from accelkit.data.closing import Closing
 from accelkit.data.images import MAX_PIXELS
 from accelkit.data.records import Source
 from accelkit.data.streams import ProcessStream, SerialStream, Stream, ThreadStream
@@ -19,7 +19,7 @@ __all__ = ["Loader"]
 _log = logging.getLogger("accelkit.data")
 
 
-class Loader:
+class Loader(Closing):
     """Batches in an order, and with pixels, that depend on ``seed`` and the data alone.
 
     Neither the number of workers or threads, nor shards, nor an interruption changes them. Each
@@ -191,14 +191,3 @@ class Loader:
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

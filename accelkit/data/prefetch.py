@@ -7,10 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
 
 from accelkit.data.batches import Batch
+from accelkit.data.closing import Closing
 from accelkit.data.loader import Loader
 from accelkit.data.records import Array
 from accelkit.device import Device
@@ -62,7 +62,7 @@ class WaitTimes:
         return "data" if self.data_s >= self.transfer_s else "transfer"
 
 
-class Prefetcher(Generic[OnDevice]):
+class Prefetcher(Closing, Generic[OnDevice]):
     """Yields ``(put_batch(batch.arrays()), batch)`` for a loader's epoch, ``depth`` batches ahead.
 
     A thread takes batches from the loader and calls ``put_batch``, which should start the
@@ -162,14 +162,3 @@ class Prefetcher(Generic[OnDevice]):
             self._thread.join()
             self._thread = None
             self._loader.seek(self._position)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
