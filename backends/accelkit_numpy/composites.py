@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -114,6 +114,17 @@ def _local_response_norm_grad(
     return g * factor - spread
 
 
+# Updates are cut into pieces whose temporaries stay in the processor's cache.
+_PIECE_ELEMENTS = 1 << 15
+
+
+def _pieces(*arrays: Any) -> Iterator[tuple[Any, ...]]:
+    """The same pieces of flat views of all arrays (contiguous copies where there is no view)."""
+    flat = [array.reshape(-1) for array in arrays]
+    for start in range(0, flat[0].size, _PIECE_ELEMENTS):
+        yield tuple(array[start : start + _PIECE_ELEMENTS] for array in flat)
+
+
 def _sgd_update(
     p: Any,
     g: Any,
@@ -125,12 +136,15 @@ def _sgd_update(
     nesterov: bool,
 ) -> tuple[Any, Any]:
     number = p.dtype.type
-    if weight_decay:
-        g = g + p * number(weight_decay)
-    v = v * number(momentum)
-    v += g
-    direction = g + v * number(momentum) if nesterov else v
-    return p - direction * learning_rate, v
+    new_p, new_v = np.empty(p.shape, p.dtype), np.empty(p.shape, p.dtype)
+    for old, gradient, velocity, out, new_velocity in _pieces(p, g, v, new_p, new_v):
+        if weight_decay:
+            gradient = gradient + old * number(weight_decay)
+        np.multiply(velocity, number(momentum), out=new_velocity)
+        new_velocity += gradient
+        direction = gradient + new_velocity * number(momentum) if nesterov else new_velocity
+        np.subtract(old, direction * learning_rate, out=out)
+    return new_p, new_v
 
 
 def _adam_update(
@@ -149,16 +163,19 @@ def _adam_update(
     decoupled: bool,
 ) -> tuple[Any, Any, Any]:
     number = p.dtype.type
-    if weight_decay and decoupled:
-        p = p - p * (learning_rate * number(weight_decay))
-    elif weight_decay:
-        g = g + p * number(weight_decay)
-    m = m * number(beta1)
-    m += g * number(1.0 - beta1)
-    v = v * number(beta2)
-    v += g * g * number(1.0 - beta2)
-    denominator = np.sqrt(v) / np.sqrt(correction2) + number(epsilon)
-    return p - (m / denominator) * (learning_rate / correction1), m, v
+    results = tuple(np.empty(p.shape, p.dtype) for _ in range(3))
+    for old, gradient, first, second, new_p, new_m, new_v in _pieces(p, g, m, v, *results):
+        if weight_decay and decoupled:
+            old = old - old * (learning_rate * number(weight_decay))
+        elif weight_decay:
+            gradient = gradient + old * number(weight_decay)
+        np.multiply(first, number(beta1), out=new_m)
+        new_m += gradient * number(1.0 - beta1)
+        np.multiply(second, number(beta2), out=new_v)
+        new_v += gradient * gradient * number(1.0 - beta2)
+        denominator = np.sqrt(new_v) / np.sqrt(correction2) + number(epsilon)
+        np.subtract(old, (new_m / denominator) * (learning_rate / correction1), out=new_p)
+    return results[0], results[1], results[2]
 
 
 COMPOSITES: dict[str, Callable[..., Any]] = {
