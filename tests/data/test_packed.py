@@ -256,8 +256,8 @@ def test_error_at_every_file_operation(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 def test_killed_packing_continues_to_the_same_bytes(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "accelkit.data", "pack", "shapes:3000:32", "--size", "24"]
-    expected = pack(ShapesSource(3000), tmp_path / "whole", size=24)
+    command = [sys.executable, "-m", "accelkit.data", "pack", "shapes:1500:32", "--size", "24"]
+    expected = pack(ShapesSource(1500), tmp_path / "whole", size=24)
     rng = random.Random(0)
     killed = 0
     for _ in range(4):
