@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, NamedTuple
 
-from accelkit.errors import AccelkitError, DeviceError, OptionError
+from accelkit.errors import AccelkitError, DeviceError, OptionError, nearest
 
 if TYPE_CHECKING:
     from accelkit.backend import Backend
@@ -163,7 +163,8 @@ def device(spec: str | Device) -> Device:
     if not matching:
         listing = ", ".join(map(str, known)) or "none at all"
         raise DeviceError(
-            f"Backend {name!r} has no device {spec!r}. It has: {listing}. "
+            f"Backend {name!r} has no device {spec!r}. {nearest(spec, map(str, known))}It has: "
+            f"{listing}. "
             f"`python -m accelkit.bench --list` shows every device on this machine."
         )
     return matching[0]

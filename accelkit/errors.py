@@ -73,13 +73,18 @@ class UnknownNameError(AccelkitError, LookupError):
     @classmethod
     def of(cls, kind: str, given: str, known: Iterable[str]) -> UnknownNameError:
         """Build the message for ``given``, naming the nearest of the ``known`` names."""
-        import difflib  # slow to import, and only needed here
-
         names = sorted(known)
-        near = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
-        hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+        hint = nearest(given, names)
         listing = ", ".join(map(repr, names)) or "none"
         return cls(f"Unknown {kind} {given!r}. {hint}Known: {listing}.")
+
+
+def nearest(given: str, known: Iterable[str]) -> str:
+    """``"Did you mean ...? "`` with the nearest of the known names; empty if none is near."""
+    import difflib  # slow to import, and only needed here
+
+    near = difflib.get_close_matches(given, list(known), n=3, cutoff=0.5)
+    return f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
 
 
 class BackendUnavailableError(AccelkitError, ImportError):

@@ -1,4 +1,8 @@
-"""Pytrees: nested dicts, lists, tuples and dataclasses of leaves, by optree (loaded lazily)."""
+"""Pytrees: nested dicts, lists, tuples and named tuples of leaves, by optree (loaded lazily).
+
+Other containers count as leaves, unless they are registered in optree's global namespace
+(``optree.register_pytree_node(..., namespace=optree.registry.__GLOBAL_NAMESPACE)``).
+"""
 
 from __future__ import annotations
 

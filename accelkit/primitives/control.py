@@ -11,19 +11,26 @@ from typing import Any
 
 from accelkit import dtypes
 from accelkit.errors import DTypeError, ShapeError
-from accelkit.graph import Graph, TensorSpec
+from accelkit.graph import Graph, TensorSpec, Value
 from accelkit.primitives.elementwise import select
 from accelkit.primitives.primitive import primitive
 from accelkit.primitives.shaping import concatenate, full, reshape, slice_
 
 
 def apply_graph(graph: Graph, tensors: Sequence[Any]) -> list[Any]:
-    """Apply a graph's nodes to tensors, eagerly or into the active trace."""
-    environment = dict(zip(graph.inputs, tensors, strict=True))
-    for node in graph.nodes:
+    """Apply a graph's nodes to tensors, eagerly or into the active trace.
+
+    Values are dropped when they are last read, so that eager ones free their memory.
+    """
+    environment: dict[Value, Any] = dict(zip(graph.inputs, tensors, strict=True))
+    last = graph.last_uses()
+    for position, node in enumerate(graph.nodes):
         result = node.primitive(*(environment[v] for v in node.inputs), **node.parameters)
         results = result if node.primitive.multiple_outputs else (result,)
         environment.update(zip(node.outputs, results, strict=True))
+        for value in {*node.inputs, *node.outputs}:
+            if last.get(value, position) == position:
+                del environment[value]
     return [environment[v] for v in graph.outputs]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from typing import Any
 
 import numpy as np
@@ -195,6 +196,29 @@ def test_eager_derivatives_stay_on_their_device(device: str) -> None:
     slope = ak.grad(loss)(x)
     assert slope.device is x.device
     np.testing.assert_allclose(slope.numpy(), ak.grad(loss)(x.to("numpy")).numpy(), rtol=1e-5)
+
+
+def test_eager_derivatives_free_what_they_no_longer_need(new_primitive: Any) -> None:
+    alive: list[weakref.ref[Any]] = []
+    most = [0]
+
+    def lowering(x: Any) -> Any:
+        result = x * 2
+        alive.append(weakref.ref(result))
+        most[0] = max(most[0], sum(ref() is not None for ref in alive))
+        return result
+
+    double = new_primitive("tracked_double", lambda x: x, vjp=lambda g, y, x: (double(g),))
+    double.lowering("numpy")(lowering)
+
+    def loss(x: ak.Tensor) -> ak.Tensor:
+        for _ in range(20):
+            x = double(x)
+        return x.sum()
+
+    assert ak.grad(loss)(ak.ones(3)).tolist() == [2.0**20] * 3
+    assert len(alive) >= 20
+    assert most[0] <= 3
 
 
 # --- vjp ------------------------------------------------------------------------------------------
