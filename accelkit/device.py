@@ -163,8 +163,8 @@ def device(spec: str | Device) -> Device:
     if not matching:
         listing = ", ".join(map(str, known)) or "none at all"
         raise DeviceError(
-            f"Backend {name!r} has no device {spec!r}. {nearest(spec, map(str, known))}It has: "
-            f"{listing}. "
+            f"Backend {name!r} has no device {spec!r}. It has: {listing}. "
+            f"{nearest(spec, map(str, known))}"
             f"`python -m accelkit.bench --list` shows every device on this machine."
         )
     return matching[0]

@@ -410,9 +410,9 @@ def test_unknown_devices_and_dtypes() -> None:
     x = ak.zeros(2)
     with pytest.raises(UnknownNameError, match=r"Unknown backend 'nump'. Did you mean 'numpy'"):
         x.to("nump")
-    with pytest.raises(DeviceError, match=r"no device 'numpy:tpu'.*It has: numpy:cpu:0"):
+    with pytest.raises(DeviceError, match=r"no device 'numpy:tpu'. It has: numpy:cpu:0"):
         x.to("numpy:tpu")
-    with pytest.raises(DeviceError, match=r"'numpy:cpu:3'. Did you mean 'numpy:cpu:0'\?"):
+    with pytest.raises(DeviceError, match=r"'numpy:cpu:3'. It has: .* Did you mean 'numpy:cpu:0'\?"):
         ak.zeros(2, device="numpy:cpu:3")
     for bad in ("numpy:cpu:x", "numpy:cpu:0:0"):
         with pytest.raises(OptionError, match=r"does not name a device. Expected"):
