@@ -29,6 +29,7 @@ __all__ = [
     "lower_weight_gradient",
 ]
 
+_BLOCK_BYTES = 40960  # most of a first-level cache
 _SKINNY_ROWS = 64  # up to here the copies of the packed form cost more than they save
 
 
@@ -39,14 +40,15 @@ class Choice:
     Attributes:
         rows, vectors: Register tile; zero rows mean the default by estimate.
         unroll: Of the reduction loop.
-        items: Work-items wanted per compute unit (weight gradient).
-        block_rows: Image rows between visits of the accumulators (weight gradient), 0 for all.
+        taps: Filter taps of one work-item (weight gradient), 0 for the default by estimate.
+        block_rows: Image rows between visits of the accumulators (weight gradient), 0 for the
+            default by estimate.
     """
 
     rows: int = 0
     vectors: int = 0
     unroll: int = 4
-    items: int = 4
+    taps: int = 0
     block_rows: int = 0
 
 
@@ -114,6 +116,34 @@ def _tile(rows: int, columns: int, profile: Profile, dtype: str, choice: Choice)
     return best_tile(rows, columns, width, profile.registers, dtype)
 
 
+def _block_rows(conv: Convolution, tile: Tile) -> int:
+    """Image rows of a weight gradient's block: its panel fits the first-level cache."""
+    pixels = _BLOCK_BYTES // (tile.columns * itemsize_of(conv.dtype))
+    rows = max(1, pixels // conv.out_width)
+    return conv.out_height if 10 * conv.out_height <= 11 * rows else rows
+
+
+def _taps(conv: Convolution, tile: Tile, compute_units: int) -> int:
+    """Filter taps per work-item of a weight gradient.
+
+    Taps of one item share blocks of the output gradient in the cache, which was measured to be
+    worth about a third of the time; but the items must keep all compute units busy.
+    """
+    count = conv.kernel[0] * conv.forward().runs[0]
+    repeats = ceil_div(conv.group_features, tile.columns) * conv.groups
+    if count * repeats <= compute_units:
+        return 1
+    best = (float("inf"), 1)
+    for taps in range(1, count + 1):
+        items = [min(taps, count - first) for first in range(0, count, taps)] * repeats
+        busy = [0] * compute_units
+        for item in items[: 64 * compute_units]:  # more are balanced anyway
+            busy[busy.index(min(busy))] += item
+        length = max(busy) if len(items) <= 64 * compute_units else sum(items) / compute_units
+        best = min(best, (length * (1 + 0.35 / taps), taps))
+    return best[1]
+
+
 def candidates(kind: str, product: Matmul | Convolution, profile: Profile) -> list[Choice]:
     """Choices worth trying for a product; the default is the first."""
     if isinstance(product, Matmul):
@@ -131,10 +161,9 @@ def candidates(kind: str, product: Matmul | Convolution, profile: Profile) -> li
         limit = (profile.registers - 1 - vectors) // vectors
         even = ceil_div(rows, ceil_div(rows, limit))
         for height in dict.fromkeys((even, min(limit, rows))):
-            if kind == "weight gradient":
-                found += [Choice(height, vectors, items=items) for items in (4, 16)]
-            else:
-                found.append(Choice(height, vectors))
+            found.append(Choice(height, vectors))
+            if kind == "weight gradient" and isinstance(product, Convolution):
+                found.append(Choice(height, vectors, block_rows=product.out_height))
     return found
 
 
@@ -235,8 +264,9 @@ def lower_weight_gradient(
     kernel = convolution_cpu.weight_gradient_kernel(
         conv,
         tile,
-        items=choice.items * profile.compute_units,
-        block_rows=choice.block_rows,
+        items=profile.compute_units,
+        block_rows=choice.block_rows or _block_rows(conv, tile),
+        taps=choice.taps or _taps(conv, tile, profile.compute_units),
         unroll=choice.unroll,
     )
     launches.append(Launch(kernel, (padded, "g", "out")))

@@ -154,7 +154,13 @@ def _gather_tile(gather: Gather, tile: Tile, packed_columns: int, count: int, un
 
 
 def weight_gradient_kernel(
-    conv: Convolution, tile: Tile, *, items: int, block_rows: int = 0, unroll: int = 4
+    conv: Convolution,
+    tile: Tile,
+    *,
+    items: int,
+    block_rows: int = 0,
+    taps: int = 1,
+    unroll: int = 4,
 ) -> KernelSource:
     """``(source, gradient, result)``: padded input and output gradient to the filter's gradient.
 
@@ -163,13 +169,17 @@ def weight_gradient_kernel(
         tile: Rows run over (filter column, channel), columns over features.
         items: Work-items wanted at least; the filter's rows are cut until there are as many.
         block_rows: Image rows between two visits of a tile's accumulators; 0 for all.
+        taps: Filter rows (or taps, where the image is not contiguous along a filter row) of one
+            work-item, which share the blocks of the output gradient in the cache.
         unroll: Unrolling of the loop over pixels.
     """
     gather = conv.forward()
     runs, length = gather.runs
     panels = ceil_div(gather.features, tile.columns)
     tiles = ceil_div(length, tile.rows)
-    bases = conv.kernel[0] * runs * panels * conv.groups
+    all_taps = conv.kernel[0] * runs
+    taps = min(taps, all_taps)
+    bases = ceil_div(all_taps, taps) * panels * conv.groups
     chunks = min(tiles, max(1, ceil_div(items, bases)))
     chunk_tiles = ceil_div(tiles, chunks)
     chunks = ceil_div(tiles, chunk_tiles)
@@ -195,25 +205,27 @@ def weight_gradient_kernel(
     source = f"""{prelude(conv.dtype, tile.width)}
 {ONE_ITEM}void KERNEL(const __global real* restrict source, const __global real* restrict gradient,
             __global real* restrict result) {{
-  const int chunk = get_global_id(0) % {chunks}, tap = get_global_id(0) / {chunks};
-  const int kr = tap / {runs}, run = tap % {runs};
+  const int chunk = get_global_id(0) % {chunks}, first_tap = get_global_id(0) / {chunks} * {taps};
+  const int end_tap = first_tap + {taps} < {all_taps} ? first_tap + {taps} : {all_taps};
   const int panel = get_global_id(1), g = get_global_id(2);
-  __global real* const out_tap = result
-      + (size_t)tap * {length * features} + g * {gather.features} + panel * {tile.columns};
   for (int n = 0; n < {conv.batch}; n++)
   for (int top = 0; top < {gather.grid[0]}; top += {block}) {{
     const int bottom = top + {block} < {gather.grid[0]} ? top + {block} : {gather.grid[0]};
     const int fresh = n == 0 && top == 0;
-    const __global real* const source_block = source + g * {gather.channels} + run * {run_step}
-        + ((size_t)n * {gather.padded[0]} + top * {conv.stride[0]} + kr * {conv.dilation[0]})
-        * {gather.padded[1] * channels};
     const __global real* const gradient_block = gradient + g * {gather.features}
         + panel * {tile.columns}
         + ((size_t)n * {gather.grid[0]} + top) * {gather.grid[1] * features};
-{panel_cases(gather.features, tile, body)}  }}
+    for (int tap = first_tap; tap < end_tap; tap++) {{
+    const int kr = tap / {runs}, run = tap % {runs};
+    __global real* const out_tap = result
+        + (size_t)tap * {length * features} + g * {gather.features} + panel * {tile.columns};
+    const __global real* const source_block = source + g * {gather.channels} + run * {run_step}
+        + ((size_t)n * {gather.padded[0]} + top * {conv.stride[0]} + kr * {conv.dilation[0]})
+        * {gather.padded[1] * channels};
+{panel_cases(gather.features, tile, body)}  }} }}
 }}
 """
-    size = (chunks * conv.kernel[0] * runs, panels, conv.groups)
+    size = (chunks * ceil_div(all_taps, taps), panels, conv.groups)
     arguments = ("source", "gradient", "result")
     return KernelSource.of("weight_gradient", source, arguments, size, (1, 1, 1), conv.flops)
 

@@ -1,0 +1,236 @@
+"""OpenCL's matrix products, convolutions and memory-bound kernels beside their rivals.
+
+Run it as ``python -m benchmarks.opencl_layers [--batch-size 32] [--rounds 10]``. Every product is
+checked against the rival's result, then both are timed in turns in one process, so that a slow
+spell of the machine hits both; ratios are formed between the best times. torch is the rival for
+convolutions (channels_last), NumPy for matrix products; elementwise kernels are measured
+against copies of the memory that they must touch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import accelkit as ak
+from accelkit.primitives import get
+
+__all__ = ["LAYERS", "Row", "main"]
+
+# (name, image size, channels, features, filter, stride, padding): the torchvision variant.
+LAYERS = (
+    ("conv1", 224, 3, 64, 11, 4, 2),
+    ("conv2", 27, 64, 192, 5, 1, 2),
+    ("conv3", 13, 192, 384, 3, 1, 1),
+    ("conv4", 13, 384, 256, 3, 1, 1),
+    ("conv5", 13, 256, 256, 3, 1, 1),
+)
+DEVIATION = 1e-4  # of max|a - b| / max|b| between two float32 results
+
+
+class Row(NamedTuple):
+    """One comparison; times are the best of all rounds."""
+
+    name: str
+    gigaflop: float
+    ours_s: float
+    rival_s: float
+
+    def __str__(self) -> str:
+        ours, rival = (self.gigaflop / s for s in (self.ours_s, self.rival_s))
+        return (
+            f"{self.name:28} {self.ours_s * 1e3:8.2f} ms {ours:6.0f} GFLOP/s   "
+            f"{self.rival_s * 1e3:8.2f} ms {rival:6.0f} GFLOP/s  {self.rival_s / self.ours_s:5.2f}x"
+        )
+
+
+def in_turns(ours: Callable[[], Any], rival: Callable[[], Any], rounds: int) -> tuple[float, float]:
+    """Best seconds of both; each runs once to warm up."""
+    times: list[list[float]] = [[], []]
+    for round_ in range(rounds + 1):
+        for function, found in zip((ours, rival), times, strict=True):
+            start = time.perf_counter()
+            function()
+            if round_:
+                found.append(time.perf_counter() - start)
+    return min(times[0]), min(times[1])
+
+
+class Device:
+    """Compiled primitives on the OpenCL device, run to completion."""
+
+    def __init__(self, name: str) -> None:
+        self.device = ak.device(name)
+        self.backend = ak.registry.backend("opencl")
+
+    def put(self, array: np.ndarray) -> Any:
+        """A native array."""
+        return self.backend.put(array, self.device)
+
+    def runner(
+        self, primitive: str, arrays: list[Any], parameters: dict[str, Any]
+    ) -> tuple[Callable[[], None], Callable[[], np.ndarray]]:
+        """A function that runs a primitive and waits, and one that gives its result."""
+
+        def run() -> Any:
+            return self.backend.run(get(primitive), arrays, parameters, self.device)
+
+        def timed() -> None:
+            run()
+            self.backend.synchronize(self.device)
+
+        return timed, lambda: self.backend.get(run())
+
+
+def check(name: str, ours: np.ndarray, rival: np.ndarray) -> None:
+    """Refuse to time a wrong result."""
+    deviation = float(np.abs(ours - rival).max() / np.abs(rival).max())
+    if not deviation <= DEVIATION:
+        raise AssertionError(f"{name}: results deviate by {deviation:.1e}.")
+
+
+def convolution_rows(device: Device, batch: int, rounds: int) -> list[Row]:
+    """Forward product and both gradients of every layer, against torch."""
+    import torch
+
+    rows = []
+    rng = np.random.default_rng(0)
+    for name, size, channels, features, kernel, stride, padding in LAYERS:
+        out = (size + 2 * padding - kernel) // stride + 1
+        shapes = (
+            (batch, size, size, channels),
+            (kernel, kernel, channels, features),
+            (batch, out, out, features),
+        )
+        x, w, g = (rng.standard_normal(shape, dtype=np.float32) for shape in shapes)
+        tx, tg = (torch.from_numpy(a).permute(0, 3, 1, 2) for a in (x, g))
+        tw = torch.from_numpy(w).permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+        pair = {"strides": (stride,) * 2, "padding": ((padding,) * 2,) * 2, "dilation": (1, 1)}
+        common = {**pair, "groups": 1}
+        dx, dw, dg = device.put(x), device.put(w), device.put(g)
+
+        def backward(mask: list[bool], tg=tg, tx=tx, tw=tw, stride=stride, padding=padding) -> Any:
+            found = torch.ops.aten.convolution_backward(
+                tg, tx, tw, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, mask
+            )
+            return next(f for f in found if f is not None)
+
+        def forward(tx=tx, tw=tw, stride=stride, padding=padding) -> Any:
+            return torch.conv2d(tx, tw, None, stride, padding)
+
+        gigaflop = 2 * g.size * channels * kernel**2 / 1e9
+        kinds: list[tuple[str, str, list[Any], dict[str, Any], Callable[[], Any], Any]] = [
+            ("forward", "conv2d", [dx, dw], common, forward, (0, 2, 3, 1)),
+            (
+                "weight gradient",
+                "conv2d_weight_grad",
+                [dx, dg],
+                {**common, "kernel_size": (kernel, kernel)},
+                lambda backward=backward: backward([False, True, False]),
+                (2, 3, 1, 0),
+            ),
+        ]
+        if channels > 3:  # nobody needs the gradient of the data
+            kinds.append(
+                (
+                    "input gradient",
+                    "conv2d_input_grad",
+                    [dg, dw],
+                    {**common, "image_size": (size, size)},
+                    lambda backward=backward: backward([True, False, False]),
+                    (0, 2, 3, 1),
+                )
+            )
+        for kind, primitive, arrays, parameters, rival, order in kinds:
+            ours, result = device.runner(primitive, arrays, parameters)
+            check(f"{name} {kind}", result(), rival().permute(*order).numpy())
+            rows.append(Row(f"{name} {kind}", gigaflop, *in_turns(ours, rival, rounds)))
+    return rows
+
+
+def matmul_rows(device: Device, rounds: int) -> list[Row]:
+    """Square products, against NumPy."""
+    rows = []
+    rng = np.random.default_rng(0)
+    for size in (1024, 2048):
+        a, b = (rng.standard_normal((size, size), dtype=np.float32) for _ in range(2))
+        plain = {"transpose_a": False, "transpose_b": False}
+        ours, result = device.runner("matmul", [device.put(a), device.put(b)], plain)
+        check(f"sgemm {size}", result(), a @ b)
+        times = in_turns(ours, lambda a=a, b=b: a @ b, rounds)
+        rows.append(Row(f"sgemm {size}", 2 * size**3 / 1e9, *times))
+    return rows
+
+
+def memory_rows(device: Device, rounds: int) -> list[tuple[str, float, float]]:
+    """(name, seconds, seconds of copying as many bytes on the device)."""
+    rng = np.random.default_rng(0)
+    size = 16 * 2**20
+    arrays = [device.put(rng.standard_normal(size, dtype=np.float32)) for _ in range(3)]
+    rate = device.put(np.array(0.01, np.float32))
+    graphs: list[tuple[str, Callable[..., Any], int, int]] = [
+        ("relu", lambda x: get("relu")(x), 1, 2),
+        ("tanh", lambda x: ak.tanh(x), 1, 2),
+        ("a * b + c", lambda a, b, c: a * b + c, 3, 4),
+    ]
+    rows = []
+    runtime = arrays[0].runtime
+
+    def copy() -> None:
+        runtime.copy(arrays[0])
+        runtime.synchronize()
+
+    for name, function, inputs, passes in graphs:
+        tensors = [ak.Tensor._eager(a, device.device) for a in arrays[:inputs]]
+        jitted = ak.jit(function)
+
+        def ours(jitted=jitted, tensors=tensors) -> None:
+            jitted(*tensors)
+            device.backend.synchronize(device.device)
+
+        best, copied = in_turns(ours, copy, rounds)
+        rows.append((name, best, copied * passes / 2))
+    update = {"momentum": 0.9, "weight_decay": 5e-4, "nesterov": False}
+
+    def step(p: Any, g: Any, v: Any, lr: Any) -> Any:
+        return get("sgd_update")(p, g, v, lr, **update)
+
+    jitted = ak.jit(step, donate_argnums=(0, 2))
+    state = [ak.Tensor._eager(a, device.device) for a in (arrays[0], arrays[2])]
+    rest = [ak.Tensor._eager(a, device.device) for a in (arrays[1], rate)]
+
+    def train() -> None:
+        state[:] = jitted(state[0], rest[0], state[1], rest[1])
+        device.backend.synchronize(device.device)
+
+    source = runtime.put(np.ones(size, np.float32))
+    best, copied = in_turns(train, lambda: (runtime.copy(source), runtime.synchronize()), rounds)
+    rows.append(("fused SGD update", best, copied * 5 / 2))
+    return rows
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="opencl")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=10)
+    options = parser.parse_args()
+    device = Device(options.device)
+    print(f"{'':28} {'OpenCL':>27}   {'rival':>27}   OpenCL's rate / rival's")
+    products = matmul_rows(device, options.rounds)
+    layers = convolution_rows(device, options.batch_size, options.rounds)
+    for row in (*products, *layers):
+        print(row)
+    total = [sum(getattr(r, field) for r in layers) for field in ("gigaflop", "ours_s", "rival_s")]
+    print(Row("all convolutions", *total))
+    for name, best, copied in memory_rows(device, options.rounds):
+        print(f"{name:28} {best * 1e3:8.2f} ms, {best / copied:5.2f}x the time of plain copies")
+
+
+if __name__ == "__main__":
+    main()
