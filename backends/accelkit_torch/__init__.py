@@ -20,7 +20,7 @@ import torch
 
 from accelkit.backend import Backend, CompileOptions, Executable, MemoryStatistics
 from accelkit.device import Device, DeviceInfo
-from accelkit.errors import AccelkitError, OutOfMemoryError
+from accelkit.errors import AccelkitError, DTypeError, OutOfMemoryError
 from accelkit.graph import Graph, TensorSpec
 from accelkit.primitives.primitive import Primitive
 from accelkit_torch import devices as torch_devices
@@ -67,7 +67,11 @@ class TorchBackend(Backend):
         return shaping.to_numpy(array)
 
     def spec(self, array: Any) -> TensorSpec:
-        return TensorSpec(tuple(array.shape), FROM_TORCH[array.dtype])
+        dtype = FROM_TORCH.get(array.dtype)
+        if dtype is None:
+            names = ", ".join(own.name for own in FROM_TORCH.values())
+            raise DTypeError(f"A tensor has dtype {array.dtype}. Supported: {names}.")
+        return TensorSpec(tuple(array.shape), dtype)
 
     def run(
         self,

@@ -19,6 +19,10 @@ def _sign(x: Tensor) -> Tensor:
     return torch.where(torch.isnan(x), x, y) if x.is_floating_point() else y
 
 
+def _is_finite(x: Tensor) -> Tensor:
+    return (x - x) == 0  # half the kernels of torch.isfinite
+
+
 def _split_unsigned(
     function: Callable[[Tensor, Tensor], Tensor], wide: Callable[[Tensor, Tensor], Tensor]
 ) -> Callable[[Tensor, Tensor], Tensor]:
@@ -101,7 +105,7 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "shift_left": widened(torch.bitwise_left_shift),
     "shift_right": _split_unsigned(torch.bitwise_right_shift, unsigned.shift_right),
     "is_nan": torch.isnan,
-    "is_finite": torch.isfinite,
+    "is_finite": _is_finite,
     "select": torch.where,
     "cast": _cast,
     "relu": torch.relu,

@@ -18,16 +18,15 @@ def _log_softmax(x: Tensor, *, axis: int) -> Tensor:
     return torch.log_softmax(x, axis)
 
 
-def _target(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    """Index (..., 1) of each row's label, and whether it is one."""
-    index = labels.to(torch.int64).unsqueeze(-1)
-    return index.clamp(0, classes - 1), (index >= 0) & (index < classes)
+def _target(labels: Tensor, classes: int) -> Tensor:
+    """Index (..., 1) of each row's label; of some class where the label is none."""
+    return labels.to(torch.int64).clamp(0, classes - 1).unsqueeze(-1)
 
 
 def _softmax_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
     log_probability = torch.log_softmax(logits, -1)
-    index, known = _target(labels, logits.shape[-1])
-    picked = torch.where(known, log_probability.gather(-1, index), 0).squeeze(-1)
+    index = _target(labels, logits.shape[-1])
+    picked = log_probability.gather(-1, index).squeeze(-1)
     if label_smoothing == 0.0:
         return picked.neg_()
     uniform = log_probability.sum(-1) / logits.shape[-1]
@@ -38,12 +37,11 @@ def _softmax_cross_entropy_grad(
     logits: Tensor, labels: Tensor, g: Tensor, *, label_smoothing: float
 ) -> Tensor:
     dx = torch.softmax(logits, -1)
-    index, known = _target(labels, logits.shape[-1])
+    index = _target(labels, logits.shape[-1])
     if label_smoothing:
         dx.sub_(label_smoothing / logits.shape[-1])
-    share = known.to(dx.dtype).mul_(label_smoothing - 1.0)
-    dx.scatter_add_(-1, index, share)
-    return dx.mul_(g.unsqueeze(-1))
+    share = torch.full_like(index, label_smoothing - 1.0, dtype=dx.dtype)
+    return dx.scatter_add_(-1, index, share).mul_(g.unsqueeze(-1))
 
 
 # --- local response normalisation -----------------------------------------------------------------

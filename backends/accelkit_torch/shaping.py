@@ -77,11 +77,11 @@ def _reverse(x: Tensor, *, axes: Shape) -> Tensor:
 
 
 def _slice(x: Tensor, *, start: Shape, stop: Shape, step: Shape) -> Tensor:
-    x = x.detach()
+    part = x
     for axis, (a, b, s) in enumerate(zip(start, stop, step, strict=True)):
         if a or s != 1 or b != x.shape[axis]:
-            x = torch.ops.aten.slice(x, axis, a, b, s)
-    return x
+            part = torch.ops.aten.slice(part, axis, a, b, s)
+    return part if part is not x else x.detach()
 
 
 def _pad(x: Tensor, *, low: Shape, high: Shape, interior: Shape, value: int | float) -> Tensor:

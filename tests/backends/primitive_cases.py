@@ -221,11 +221,11 @@ def _composite_cases(random: np.random.Generator, normal: Any) -> Iterator[Case]
     key = np.array([123, 0xFFFFFFFF], np.uint32)
     for name in ("softmax", "log_softmax"):
         yield Case(name, (normal(3, 4, 5) * 5,), {"axis": 1})
-    labels = np.array([0, 6, 3, 7, -1])  # the last two are out of range
+    labels = np.array([0, 6, 3, 5, 1])
     for smoothing in (0.0, 0.1):
         logits = normal(5, 7) * 3
         parameters = {"label_smoothing": smoothing}
-        yield Case("softmax_cross_entropy", (logits[:3], labels[:3]), parameters)
+        yield Case("softmax_cross_entropy", (logits, labels), parameters)
         yield Case("softmax_cross_entropy_grad", (logits, labels, normal(5)), parameters)
     for size, beta in ((5, 0.75), (4, 0.5), (9, 0.75)):
         parameters = {"size": size, "alpha": 0.2, "beta": beta, "k": 2.0}

@@ -9,7 +9,7 @@ from accelkit_torch import TorchBackend, philox
 from accelkit_torch.updates import _step
 
 from accelkit import dtypes
-from accelkit.errors import BackendError, OutOfMemoryError
+from accelkit.errors import BackendError, DTypeError, OutOfMemoryError
 from accelkit.random import philox as reference
 
 TORCH = TorchBackend()
@@ -36,6 +36,11 @@ def test_round_trip(dtype: dtypes.DType) -> None:
     assert TORCH.get(array).tobytes() == back.tobytes()
     back[...] = 1
     assert TORCH.get(array).tobytes() != back.tobytes()
+
+
+def test_unsupported_dtype() -> None:
+    with pytest.raises(DTypeError, match="complex64"):
+        TORCH.spec(torch.zeros(2, dtype=torch.complex64))
 
 
 def test_read_only_source() -> None:
@@ -149,3 +154,11 @@ def test_eager_results_of_views_are_tensors_of_their_own() -> None:
         ("slice", {"start": (0, 0), "stop": (2, 2), "step": (1, 1)}),
     ):
         assert TORCH.run(get(name), [x], parameters, DEVICE) is not x
+
+
+def test_labels_out_of_range_give_a_finite_loss() -> None:
+    logits, labels = torch.randn(3, 4), torch.tensor([-1, 4, 1 << 40])
+    parameters = {"label_smoothing": 0.0}
+    assert torch.isfinite(TORCH.table["softmax_cross_entropy"](logits, labels, **parameters)).all()
+    gradient = TORCH.table["softmax_cross_entropy_grad"]
+    assert torch.isfinite(gradient(logits, labels, torch.ones(3), **parameters)).all()
