@@ -12,7 +12,8 @@ import numpy as np
 
 from accelkit.graph import Graph, TensorSpec, Value
 from accelkit_opencl.arena import Block, plan_arena
-from accelkit_opencl.kernels.fused import Body, elementwise_kernel, reduction_kernels
+from accelkit_opencl.kernels.fused import Body, elementwise_kernel
+from accelkit_opencl.kernels.reductions import reduction_kernels
 from accelkit_opencl.kernels.source import KernelSource
 from accelkit_opencl.nodes import lower_node
 from accelkit_opencl.products import Profile

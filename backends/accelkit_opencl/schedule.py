@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from accelkit.dtypes import DType
 from accelkit.graph import Graph, Node, TensorSpec, Value
 from accelkit_opencl.expressions import elementwise_expression
-from accelkit_opencl.kernels.fused import Body, Read, Reduction, Statement
+from accelkit_opencl.kernels.fused import Body, Read, Statement
+from accelkit_opencl.kernels.reductions import Reduction
 from accelkit_opencl.views import VIEW_PRIMITIVES, View, broadcast, view_of_node
 
 __all__ = ["REDUCTIONS", "ElementwiseStep", "NodeStep", "ReductionStep", "Schedule"]

@@ -1,0 +1,246 @@
+"""Reductions of fused expressions.
+
+The expression is a :class:`~accelkit_opencl.kernels.fused.Body`. Long sums run in interleaved
+lanes and in blocks, whose results are added afterwards: the order is fixed, the bits are the
+same every time, and rounding errors grow with the block's length only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from accelkit.dtypes import DType
+from accelkit_opencl.expressions import literal
+from accelkit_opencl.kernels.fused import (
+    LANES,
+    Body,
+    Read,
+    Space,
+    collapse,
+    decompose,
+    element_code,
+    finish,
+    index_type,
+    offsets,
+    parameters,
+)
+from accelkit_opencl.kernels.source import KernelSource, ceil_div, ctype
+from accelkit_opencl.views import View
+
+__all__ = ["Reduction", "reduction_kernels"]
+
+_BLOCK = 512  # terms of one partial sum
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How elements are combined: ``name`` is the primitive's, ``variable`` what is reduced."""
+
+    name: str
+    variable: str
+    dtype: DType
+    axes: tuple[int, ...]
+
+    def initial(self) -> str:
+        """The neutral element."""
+        if self.name == "reduce_sum" or self.name == "reduce_any":
+            return literal(0, self.dtype)
+        if self.name == "reduce_product" or self.name == "reduce_all":
+            return literal(1, self.dtype)
+        if self.dtype.kind == "f":
+            return literal(-math.inf if self.name == "reduce_max" else math.inf, self.dtype)
+        bits, signed = self.dtype.bits, self.dtype.kind == "i"
+        low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if signed else (0, (1 << bits) - 1)
+        return literal(low if self.name == "reduce_max" else high, self.dtype)
+
+    def combine(self, a: str, b: str) -> str:
+        """Expression of ``a`` and a new element ``b``; NaN wins."""
+        name = ctype(self.dtype.name)
+        if self.name in ("reduce_sum", "reduce_product"):
+            operator = "+" if self.name == "reduce_sum" else "*"
+            if self.dtype.kind == "f":
+                return f"{a} {operator} {b}"
+            unsigned = "ulong" if self.dtype.bits == 64 else "uint"
+            return f"({name})(({unsigned}){a} {operator} ({unsigned}){b})"
+        if self.name == "reduce_any":
+            return f"({name})({a} | {b})"
+        if self.name == "reduce_all":
+            return f"({name})({a} & {b})"
+        operator = ">" if self.name == "reduce_max" else "<"
+        if self.dtype.kind == "f":
+            return f"({b} {operator} {a} || {b} != {b} ? {b} : {a})"
+        return f"({b} {operator} {a} ? {b} : {a})"
+
+
+def reduction_kernels(
+    body: Body, reduction: Reduction, *, compute_units: int
+) -> tuple[list[KernelSource], int]:
+    """Kernels that reduce the body's variable over axes, and the partial results between them.
+
+    The first kernel takes ``body.arguments`` and an output; if there are two, its output is a
+    scratch buffer of the returned number of elements, which the second one reduces further.
+    Returns that number as 0 for one kernel.
+    """
+    reduced = [axis in reduction.axes for axis in range(len(body.shape))]
+    space = collapse(body, reduced)
+    if space.reduced and not space.reduced[-1]:
+        emit, chunks = _columns, _column_chunks(space, compute_units)
+    else:
+        emit, chunks = _rows, _row_chunks(space, compute_units)
+    first = emit(body, reduction, space, chunks)
+    if chunks == 1:
+        return [first], 0
+    outputs = math.prod(n for n, r in zip(space.extents, space.reduced, strict=True) if not r)
+    partial = View(None, (chunks, outputs), reduction.dtype, (outputs, 1))
+    again = Body(
+        (chunks, outputs),
+        (Read("x", partial, "partials"),),
+        (),
+        (),
+        (("partials", reduction.dtype),),
+    )
+    last = Reduction(reduction.name, "x", reduction.dtype, (0,))
+    merged = collapse(again, [True, False])
+    emit = _columns if merged.reduced and not merged.reduced[-1] else _rows
+    return [first, emit(again, last, merged, 1)], chunks * outputs
+
+
+def _split(space: Space) -> tuple[list[int], list[int]]:
+    """Positions of kept and of reduced axes."""
+    kept = [i for i, r in enumerate(space.reduced) if not r]
+    return kept, [i for i, r in enumerate(space.reduced) if r]
+
+
+def _column_chunks(space: Space, compute_units: int) -> int:
+    kept, reduced = _split(space)
+    length = math.prod(space.extents[i] for i in reduced)
+    outputs = math.prod(space.extents[i] for i in kept[:-1]) * ceil_div(space.extents[-1], 256)
+    return max(1, min(ceil_div(4 * compute_units, max(outputs, 1)), length // 64))
+
+
+def _row_chunks(space: Space, compute_units: int) -> int:
+    kept, reduced = _split(space)
+    length = math.prod(space.extents[i] for i in reduced)
+    outputs = math.prod(space.extents[i] for i in kept)
+    return max(1, min(ceil_div(4 * compute_units, max(outputs, 1)), length // 4096))
+
+
+def _kernel_head(body: Body, reduction: Reduction) -> str:
+    arguments = parameters(body)
+    out = f"__global {ctype(reduction.dtype.name)}* restrict out"
+    return f"__kernel void KERNEL({', '.join(part for part in (arguments, out) if part)}) {{\n"
+
+
+def _columns(body: Body, reduction: Reduction, space: Space, chunks: int) -> KernelSource:
+    """The last axis is kept: a work-item sums rows into a strip of columns."""
+    kept, reduced = _split(space)
+    index, real = index_type(body), ctype(reduction.dtype.name)
+    length = math.prod(space.extents[i] for i in reduced)
+    columns, outer = space.extents[-1], [space.extents[i] for i in kept[:-1]]
+    strip = min(columns, 256)
+    strips = ceil_div(columns, strip)
+    each = ceil_div(length, chunks)
+    names = [f"i{axis}" for axis in range(len(space.extents))]
+    take_outer = decompose([names[i] for i in kept[:-1]], outer, "o", index)
+    take_reduced = decompose(
+        [names[i] for i in reduced], [space.extents[i] for i in reduced], "r", index
+    )
+    inner = len(space.extents) - 1
+    combined = reduction.combine("sum[k - start]", reduction.variable)
+    total = reduction.combine("total[k]", "sum[k]")
+    outputs = math.prod(outer) * columns
+    code = f"""{_kernel_head(body, reduction)}
+  const {index} start = get_global_id(0) * {strip}, o = get_global_id(1), chunk = get_global_id(2);
+  const {index} end = start + {strip} < {columns} ? start + {strip} : {columns};
+  const {index} first = chunk * {each};
+  const {index} last = first + {each} < {length} ? first + {each} : {length};
+  {take_outer}
+  {real} sum[{strip}], total[{strip}];
+  for ({index} k = 0; k < {strip}; k++) total[k] = {reduction.initial()};
+  for ({index} block = first; block < last; block += {_BLOCK}) {{
+    const {index} stop = block + {_BLOCK} < last ? block + {_BLOCK} : last;
+    for ({index} k = 0; k < {strip}; k++) sum[k] = {reduction.initial()};
+    for ({index} r = block; r < stop; r++) {{
+      {take_reduced}
+{offsets(body, space, names, index, inner)}
+      for ({index} k = start; k < end; k++) {{
+{element_code(body, space, inner, "k")}        sum[k - start] = {combined};
+      }}
+    }}
+    for ({index} k = 0; k < {strip}; k++) total[k] = {total};
+  }}
+  for ({index} k = start; k < end; k++)
+    out[chunk * {outputs} + o * {columns} + k] = total[k - start];
+}}
+"""
+    size = (strips, max(math.prod(outer), 1), chunks)
+    arguments = (*(n for n, _ in body.arguments), "out")
+    flops = math.prod(body.shape) * (1 + len(body.statements))
+    return finish("reduce_columns", code, arguments, size, (1, 1, 1), flops)
+
+
+def _rows(body: Body, reduction: Reduction, space: Space, chunks: int) -> KernelSource:
+    """The last axis is reduced, in interleaved lanes that are combined in a fixed order."""
+    kept, reduced = _split(space)
+    index, real = index_type(body), ctype(reduction.dtype.name)
+    inner = len(space.extents) - 1 if reduced else None
+    length = space.extents[-1] if reduced else int(math.prod(body.shape) > 0)
+    if 0 in body.shape:
+        length = 0
+    turns = math.prod(space.extents[i] for i in reduced[:-1])
+    outputs = math.prod(space.extents[i] for i in kept)
+    # Chunks cut the inner axis if it is the only one, else the outer ones.
+    cut_inner = turns == 1
+    each = ceil_div(length if cut_inner else turns, chunks)
+    names = [f"i{axis}" for axis in range(len(space.extents))]
+    take_kept = decompose([names[i] for i in kept], [space.extents[i] for i in kept], "o", index)
+    take_turn = decompose(
+        [names[i] for i in reduced[:-1]], [space.extents[i] for i in reduced[:-1]], "t", index
+    )
+    lanes = LANES if length >= LANES else 1
+    start, end = ("begin", "finish") if cut_inner else ("0", str(length))
+    turn = ("0", "1") if cut_inner else ("begin", "finish")
+    extent = length if cut_inner else turns
+    combine: Callable[[str, str], str] = reduction.combine
+    fold = "\n".join(
+        f"  for (int e = 0; e < {half}; e++) "
+        f"total[e] = {combine('total[e]', f'total[e + {half}]')};"
+        for half in (8, 4, 2, 1)
+        if half < lanes
+    )
+    code = f"""{_kernel_head(body, reduction)}
+  const {index} o = get_global_id(0), chunk = get_global_id(1);
+  const {index} begin = chunk * {each};
+  const {index} finish = begin + {each} < {extent} ? begin + {each} : {extent};
+  {take_kept}
+  {real} total[{lanes}];
+  for (int e = 0; e < {lanes}; e++) total[e] = {reduction.initial()};
+  for ({index} t = {turn[0]}; t < {turn[1]}; t++) {{
+    {take_turn}
+{offsets(body, space, names, index, inner)}
+    for ({index} block = {start}; block < {end}; block += {_BLOCK * lanes}) {{
+      const {index} stop = block + {_BLOCK * lanes} < {end} ? block + {_BLOCK * lanes} : {end};
+      {real} sum[{lanes}];
+      for (int e = 0; e < {lanes}; e++) sum[e] = {reduction.initial()};
+      {index} k0 = block;
+      for (; k0 + {lanes} <= stop; k0 += {lanes})
+        for (int e = 0; e < {lanes}; e++) {{
+          const {index} k = k0 + e;
+{element_code(body, space, inner, "k")}          sum[e] = {combine("sum[e]", reduction.variable)};
+        }}
+      for ({index} k = k0; k < stop; k++) {{
+{element_code(body, space, inner, "k")}        sum[0] = {combine("sum[0]", reduction.variable)};
+      }}
+      for (int e = 0; e < {lanes}; e++) total[e] = {combine("total[e]", "sum[e]")};
+    }}
+  }}
+{fold}
+  out[chunk * {outputs} + o] = total[0];
+}}
+"""
+    size = (max(outputs, 1), chunks)
+    arguments = (*(n for n, _ in body.arguments), "out")
+    flops = math.prod(body.shape) * (1 + len(body.statements))
+    return finish("reduce_rows", code, arguments, size, (1, 1), flops)
