@@ -7,6 +7,7 @@ winners: what is compared there is one step's arithmetic, not a trajectory, whic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -48,7 +49,8 @@ class Worst(NamedTuple):
 
     def or_worse(self, found: float, tensor: str, step: int) -> Worst:
         """The larger one; NaN is worse than anything."""
-        return self if found <= self.deviation else Worst(found, tensor, step)
+        settled = math.isnan(self.deviation) or found <= self.deviation
+        return self if settled else Worst(found, tensor, step)
 
 
 _NOTHING = Worst()
@@ -236,9 +238,11 @@ class Trained:
 
     def compare_weights(self, reference: Reference) -> None:
         """Compare the parameters with the oracle's after the last step."""
+        names = [name for name in reference.state if name.startswith("parameters.")]
+        largest = max(float(np.max(np.abs(reference.state[name]))) for name in names)
         for name, tensor in self.state.tensors.items():
-            if name.startswith("parameters."):
-                found = deviation(tensor.numpy(), reference.state[name])
+            if name in names:
+                found = gradient_deviation(tensor.numpy(), reference.state[name], largest)
                 short = name.removeprefix("parameters.")
                 self.comparison.weight = self.comparison.weight.or_worse(
                     found, short, reference.count
@@ -246,7 +250,10 @@ class Trained:
 
 
 def gradient_deviation(found: np.ndarray, wanted: np.ndarray, largest: float) -> float:
-    """The deviation of a gradient; one that vanishes is measured by the largest gradient."""
+    """The deviation of a gradient, or of a weight that such gradients made.
+
+    One that vanishes is measured by the largest of its kind.
+    """
     vanishes = float(np.max(np.abs(wanted), initial=0.0)) < _VANISHING * largest
     return deviation(found, wanted, floor=largest if vanishes else 0.0)
 
