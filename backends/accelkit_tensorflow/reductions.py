@@ -93,7 +93,11 @@ def _sort_key(x: Any) -> Any:
     if x.dtype == tf.uint64:
         signed = ops.Bitcast(input=x, type=tf.int64)
         return ops.BitwiseXor(x=signed, y=tf.constant(tf.int64.min, tf.int64))
-    return narrow(x, _SORTED_AS.get(x.dtype, x.dtype))
+    key = narrow(x, _SORTED_AS.get(x.dtype, x.dtype))
+    if key.dtype.is_floating:  # XLA puts -0.0 before 0.0, which are equal
+        zero = tf.zeros((), key.dtype)
+        key = tf.where(key == zero, zero, key)
+    return key
 
 
 def _argsort(x: Any, *, axis: int, descending: bool) -> Any:
