@@ -15,7 +15,7 @@ from accelkit import host
 from accelkit.backend import Backend, CompileOptions, Executable, MemoryStatistics
 from accelkit.device import Device, DeviceInfo
 from accelkit.dtypes import dtype
-from accelkit.errors import AccelkitError, OutOfMemoryError
+from accelkit.errors import AccelkitError, CapabilityError, OutOfMemoryError
 from accelkit.graph import Graph, Node, TensorSpec, Value
 from accelkit.primitives.primitive import Primitive
 from accelkit_tensorflow import philox, runtime
@@ -28,6 +28,7 @@ __all__ = ["TensorflowBackend", "VariableArray"]
 
 _COMPILED_PRIMITIVES = 4096
 _CONTROL = ("cond", "scan")
+_DLPACK_CPU, _DLPACK_CUDA = 1, 2
 # How TensorFlow says that an operation has no kernel for a dtype or an option.
 _NO_KERNEL = (
     tf.errors.NotFoundError,
@@ -52,14 +53,14 @@ class TensorflowBackend(Backend):
             "float64",
             "float16",
             "bfloat16",
-            "deterministic",
             "donation",
             "native_control_flow",
         }
         if has_xla():
             capabilities.add("xla")
-        if any(device.kind != "cpu" for device in runtime.discover()):
-            capabilities.add("asynchronous")
+        only_cpu = all(device.kind == "cpu" for device in runtime.discover())
+        # TensorFlow's switch for deterministic GPU kernels is one-way and for the whole process.
+        capabilities.add("deterministic" if only_cpu else "asynchronous")
         self.capabilities = frozenset(capabilities)
         self._dtypes: dict[Any, Any] = {}
         self._programs: dict[Any, Executable] = {}
@@ -123,9 +124,16 @@ class TensorflowBackend(Backend):
     def to_dlpack(self, array: Any, **options: Any) -> Any:
         return tf.experimental.dlpack.to_dlpack(as_tensor(array))
 
+    def from_dlpack(self, source: Any, device: Device) -> Any:
+        if source.__dlpack_device__()[0] == _DLPACK_CPU:
+            return super().from_dlpack(source, device)
+        imported = tf.experimental.dlpack.from_dlpack(source.__dlpack__())
+        with tf.device(runtime.native_name(device)):
+            return tf.identity(imported)
+
     def dlpack_device(self, array: Any) -> tuple[int, int]:
         device = self.device_of(array)
-        return (2, device.index) if device.kind == "gpu" else (1, 0)
+        return (_DLPACK_CUDA, device.index) if device.kind == "gpu" else (_DLPACK_CPU, 0)
 
     # --- programs -------------------------------------------------------------------------------
 
@@ -150,12 +158,20 @@ class TensorflowBackend(Backend):
         donate: frozenset[int] = frozenset(),
         options: CompileOptions | None = None,
     ) -> Executable:
+        options = options or CompileOptions()
+        if options.deterministic and device.kind != "cpu":
+            raise CapabilityError(
+                f"TensorFlow cannot be asked for deterministic programs on {device} without "
+                f"changing the whole process. Use the CPU or another backend, or call "
+                f"tf.config.experimental.enable_op_determinism() yourself and leave "
+                f"deterministic=False."
+            )
         return TensorflowExecutable(
             graph,
             device,
             self._node_implementation(device),
             donate,
-            options or CompileOptions(),
+            options,
             use_xla="xla" in self.capabilities,
         )
 

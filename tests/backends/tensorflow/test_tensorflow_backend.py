@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 
+import accelkit_tensorflow
 import numpy as np
 import pytest
 from accelkit_tensorflow import TensorflowBackend, VariableArray, philox
@@ -223,6 +224,24 @@ def test_dlpack() -> None:
     again = tf.experimental.dlpack.from_dlpack(TENSORFLOW.to_dlpack(state[1]))
     np.testing.assert_array_equal(again.numpy(), np.full(1000, 2.0))
     assert TENSORFLOW.dlpack_device(state[1]) == (1, 0)
+
+
+def _has_no_cpu_kernel(case: Case) -> bool:
+    """TensorFlow's own CPU kernels have no gradients of dilated convolutions, and say so."""
+    dilated = case.parameters.get("dilation", (1, 1)) != (1, 1)
+    return dilated and case.primitive.endswith("_grad")
+
+
+def test_without_xla(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelkit_tensorflow, "has_xla", lambda: False)
+    backend = TensorflowBackend()
+    assert "xla" in TENSORFLOW.capabilities
+    assert "xla" not in backend.capabilities
+    assert all("without XLA" in info.driver for info in backend.devices())
+    xla_cases.check_donation(backend)
+    xla_cases.check_copies_survive(backend)
+    xla_cases.check_compiled(backend, "float32", leave_out=_has_no_cpu_kernel)
+    xla_cases.check_control_flow(backend)
 
 
 def test_memory_statistics() -> None:
