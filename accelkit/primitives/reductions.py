@@ -106,7 +106,7 @@ def _cut(x: Any, axis: int, start: int, stop: int) -> Any:
     return slice_(x, start=tuple(low), stop=tuple(high), step=(1,) * x.ndim)
 
 
-reduce_sum = _reduction("reduce_sum", _sum_vjp, "Sum over axes; 0 over nothing.")
+reduce_sum = _reduction("reduce_sum", _sum_vjp, "Sum over axes; 0 over nothing, x over no axes.")
 reduce_max = _reduction(
     "reduce_max", _extremum_vjp, "Maximum over axes; NaN wins. Ties share g.", empty=False
 )

@@ -13,7 +13,8 @@ Axes = tuple[int, ...]
 
 
 def _reduce_sum(x: Any, *, axes: Axes) -> Any:
-    return np.sum(x, axis=axes, dtype=x.dtype)
+    # Over no axes NumPy adds 0, which changes the sign of -0.0.
+    return np.sum(x, axis=axes, dtype=x.dtype) if axes else x
 
 
 def _reduce_product(x: Any, *, axes: Axes) -> Any:

@@ -236,6 +236,12 @@ def test_sets_need_data() -> None:
         ak.trace(ak.unique_values, ak.zeros(3))
 
 
+def test_a_reduction_over_no_axes_changes_nothing() -> None:
+    x = np.broadcast_to(np.array([[-0.0, 0.0, np.inf]]), (2, 3))  # NumPy's own sum gives 0.0
+    for function in (ak.sum, ak.prod, ak.max, ak.min):
+        assert_same(function(ak.broadcast_to(ak.asarray(x[:1]), (2, 3)), axis=()), x)
+
+
 def test_nan_wins_every_extremum() -> None:
     x = ak.asarray([1.0, math.nan, 3.0])
     assert math.isnan(float(ak.max(x)))
