@@ -139,9 +139,34 @@ def scalar_like(value: Scalar, tensor: Tensor) -> Tensor:
 
 
 def cast(x: Tensor, dtype: DType) -> Tensor:
-    """The tensor in another dtype; itself if it has it already."""
-    result: Tensor = x if x.dtype is dtype else elementwise.cast(x, dtype=dtype)
-    return result
+    """The tensor in another dtype; itself if it has it already.
+
+    Raises:
+        DTypeError: if the device has no such dtype.
+    """
+    if x.dtype is dtype:
+        return x
+    require_dtype(dtype, x._device)
+    return elementwise.cast(x, dtype=dtype)
+
+
+def require_dtype(dtype: DType, device: Device | None) -> None:
+    """Refuse a dtype that tensors on a device cannot have.
+
+    Args:
+        dtype: The element type.
+        device: The device; None for that of the active trace, else the default one.
+
+    Raises:
+        DTypeError: naming the dtypes that it has.
+    """
+    trace = active_trace()
+    place = trace.device if trace is not None else device or current_device()
+    if place is None:
+        return  # not known yet: compiling will tell
+    names = registry.backend(place.backend).dtype_names(place)
+    if dtype.name not in names:
+        raise DTypeError(f"{place} has no {dtype}. It has: {', '.join(sorted(names))}.")
 
 
 def pair(a: ArrayLike, b: ArrayLike) -> tuple[Tensor, Tensor]:
@@ -274,10 +299,9 @@ def put(array: np.ndarray, device: Device) -> Tensor:
     """
     backend = registry.backend(device.backend)
     found = dtypes.dtype(array.dtype)
-    if found.name not in backend.dtype_names(device):
-        raise DTypeError(
-            f"{device} has no {found}. It has: {', '.join(sorted(backend.dtype_names(device)))}."
-        )
+    names = backend.dtype_names(device)
+    if found.name not in names:
+        raise DTypeError(f"{device} has no {found}. It has: {', '.join(sorted(names))}.")
     with translated(backend):
         return Tensor._eager(backend.put(array, device), device)
 

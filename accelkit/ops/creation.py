@@ -13,7 +13,7 @@ from accelkit.device import device as find_device
 from accelkit.dispatch import bind
 from accelkit.dtypes import DType
 from accelkit.errors import DTypeError, OptionError, ShapeError
-from accelkit.ops.coercion import as_number, as_shape, asarray, tensor
+from accelkit.ops.coercion import as_number, as_shape, asarray, require_dtype, tensor
 from accelkit.ops.properties import result_type
 from accelkit.primitives import elementwise, shaping
 from accelkit.tensor import Tensor
@@ -26,6 +26,7 @@ def _create(
 ) -> Tensor:
     chosen = dtypes.default_float if dtype is None else dtypes.dtype(dtype)
     target = None if device is None else find_device(device)
+    require_dtype(chosen, target)
     parameters = {"shape": as_shape(shape), "value": as_number(value, chosen), "dtype": chosen}
     result: Tensor = bind(shaping.full, (), parameters, target)
     return result
@@ -105,6 +106,7 @@ def full_like(
 
 def _iota(shape: Any, axis: int, dtype: DType, device: DeviceLike) -> Tensor:
     target = None if device is None else find_device(device)
+    require_dtype(dtype, target)
     parameters = {"shape": as_shape(shape), "axis": axis, "dtype": dtype}
     result: Tensor = bind(shaping.iota, (), parameters, target)
     return result
