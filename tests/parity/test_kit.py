@@ -32,6 +32,7 @@ class WrongConformance(accelkit.parity.PrimitiveConformance):
     """Not collected: its tests are called below, and must fail."""
 
     backend = "wrong"
+    cases_per_graph = 48
 
 
 @pytest.mark.parametrize("name", sorted(WRONG))
