@@ -64,10 +64,17 @@ def discover() -> dict[str, list[jax.Device]]:
     """This process's devices by kind, the kind that JAX prefers first; CPUs are always listed.
 
     Where the user's JAX_PLATFORMS leaves the CPU out, so does this.
+
+    Raises:
+        DeviceError: if JAX itself fails to find devices, e.g. for a broken plugin or driver.
     """
     with _without_preallocation():
         found: dict[str, list[jax.Device]] = {}
-        for device in jax.local_devices():
+        try:
+            natives = jax.local_devices()
+        except RuntimeError as error:
+            raise DeviceError(f"JAX finds no usable device: {error}") from error
+        for device in natives:
             found.setdefault(device.platform, []).append(device)
         if "cpu" not in found:
             with contextlib.suppress(RuntimeError):

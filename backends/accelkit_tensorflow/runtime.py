@@ -23,12 +23,19 @@ _KINDS = {"GPU": "gpu", "CPU": "cpu", "TPU": "tpu"}
 
 @functools.cache
 def discover() -> dict[Device, Any]:
-    """TensorFlow's logical devices by name: accelerators first, the CPU last."""
-    _let_memory_grow()
+    """TensorFlow's logical devices by name: accelerators first, the CPU last.
+
+    Raises:
+        DeviceError: if TensorFlow itself fails to find devices, e.g. for a broken driver.
+    """
     found = {}
-    for kind in ("TPU", "GPU", "CPU"):
-        for index, logical in enumerate(tf.config.list_logical_devices(kind)):
-            found[Device("tensorflow", _KINDS[kind], index)] = logical
+    try:
+        _let_memory_grow()
+        for kind in ("TPU", "GPU", "CPU"):
+            for index, logical in enumerate(tf.config.list_logical_devices(kind)):
+                found[Device("tensorflow", _KINDS[kind], index)] = logical
+    except (RuntimeError, tf.errors.OpError) as error:
+        raise DeviceError(f"TensorFlow finds no usable device: {error}") from error
     return found
 
 

@@ -186,6 +186,15 @@ def test_unknown_device() -> None:
         JAX.put(np.zeros(1), Device("jax", "npu", 0))
 
 
+def test_a_broken_driver_is_a_device_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("no driver")
+
+    monkeypatch.setattr(jax, "local_devices", fail)
+    with pytest.raises(DeviceError, match="JAX finds no usable device: no driver"):
+        runtime.discover.__wrapped__()
+
+
 def test_translation_of_errors() -> None:
     exhausted = RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 8 bytes")
     assert isinstance(JAX.translate(exhausted), OutOfMemoryError)

@@ -10,7 +10,7 @@ import threading
 import accelkit_tensorflow
 import numpy as np
 import pytest
-from accelkit_tensorflow import TensorflowBackend, VariableArray, philox
+from accelkit_tensorflow import TensorflowBackend, VariableArray, philox, runtime
 from accelkit_tensorflow.compile import output_targets
 from accelkit_tensorflow.framework import tf
 from backends.comparison import run
@@ -254,6 +254,15 @@ def test_memory_statistics() -> None:
 def test_unknown_device() -> None:
     with pytest.raises(DeviceError, match="tensorflow:cpu:0"):
         TENSORFLOW.put(np.zeros(1), Device("tensorflow", "npu", 0))
+
+
+def test_a_broken_driver_is_a_device_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("no driver")
+
+    monkeypatch.setattr(tf.config, "list_logical_devices", fail)
+    with pytest.raises(DeviceError, match="TensorFlow finds no usable device: no driver"):
+        runtime.discover.__wrapped__()
 
 
 def test_translation_of_errors() -> None:
