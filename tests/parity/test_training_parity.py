@@ -63,12 +63,13 @@ def settings_of(name: str, **options: Any) -> Settings:
     return Settings(**dataclasses.asdict(WORKLOADS[name]), **values)
 
 
-# What XLA compiles slowly is compared in one precision, or on one framework.
+# What XLA compiles slowly is compared in one precision, or on one framework. ResNet in float32 is
+# left out: the variances of so small a batch are near zero in places, and dividing by them turns
+# one rounding into 1e-4, on every backend alike.
 RUNS = [
     ("alexnet-2012", "float32", FRAMEWORKS),
     ("alexnet-2012", "float64", FRAMEWORKS),
-    ("resnet18", "float32", FRAMEWORKS),
-    ("resnet18", "float64", ("torch",)),
+    ("resnet18", "float64", FRAMEWORKS),
     ("vit", "float32", ("torch",)),
     ("vit", "float64", ("torch",)),
 ]
