@@ -28,6 +28,7 @@ __all__ = [
     "model_names",
     "register_backend",
     "register_model",
+    "unregister_backend",
 ]
 
 _INSTALL_HINTS = {
@@ -107,6 +108,14 @@ def register_backend(name: str, factory: Callable[[], Backend]) -> None:
     """Register a backend from a program instead of an entry point, replacing an earlier one."""
     with _lock:
         _registered_backends[name] = factory
+        _instances.pop(name, None)
+        _failures.pop(name, None)
+
+
+def unregister_backend(name: str) -> None:
+    """Forget a backend that a program registered; one from an entry point comes back."""
+    with _lock:
+        _registered_backends.pop(name, None)
         _instances.pop(name, None)
         _failures.pop(name, None)
 

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 
 from accelkit.errors import OptionError
-from accelkit.random.normal import random_normal
+from accelkit.random.normals import random_normal
 from accelkit.random.philox import random_uniform
 
 __all__ = [

@@ -1,7 +1,7 @@
 """Random numbers: Philox4x32-10 streams, the same bits on every backend and machine."""
 
 from accelkit.random.arguments import Key
-from accelkit.random.normal import random_normal
+from accelkit.random.normals import random_normal
 from accelkit.random.philox import (
     keep_threshold,
     philox4x32,

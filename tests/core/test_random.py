@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from accelkit import dtypes, random
 from accelkit.errors import DTypeError, OptionError
-from accelkit.random import normal, philox
+from accelkit.random import normals, philox
 
 WORD = 0xFFFFFFFF
 words32 = st.integers(0, WORD)
@@ -212,7 +212,7 @@ def test_draws_do_not_depend_on_pieces_or_threads(monkeypatch, threads, chunk_bl
     monkeypatch.setattr(philox, "_CHUNK_BLOCKS", chunk_blocks)
     monkeypatch.setattr(philox, "_BLOCKS_WORTH_A_THREAD", 1)
     monkeypatch.setattr(philox, "_usable_cpus", lambda: threads)
-    monkeypatch.setattr(normal, "_PIECE", 5)
+    monkeypatch.setattr(normals, "_PIECE", 5)
     for got, want in zip(draws(), expected, strict=True):
         assert np.array_equal(got, want)
 
@@ -332,7 +332,7 @@ class TestKeepMask:
 
 def normals_of(words: np.ndarray) -> np.ndarray:
     work = np.empty((3, len(words)))
-    return normal._inverse_distribution(words, *work)
+    return normals._inverse_distribution(words, *work)
 
 
 class TestNormal:
@@ -412,7 +412,7 @@ class TestNormal:
 
     def test_logarithm(self):
         x = np.concatenate([np.geomspace(1e-300, 1e300, 2001), np.linspace(0.4, 2.1, 2001)])
-        for value, result in zip(x.tolist(), normal._log(x.copy()).tolist(), strict=True):
+        for value, result in zip(x.tolist(), normals._log(x.copy()).tolist(), strict=True):
             expected = math.log(value)
             assert abs(result - expected) <= 2 * math.ulp(expected)
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
+from parity.toy_backend import ToyBackend, WrongBackend
 
 from accelkit import registry
 from accelkit.errors import BackendUnavailableError
@@ -22,3 +24,13 @@ def _require_backends(request: pytest.FixtureRequest) -> None:
             if os.environ.get("CI", "").lower() == "true":
                 raise
             pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def toys() -> Iterator[None]:
+    """The backends ``toy`` and ``wrong``, for the tests of one module only."""
+    registry.register_backend("toy", ToyBackend)
+    registry.register_backend("wrong", WrongBackend)
+    yield
+    registry.unregister_backend("toy")
+    registry.unregister_backend("wrong")

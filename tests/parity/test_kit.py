@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from parity.toy_backend import WRONG, ToyBackend, WrongBackend
+from parity.toy_backend import WRONG
 
 import accelkit as ak
 import accelkit.parity
@@ -18,8 +18,7 @@ from accelkit.parity.checks import explain, guarded
 from accelkit.primitives import PRIMITIVES
 from accelkit.primitives.primitive import Primitive
 
-registry.register_backend("toy", ToyBackend)
-registry.register_backend("wrong", WrongBackend)
+pytestmark = pytest.mark.usefixtures("toys")
 
 
 class TestToy(accelkit.parity.PrimitiveConformance):

@@ -21,8 +21,7 @@ from accelkit.parity.report import failures, to_json
 from accelkit.parity.training import Comparison, Worst, compare_training, gradient_deviation
 from accelkit.parity.winners import impose_winners, observe_winners
 
-registry.register_backend("toy", ToyBackend)
-registry.register_backend("wrong", WrongBackend)
+pytestmark = pytest.mark.usefixtures("toys")
 
 FRAMEWORKS = ("torch", "jax", "tensorflow")
 
