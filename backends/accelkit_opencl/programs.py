@@ -64,12 +64,19 @@ class SourceProvider:
         runtime: The device.
         folder: Cache folder; None for the user's own.
         keep_binaries: Whether to cache binaries; None for "unless the runtime does so itself".
+        options: More options for the compiler.
     """
 
     def __init__(
-        self, runtime: Runtime, folder: Path | None = None, *, keep_binaries: bool | None = None
+        self,
+        runtime: Runtime,
+        folder: Path | None = None,
+        *,
+        keep_binaries: bool | None = None,
+        options: Sequence[str] = (),
     ) -> None:
         self._runtime = runtime
+        self._options = [*_OPTIONS, *options]
         self._folder = folder or cache_folder()
         if keep_binaries is None:
             keep_binaries = runtime.handle.platform.name not in _OWN_CACHE
@@ -110,7 +117,7 @@ class SourceProvider:
         return program
 
     def _key(self, source: str) -> str:
-        identity = json.dumps([self._runtime.identity, _OPTIONS, source], sort_keys=True)
+        identity = json.dumps([self._runtime.identity, self._options, source], sort_keys=True)
         return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
     def build(self, source: str) -> cl.Program:
@@ -124,7 +131,7 @@ class SourceProvider:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", cl.CompilerWarning)
                 return cl.Program(runtime.context, source).build(
-                    options=_OPTIONS, devices=[runtime.handle], cache_dir=False
+                    options=self._options, devices=[runtime.handle], cache_dir=False
                 )
         except cl.Error as error:
             with tempfile.NamedTemporaryFile(
