@@ -16,7 +16,7 @@ from accelkit.graph import Graph, Value
 
 __all__ = ["Interval", "MemoryPlan", "plan_memory", "plan_values", "updated_in_place"]
 
-ALIGNMENT_BYTES = 128
+ALIGNMENT_BYTES = 128  # a cache line pair, and the longest OpenCL vector
 
 
 class Interval(NamedTuple):
@@ -27,41 +27,82 @@ class Interval(NamedTuple):
     last: int
 
 
-class ArenaPlan(NamedTuple):
-    """Offset of each block in one arena, its size, and the least any plan could need."""
+class Place(NamedTuple):
+    """Where a block lies."""
 
-    offsets: list[int]
-    peak_bytes: int
+    slab: int
+    offset: int
+
+
+class ArenaPlan(NamedTuple):
+    """Place of each block, sizes of the slabs, and the least that any plan could need."""
+
+    places: list[Place]
+    slab_bytes: list[int]
     lower_bound_bytes: int
+
+    @property
+    def offsets(self) -> list[int]:
+        """Offset of each block in its slab."""
+        return [place.offset for place in self.places]
+
+    @property
+    def peak_bytes(self) -> int:
+        """Size of all slabs together."""
+        return sum(self.slab_bytes)
 
 
 def _aligned(memory_bytes: int) -> int:
     return -(-memory_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
-def plan_memory(intervals: Sequence[Interval]) -> ArenaPlan:
-    """Assign offsets so that no two blocks overlap while both are alive."""
+def plan_memory(intervals: Sequence[Interval], *, slab_limit_bytes: int | None = None) -> ArenaPlan:
+    """Place blocks so that no two overlap while both are alive.
+
+    Args:
+        intervals: Size and life of each block.
+        slab_limit_bytes: Largest slab, for devices that limit the size of one buffer; a block
+            that is larger gets a slab of its own. One slab holds everything if None.
+    """
     sizes = [_aligned(block.memory_bytes) for block in intervals]
-    order = sorted(range(len(intervals)), key=lambda i: (-sizes[i], intervals[i].first))
-    offsets = [0] * len(intervals)
-    placed: list[int] = []
-    peak = 0
-    for index in order:
-        block = intervals[index]
-        neighbours = sorted(
-            (offsets[other], offsets[other] + sizes[other])
-            for other in placed
-            if intervals[other].first <= block.last and block.first <= intervals[other].last
-        )
-        position = 0
-        for start, end in neighbours:
-            if start - position >= sizes[index]:
+    places = [Place(0, 0)] * len(intervals)
+    slabs: list[list[int]] = []
+    slab_bytes: list[int] = []
+    for index in sorted(range(len(intervals)), key=lambda i: (-sizes[i], intervals[i].first)):
+        for number in range(len(slabs) + 1):
+            if number == len(slabs):
+                slabs.append([])
+                slab_bytes.append(0)
+            offset = _lowest_gap(index, slabs[number], intervals, sizes, places)
+            fits = slab_limit_bytes is None or offset + sizes[index] <= slab_limit_bytes
+            if fits or not slabs[number]:
                 break
-            position = max(position, end)
-        offsets[index] = position
-        placed.append(index)
-        peak = max(peak, position + sizes[index])
-    return ArenaPlan(offsets, peak, _lower_bound(intervals, sizes))
+        places[index] = Place(number, offset)
+        slabs[number].append(index)
+        slab_bytes[number] = max(slab_bytes[number], offset + sizes[index])
+    return ArenaPlan(places, slab_bytes, _lower_bound(intervals, sizes))
+
+
+def _lowest_gap(
+    index: int,
+    placed: Sequence[int],
+    intervals: Sequence[Interval],
+    sizes: Sequence[int],
+    places: Sequence[Place],
+) -> int:
+    """The lowest offset that is free among the placed blocks for a block's whole life."""
+    block = intervals[index]
+    taken = sorted(
+        (places[other].offset, places[other].offset + sizes[other])
+        for other in placed
+        if intervals[other].first <= block.last and block.first <= intervals[other].last
+    )
+    position = 0
+    for start, end in taken:
+        if start - position >= sizes[index]:
+            break
+        position = max(position, end)
+    return position
 
 
 def _lower_bound(intervals: Sequence[Interval], sizes: Iterable[int]) -> int:

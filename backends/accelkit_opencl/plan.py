@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from accelkit.graph import Graph, TensorSpec, Value
-from accelkit_opencl.arena import Block, plan_arena
+from accelkit.passes.memory import Interval, plan_memory
 from accelkit_opencl.kernels.fused import Body, elementwise_kernel
 from accelkit_opencl.kernels.reductions import reduction_kernels
 from accelkit_opencl.kernels.source import KernelSource
@@ -259,8 +259,8 @@ def _assign_arena(
             if value not in storage:
                 life.setdefault(value, [position, position])[1] = position
     values = list(life)
-    blocks = [Block(v.spec.memory_bytes, *life[v]) for v in values]
-    plan = plan_arena(blocks, limit_bytes=limit_bytes)
+    blocks = [Interval(max(v.spec.memory_bytes, 1), *life[v]) for v in values]
+    plan = plan_memory(blocks, slab_limit_bytes=limit_bytes)
     for value, place in zip(values, plan.places, strict=True):
         size = max(value.spec.memory_bytes, 1)
         storage[value] = Storage("arena", place.slab, place.offset, size)

@@ -20,12 +20,12 @@ from accelkit.device import Device, DeviceInfo
 from accelkit.dtypes import DType
 from accelkit.dtypes import dtype as as_dtype
 from accelkit.errors import DeviceError, OutOfMemoryError
+from accelkit.passes.memory import ALIGNMENT_BYTES
 from accelkit_opencl.failures import funnel
 from accelkit_opencl.kernels.source import round_up
 
 __all__ = ["DeviceArray", "Memory", "Runtime", "discover", "open_device"]
 
-ALIGNMENT_BYTES = 128  # of every array: a cache line pair, and the longest OpenCL vector
 _KINDS = (
     (cl.device_type.GPU, "gpu"),
     (cl.device_type.CPU, "cpu"),

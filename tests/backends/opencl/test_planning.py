@@ -6,7 +6,6 @@ import gc
 
 import numpy as np
 import pytest
-from accelkit_opencl.arena import Block, plan_arena
 from accelkit_opencl.runtime import Runtime
 from accelkit_opencl.views import VIEW_PRIMITIVES, View
 from hypothesis import given
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 import accelkit as ak
 from accelkit import dtypes, losses, nn, optim, registry, train
 from accelkit.errors import BackendError
+from accelkit.passes.memory import Interval, plan_memory
 
 # --- views --------------------------------------------------------------------------------------
 
@@ -97,25 +97,25 @@ def test_a_dense_array_can_take_any_shape() -> None:
 @given(
     st.lists(
         st.tuples(st.integers(0, 2000), st.integers(0, 20), st.integers(0, 5)).map(
-            lambda t: Block(t[0], t[1], t[1] + t[2])
+            lambda t: Interval(t[0], t[1], t[1] + t[2])
         ),
         max_size=30,
     ),
     st.sampled_from([1 << 40, 4096]),
 )
-def test_blocks_that_live_together_do_not_overlap(blocks: list[Block], limit: int) -> None:
-    plan = plan_arena(blocks, limit_bytes=limit)
+def test_blocks_that_live_together_do_not_overlap(blocks: list[Interval], limit: int) -> None:
+    plan = plan_memory(blocks, slab_limit_bytes=limit)
     for i, a in enumerate(blocks):
         place = plan.places[i]
-        assert place.offset + a.size_bytes <= plan.slab_bytes[place.slab] <= limit
+        assert place.offset + a.memory_bytes <= plan.slab_bytes[place.slab] <= limit
         assert place.offset % 128 == 0
         for j, b in enumerate(blocks[:i]):
             other = plan.places[j]
             together = a.first <= b.last and b.first <= a.last
-            if together and place.slab == other.slab and a.size_bytes and b.size_bytes:
+            if together and place.slab == other.slab and a.memory_bytes and b.memory_bytes:
                 assert (
-                    place.offset + a.size_bytes <= other.offset
-                    or other.offset + b.size_bytes <= place.offset
+                    place.offset + a.memory_bytes <= other.offset
+                    or other.offset + b.memory_bytes <= place.offset
                 )
     assert sum(plan.slab_bytes) >= plan.lower_bound_bytes
 
