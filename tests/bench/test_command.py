@@ -272,13 +272,12 @@ def test_an_interrupt_ends_the_workers_and_writes_nothing(number, tmp_path):
 def test_closing_a_request_ends_its_worker():
     settings = bench.Settings("numpy", "lenet5", batch_size=2, steps=100000)
     events = request("measure", threads=1, settings=settings.to_json(), profile=False)
+    before = set(psutil.Process().children())
     assert next(events)["event"] == "stage"
-    (worker,) = psutil.Process().children()
+    (worker,) = set(psutil.Process().children()) - before
     events.close()
-    deadline = time.monotonic() + 10
-    while worker.is_running() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not worker.is_running()
+    _, alive = psutil.wait_procs([worker], timeout=10)
+    assert alive == []
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs processor affinity")
