@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from accelkit import ops
+from accelkit.arguments import require_fraction
 from accelkit.dtypes import dtype as as_dtype
 from accelkit.errors import DTypeError, OptionError, ShapeError
 from accelkit.graph import TensorSpec
@@ -64,8 +65,7 @@ class SoftmaxCrossEntropy(Loss):
     label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise OptionError(f"label_smoothing must be in [0, 1), got {self.label_smoothing}.")
+        require_fraction("label_smoothing", self.label_smoothing)
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(N,): the mean over the axes between the first and the classes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from accelkit import ops
-from accelkit.errors import OptionError
+from accelkit.arguments import require_integer
 from accelkit.primitives.reductions import keep_axes
 from accelkit.tensor import Tensor
 
@@ -36,8 +36,7 @@ class TopKAccuracy(Metric):
     k: int = 1
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise OptionError(f"k must be at least 1, got {self.k}.")
+        require_integer("k", self.k)
 
     @property
     def name(self) -> str:  # type: ignore[override]

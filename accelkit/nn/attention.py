@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from accelkit import ops
-from accelkit.errors import OptionError, ShapeError
+from accelkit.arguments import require_fraction, require_integer
+from accelkit.errors import ShapeError
 from accelkit.nn.layers import Dropout, Linear
 from accelkit.nn.module import Module, Scope
 from accelkit.tensor import Tensor
@@ -31,8 +32,8 @@ class MultiHeadAttention(Module):
     bias: bool = True
 
     def __post_init__(self) -> None:
-        if self.heads < 1:
-            raise OptionError(f"`heads` must be a positive integer, got {self.heads!r}.")
+        require_integer("heads", self.heads)
+        require_fraction("dropout", self.dropout)
 
     def forward(self, scope: Scope, x: Tensor, memory: Tensor | None = None) -> Tensor:
         """Queries x (N, T, features), keys and values from memory (N, S, features), x if None."""

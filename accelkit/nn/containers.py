@@ -6,11 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from accelkit.arguments import require_instance
 from accelkit.errors import OptionError, ShapeError
 from accelkit.nn.module import Module, Scope
 from accelkit.tensor import Tensor
 
 __all__ = ["Function", "Residual", "Sequential"]
+
+
+def _require_module(name: str, layer: object) -> None:
+    require_instance(name, layer, Module, "Wrap a plain function as nn.Function(f).")
 
 
 @dataclass(frozen=True, init=False)
@@ -31,11 +36,11 @@ class Sequential(Module):
             raise OptionError("Sequential takes its layers by position or by keyword, not both.")
         pairs = tuple(named.items()) or tuple((str(i), layer) for i, layer in enumerate(layers))
         for name, layer in pairs:
-            if not isinstance(layer, Module):
+            if not name or "." in name:
                 raise OptionError(
-                    f"Layer {name!r} of Sequential must be a Module, got {type(layer).__name__}. "
-                    f"Wrap a plain function as nn.Function(f)."
+                    f"A layer's name stands in dotted paths, so it has no dots itself: {name!r}."
                 )
+            _require_module(name, layer)
         object.__setattr__(self, "layers", pairs)
 
     def forward(self, scope: Scope, x: Any) -> Any:
@@ -57,6 +62,11 @@ class Residual(Module):
     body: Module
     shortcut: Module | None = None
 
+    def __post_init__(self) -> None:
+        _require_module("body", self.body)
+        if self.shortcut is not None:
+            _require_module("shortcut", self.shortcut)
+
     def forward(self, scope: Scope, x: Tensor) -> Tensor:
         """The sum of both paths."""
         y = scope.run("body", self.body, x)
@@ -75,6 +85,10 @@ class Function(Module):
     """A pure function of the input as a layer without parameters."""
 
     function: Callable[..., Any]
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise OptionError(f"`function` must be callable, got {type(self.function).__name__}.")
 
     def forward(self, scope: Scope, *inputs: Any) -> Any:
         """The function's result."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from accelkit import ops
+from accelkit.arguments import require_fraction, require_integer
 from accelkit.errors import OptionError, ShapeError
 from accelkit.nn.initializers import Initializer, Normal, lecun_normal, zeros
 from accelkit.nn.module import Module, Scope
@@ -20,9 +21,13 @@ __all__ = ["Conv2d", "Dropout", "Embedding", "Flatten", "Linear"]
 _UNIT_NORMAL = Normal(1.0)
 
 
-def _positive(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise OptionError(f"`{name}` must be a positive integer, got {value!r}.")
+def _require_initializers(*initializers: Any) -> None:
+    for initializer in initializers:
+        if not callable(initializer):
+            raise OptionError(
+                f"An initializer is a function of a key and a shape, for example "
+                f"accelkit.nn.he_normal, got {initializer!r}."
+            )
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ class Linear(Module):
     bias_init: Initializer = zeros
 
     def __post_init__(self) -> None:
-        _positive("features", self.features)
+        require_integer("features", self.features)
+        _require_initializers(self.weight_init, self.bias_init)
 
     def forward(self, scope: Scope, x: Tensor) -> Tensor:
         """(..., in) to (..., features)."""
@@ -82,8 +88,8 @@ class Conv2d(Module):
     bias_init: Initializer = zeros
 
     def __post_init__(self) -> None:
-        _positive("features", self.features)
-        _positive("groups", self.groups)
+        require_integer("features", self.features)
+        require_integer("groups", self.groups)
         if self.features % self.groups:
             raise OptionError(
                 f"`features` (={self.features}) must be divisible by `groups` (={self.groups})."
@@ -92,6 +98,7 @@ class Conv2d(Module):
         as_pair(self.strides, "strides")
         as_pair(self.dilation, "dilation")
         as_padding(self.padding)
+        _require_initializers(self.weight_init, self.bias_init)
 
     def forward(self, scope: Scope, x: Tensor) -> Tensor:
         """(N, H, W, C) to (N, OH, OW, features)."""
@@ -137,8 +144,9 @@ class Embedding(Module):
     weight_init: Initializer = _UNIT_NORMAL
 
     def __post_init__(self) -> None:
-        _positive("count", self.count)
-        _positive("features", self.features)
+        require_integer("count", self.count)
+        require_integer("features", self.features)
+        _require_initializers(self.weight_init)
 
     def forward(self, scope: Scope, x: Tensor) -> Tensor:
         """(...) integers to (..., features)."""
@@ -157,8 +165,7 @@ class Dropout(Module):
     rate: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.rate < 1.0:
-            raise OptionError(f"`rate` must be in [0, 1), got {self.rate!r}.")
+        require_fraction("rate", self.rate)
 
     def forward(self, scope: Scope, x: Tensor) -> Tensor:
         """(N, ...) to the same shape."""

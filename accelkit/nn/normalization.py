@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from accelkit import ops
+from accelkit.arguments import require_fraction, require_integer, require_number
 from accelkit.nn.initializers import ones, zeros
 from accelkit.nn.module import Module, Scope
 from accelkit.tensor import Tensor
@@ -23,6 +24,11 @@ class LocalResponseNorm(Module):
     alpha: float = 1e-4
     beta: float = 0.75
     k: float = 2.0
+
+    def __post_init__(self) -> None:
+        require_integer("size", self.size)
+        for name in ("alpha", "beta", "k"):
+            require_number(name, getattr(self, name))
 
     def forward(self, scope: Scope, x: Tensor) -> Tensor:
         """(..., C) to the same shape."""
@@ -46,6 +52,10 @@ class BatchNorm(Module):
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        require_fraction("momentum", self.momentum)
+        require_number("epsilon", self.epsilon)
 
     def forward(self, scope: Scope, x: Tensor) -> Tensor:
         """(..., C) to the same shape."""
@@ -83,6 +93,9 @@ class LayerNorm(Module):
     """(x - mean) / sqrt(var + epsilon) * scale + bias over the last axis (Ba et al., 2016)."""
 
     epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        require_number("epsilon", self.epsilon)
 
     def forward(self, scope: Scope, x: Tensor) -> Tensor:
         """(..., features) to the same shape."""

@@ -7,9 +7,17 @@ from typing import Any
 
 from accelkit import ops
 from accelkit.nn.module import Module, Scope
+from accelkit.ops.neural import as_padding, as_pair
 from accelkit.tensor import Tensor
 
 __all__ = ["AdaptiveAvgPool2d", "AvgPool2d", "GlobalAvgPool2d", "GlobalMaxPool2d", "MaxPool2d"]
+
+
+def _check_windows(window: Any, strides: Any, padding: Any) -> None:
+    as_pair(window, "window")
+    if strides is not None:
+        as_pair(strides, "strides")
+    as_padding(padding)
 
 
 @dataclass(frozen=True)
@@ -19,6 +27,9 @@ class MaxPool2d(Module):
     window: int | tuple[int, int]
     strides: int | tuple[int, int] | None = None
     padding: Any = 0
+
+    def __post_init__(self) -> None:
+        _check_windows(self.window, self.strides, self.padding)
 
     def forward(self, scope: Scope, x: Tensor) -> Tensor:
         """(N, H, W, C) to (N, OH, OW, C)."""
@@ -33,6 +44,9 @@ class AvgPool2d(Module):
     strides: int | tuple[int, int] | None = None
     padding: Any = 0
     count_include_pad: bool = True
+
+    def __post_init__(self) -> None:
+        _check_windows(self.window, self.strides, self.padding)
 
     def forward(self, scope: Scope, x: Tensor) -> Tensor:
         """(N, H, W, C) to (N, OH, OW, C)."""
@@ -50,6 +64,9 @@ class AdaptiveAvgPool2d(Module):
     """Mean over as many windows as the result has positions, whatever the image size."""
 
     output_size: int | tuple[int, int]
+
+    def __post_init__(self) -> None:
+        as_pair(self.output_size, "output_size")
 
     def forward(self, scope: Scope, x: Tensor) -> Tensor:
         """(N, H, W, C) to (N, *output_size, C)."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from accelkit.arguments import require_fraction, require_integer
 from accelkit.errors import OptionError, ShapeError
 from accelkit.ops.coercion import as_axis, asarray, floating, tensor
 from accelkit.ops.linear_algebra import einsum
@@ -88,8 +89,7 @@ def softmax_cross_entropy(
     logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0
 ) -> Tensor:
     """Cross-entropy per row, from logits (..., classes) and integer labels (...)."""
-    if not 0.0 <= label_smoothing < 1.0:
-        raise OptionError(f"label_smoothing must be in [0, 1), got {label_smoothing}.")
+    require_fraction("label_smoothing", label_smoothing)
     return normalization.softmax_cross_entropy(
         floating(logits, "softmax_cross_entropy"),
         tensor(labels),
@@ -119,13 +119,14 @@ def conv2d(
     Returns:
         (N, OH, OW, O) with OH = (H + top + bottom - dilation * (kh - 1) - 1) // stride + 1.
     """
+    require_integer("groups", groups)
     return convolution.conv2d(
         floating(x, "conv2d"),
         floating(weight, "conv2d"),
         strides=as_pair(strides, "strides"),
         padding=as_padding(padding),
         dilation=as_pair(dilation, "dilation"),
-        groups=groups,
+        groups=operator.index(groups),
     )
 
 
@@ -233,8 +234,7 @@ def local_response_norm(
 
     The form and the defaults of Krizhevsky et al. (2012); torch divides alpha by size.
     """
-    if size < 1:
-        raise OptionError(f"size must be at least 1, got {size}.")
+    require_integer("size", size)
     return normalization.local_response_norm(
         floating(x, "local_response_norm"),
         size=size,

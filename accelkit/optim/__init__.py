@@ -8,6 +8,7 @@ from accelkit.optim.schedules import (
     StepSchedule,
     WarmUp,
     as_schedule,
+    rate_at,
 )
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "adam",
     "adamw",
     "as_schedule",
+    "rate_at",
     "sgd",
 ]

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from accelkit.arguments import require_fraction, require_number
 from accelkit.errors import OptionError
-from accelkit.optim.schedules import Schedule, as_schedule
+from accelkit.optim.schedules import Schedule, rate_at
 from accelkit.primitives.optimizer import adam_update, sgd_update
 from accelkit.tensor import Tensor
 
@@ -34,8 +35,12 @@ class Optimizer(ABC):
         return self.slots
 
     def scalars(self, step: int) -> dict[str, float]:
-        """The numbers that change from step to step; computed on the host."""
-        return {"learning_rate": as_schedule(self.learning_rate)(step)}
+        """The numbers that change from step to step; computed on the host.
+
+        Raises:
+            OptionError: if the schedule gives no finite number of at least 0.
+        """
+        return {"learning_rate": rate_at(self.learning_rate, step)}
 
     @abstractmethod
     def update(
@@ -51,18 +56,9 @@ class Optimizer(ABC):
         """
 
 
-def _in_range(name: str, value: float, low: float, high: float) -> None:
-    if not (isinstance(value, int | float) and low <= value < high):
-        raise OptionError(f"`{name}` must be in [{low:g}, {high:g}), got {value!r}.")
-
-
-def _not_negative(name: str, value: float) -> None:
-    _in_range(name, value, 0.0, float("inf"))
-
-
-def _check_learning_rate(rate: float | Schedule) -> None:
+def _check_learning_rate(rate: Any) -> None:
     if not callable(rate):
-        _not_negative("learning_rate", rate)
+        require_number("learning_rate", rate, positive=True)
 
 
 @dataclass(frozen=True)
@@ -76,8 +72,8 @@ class Sgd(Optimizer):
 
     def __post_init__(self) -> None:
         _check_learning_rate(self.learning_rate)
-        _in_range("momentum", self.momentum, 0.0, 1.0)
-        _not_negative("weight_decay", self.weight_decay)
+        require_fraction("momentum", self.momentum)
+        require_number("weight_decay", self.weight_decay)
         if self.nesterov and not self.momentum:
             raise OptionError("`nesterov` needs a momentum above 0.")
 
@@ -142,10 +138,10 @@ class Adam(Optimizer):
 
     def __post_init__(self) -> None:
         _check_learning_rate(self.learning_rate)
-        _in_range("beta1", self.beta1, 0.0, 1.0)
-        _in_range("beta2", self.beta2, 0.0, 1.0)
-        _not_negative("epsilon", self.epsilon)
-        _not_negative("weight_decay", self.weight_decay)
+        require_fraction("beta1", self.beta1)
+        require_fraction("beta2", self.beta2)
+        require_number("epsilon", self.epsilon)
+        require_number("weight_decay", self.weight_decay)
 
     def scalars(self, step: int) -> dict[str, float]:
         """The learning rate and the two bias corrections 1 - beta^t, t = step + 1."""

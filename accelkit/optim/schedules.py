@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from accelkit.arguments import require_integer, require_number
 from accelkit.errors import OptionError
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "StepSchedule",
     "WarmUp",
     "as_schedule",
+    "rate_at",
 ]
 
 
@@ -27,11 +29,6 @@ class Schedule(Protocol):
         ...
 
 
-def _check_rate(name: str, rate: float) -> None:
-    if not (isinstance(rate, int | float) and math.isfinite(rate) and rate >= 0.0):
-        raise OptionError(f"`{name}` must be a finite number of at least 0, got {rate!r}.")
-
-
 @dataclass(frozen=True)
 class ConstantSchedule:
     """The same rate in every step."""
@@ -39,7 +36,7 @@ class ConstantSchedule:
     rate: float
 
     def __post_init__(self) -> None:
-        _check_rate("rate", self.rate)
+        require_number("rate", self.rate, positive=True)
 
     def __call__(self, step: int) -> float:
         """The rate."""
@@ -61,8 +58,9 @@ class StepSchedule:
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_rate("rate", self.rate)
+        require_number("rate", self.rate, positive=True)
         object.__setattr__(self, "boundaries", tuple(self.boundaries))
+        require_number("factor", self.factor, positive=True)
         if list(self.boundaries) != sorted(set(self.boundaries)):
             raise OptionError(f"`boundaries` must increase, got {self.boundaries}.")
 
@@ -86,10 +84,9 @@ class CosineSchedule:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_rate("rate", self.rate)
-        _check_rate("final", self.final)
-        if self.steps < 1:
-            raise OptionError(f"`steps` must be positive, got {self.steps}.")
+        require_number("rate", self.rate, positive=True)
+        require_number("final", self.final)
+        require_integer("steps", self.steps)
 
     def __call__(self, step: int) -> float:
         """The rate of this step."""
@@ -102,24 +99,41 @@ class WarmUp:
     """A linear rise over the first steps, then another schedule, which starts at its own step 0.
 
     Attributes:
-        after: Takes over after the rise; its first rate is the rise's end.
+        after: Takes over after the rise, a number or a schedule; its first rate is the rise's end.
         steps: Length of the rise; the rate of step i is (i + 1) / steps of the end.
+
+    Example:
+        >>> from accelkit import optim
+        >>> rate = optim.WarmUp(optim.CosineSchedule(0.1, steps=1000), steps=4)
+        >>> [round(rate(step), 3) for step in (0, 1, 2, 3, 4, 504, 1004)]
+        [0.025, 0.05, 0.075, 0.1, 0.1, 0.05, 0.0]
     """
 
-    after: Schedule
+    after: float | Schedule
     steps: int
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise OptionError(f"`steps` must be positive, got {self.steps}.")
+        object.__setattr__(self, "after", as_schedule(self.after))
+        require_integer("steps", self.steps)
 
     def __call__(self, step: int) -> float:
         """The rate of this step."""
         if step < self.steps:
-            return self.after(0) * (step + 1) / self.steps
-        return self.after(step - self.steps)
+            return rate_at(self.after, 0) * (step + 1) / self.steps
+        return rate_at(self.after, step - self.steps)
 
 
 def as_schedule(rate: float | Schedule) -> Schedule:
     """A schedule from a number or a function of the step."""
     return rate if callable(rate) else ConstantSchedule(rate)
+
+
+def rate_at(rate: float | Schedule, step: int) -> float:
+    """The learning rate of a step, checked.
+
+    Raises:
+        OptionError: if a schedule gives no finite number of at least 0; it names the step.
+    """
+    found = as_schedule(rate)(step)
+    require_number(f"learning_rate of step {step}", found)
+    return float(found)

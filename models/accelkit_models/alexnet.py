@@ -7,7 +7,8 @@ networks"; Krizhevsky (2014), "One weird trick for parallelizing convolutional n
 from __future__ import annotations
 
 from accelkit import nn
-from accelkit.errors import OptionError, UnknownNameError
+from accelkit.arguments import require_integer, require_number
+from accelkit.errors import UnknownNameError
 from accelkit.models import Model
 
 __all__ = ["alexnet"]
@@ -147,11 +148,9 @@ def alexnet(
             alexnet.variants,  # type: ignore[attr-defined]
         )
     size = image_size if image_size is not None else (227 if variant == "2012" else 224)
-    if width <= 0 or classes < 1 or size < 1:
-        raise OptionError(
-            f"alexnet needs a positive width, image_size and classes, got {width}, {size}, "
-            f"{classes}."
-        )
+    require_integer("classes", classes)
+    require_integer("image_size", size)
+    require_number("width", width, positive=True)
     if variant == "2012":
         module = _paper(classes, size, width, init, dropout)
     else:

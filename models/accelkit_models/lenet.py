@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from accelkit import nn
+from accelkit.arguments import require_integer
 from accelkit.models import Model
 
 __all__ = ["lenet5"]
@@ -15,7 +16,13 @@ def lenet5(*, classes: int = 10, image_size: int = 28, channels: int = 1) -> Mod
         classes: Number of classes.
         image_size: Height and width; 28 is padded by 2, as the paper's 32 has the margin already.
         channels: Channels of the images.
+
+    Raises:
+        OptionError: for a number that is not positive.
     """
+    require_integer("classes", classes)
+    require_integer("image_size", image_size)
+    require_integer("channels", channels)
     padding = 2 if image_size == 28 else 0
     module = nn.Sequential(
         conv1=nn.Conv2d(6, 5, padding=padding),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from accelkit import nn
+from accelkit.arguments import require_integer, require_number
 from accelkit.models import Model
 
 __all__ = ["resnet18"]
@@ -36,7 +37,13 @@ def resnet18(*, classes: int = 1000, image_size: int = 224, width: float = 1.0) 
         classes: Number of classes.
         image_size: Height and width of the images.
         width: Scales all channel counts but the classes.
+
+    Raises:
+        OptionError: for a number that is not positive.
     """
+    require_integer("classes", classes)
+    require_integer("image_size", image_size)
+    require_number("width", width, positive=True)
     first = max(1, round(64 * width))
     stages: dict[str, nn.Module] = {}
     for index, factor in enumerate((1, 2, 4, 8)):

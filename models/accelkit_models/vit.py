@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import accelkit as ak
 from accelkit import Tensor, nn
+from accelkit.arguments import require_integer
 from accelkit.errors import ShapeError, UnknownNameError
 from accelkit.models import Model
 
@@ -84,7 +85,10 @@ def vit(
 
     Raises:
         UnknownNameError: for an unknown variant.
+        OptionError: for a number that is not positive.
     """
+    for name, value in (("classes", classes), ("image_size", image_size), ("patch", patch)):
+        require_integer(name, value)
     sizes = {"tiny": (12, 192, 3), "micro": (4, 64, 4)}
     if variant not in sizes:
         raise UnknownNameError.of("variant of vit", variant, sizes)

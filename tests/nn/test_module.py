@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import accelkit as ak
-from accelkit import models, nn
+from accelkit import losses, metrics, models, nn
 from accelkit.errors import OptionError, ShapeError, UnknownNameError
 from accelkit.nn.module import flatten_names
 
@@ -144,12 +144,44 @@ def test_embedding_takes_rows() -> None:
         (lambda: nn.Conv2d(6, 3, padding="same"), r"explicit integers"),
         (lambda: nn.Dropout(1.0), r"`rate` must be in \[0, 1\), got 1\.0"),
         (lambda: nn.Sequential(nn.ReLU(), a=nn.ReLU()), r"by position or by keyword"),
-        (lambda: nn.Sequential(lambda x: x), r"Wrap a plain function"),
+        (lambda: nn.Sequential(lambda x: x), r"`0` must be a Module, got function.*nn.Function"),
+        (lambda: nn.Sequential(nn.ReLU), r"`0` must be a Module, got the class ReLU"),
+        (lambda: nn.Sequential(**{"a.b": nn.ReLU()}), r"no dots itself: 'a\.b'"),
+        (lambda: nn.Residual(lambda x: x), r"`body` must be a Module, got function"),
+        (lambda: nn.Function(3), r"`function` must be callable, got int"),
+        (lambda: nn.Linear(True), r"`features` must be a positive integer, got True"),
+        (lambda: nn.Linear(2.0), r"`features` must be a positive integer, got 2\.0"),
+        (lambda: nn.Linear(2, weight_init="he"), r"function of a key and a shape.*got 'he'"),
+        (lambda: nn.Conv2d(2, 3, bias_init=0.0), r"function of a key and a shape.*got 0\.0"),
+        (lambda: nn.Embedding(3, 0), r"`features` must be a positive integer, got 0"),
+        (lambda: nn.Dropout("half"), r"`rate` must be in \[0, 1\), got 'half'"),
+        (lambda: nn.MaxPool2d(0), r"window must be one or two integers of at least 1, got 0"),
+        (lambda: nn.AvgPool2d(2, strides=0), r"strides must be one or two integers"),
+        (lambda: nn.MaxPool2d(2, padding="valid"), r"explicit integers, got 'valid'"),
+        (lambda: nn.AdaptiveAvgPool2d((0, 2)), r"output_size must be .* got \(0, 2\)"),
+        (lambda: nn.LocalResponseNorm(size=0), r"`size` must be a positive integer, got 0"),
+        (lambda: nn.LocalResponseNorm(alpha=-1.0), r"`alpha` must be a finite number of at leas"),
+        (lambda: nn.BatchNorm(momentum=1.0), r"`momentum` must be in \[0, 1\), got 1\.0"),
+        (lambda: nn.LayerNorm(float("nan")), r"`epsilon` must be a finite number .* got nan"),
+        (lambda: nn.MultiHeadAttention(2.5), r"`heads` must be a positive integer, got 2\.5"),
+        (lambda: nn.MultiHeadAttention(2, dropout=3), r"`dropout` must be in \[0, 1\), got 3"),
+        (lambda: metrics.TopKAccuracy(0), r"`k` must be a positive integer, got 0"),
+        (lambda: losses.SoftmaxCrossEntropy(1.0), r"`label_smoothing` must be in \[0, 1\)"),
+        (lambda: models.build("alexnet", width=-1), r"`width` must be positive and finite, got -1"),
+        (lambda: models.build("resnet18", width=0), r"`width` must be positive and finite, got 0"),
+        (lambda: models.build("lenet5", classes=0), r"`classes` must be a positive integer"),
+        (lambda: models.build("vit", patch=0), r"`patch` must be a positive integer, got 0"),
+        (lambda: models.build("vit", image_size=-16), r"`image_size` must be a positive integer"),
     ],
 )
 def test_bad_options_are_refused_when_the_layer_is_made(build, message) -> None:
     with pytest.raises(OptionError, match=message):
         build()
+
+
+def test_integers_of_numpy_are_integers() -> None:
+    assert nn.Linear(np.int64(3)).specify((1, 2)).output.shape == (1, 3)
+    assert nn.Conv2d(np.int32(4), np.int64(3), groups=np.int64(2)).features == 4
 
 
 def test_a_residual_says_which_shapes_differ() -> None:

@@ -102,7 +102,7 @@ def test_host_arrays_make_the_same_state_again(device: str) -> None:
 
 
 def test_partial_batches_are_padded_without_compiling_again(device: str) -> None:
-    step = make(device, optimizer=optim.sgd(0.0))
+    step = make(device)
     evaluate = train.EvalStep(MODEL, losses.SoftmaxCrossEntropy(), device=device)
     state, _ = step(step.init(0, SHAPE), batch())
     images, labels = batch(1)

@@ -1,0 +1,81 @@
+"""Checks of arguments, in one wording: what its name is, what it must be, what was given."""
+
+from __future__ import annotations
+
+import math
+import operator
+from typing import Any
+
+import numpy as np
+
+from accelkit.errors import OptionError
+
+__all__ = ["require_fraction", "require_instance", "require_integer", "require_number"]
+
+_NUMBERS = (int, float, np.integer, np.floating)
+
+
+def require_integer(name: str, value: Any, *, least: int = 1) -> None:
+    """Refuse what is no integer of at least ``least``; NumPy's integers are fine, bools are not.
+
+    Raises:
+        OptionError: with the name, the bound and the value.
+    """
+    try:
+        fits = not isinstance(value, bool) and operator.index(value) >= least
+    except TypeError:
+        fits = False
+    if not fits:
+        kind = {0: "an integer of at least 0", 1: "a positive integer"}.get(least)
+        expected = kind or f"an integer of at least {least}"
+        raise OptionError(f"`{name}` must be {expected}, got {value!r}.")
+
+
+def require_number(
+    name: str, value: Any, *, positive: bool = False, below: float = math.inf
+) -> None:
+    """Refuse what is no finite number of at least 0 (or above it), and below a bound.
+
+    Raises:
+        OptionError: with the name, the range and the value.
+    """
+    is_number = isinstance(value, _NUMBERS) and not isinstance(value, bool)
+    if is_number and (value > 0 if positive else value >= 0) and value < below:
+        return
+    if below < math.inf:
+        expected = f"in {'(' if positive else '['}0, {below:g})"
+    else:
+        expected = "positive and finite" if positive else "a finite number of at least 0"
+    raise OptionError(f"`{name}` must be {expected}, got {value!r}.")
+
+
+def require_fraction(name: str, value: Any) -> None:
+    """Refuse what is no number in [0, 1).
+
+    Raises:
+        OptionError: with the name, the range and the value.
+    """
+    require_number(name, value, below=1.0)
+
+
+def require_instance(name: str, value: Any, expected: type, hint: str = "") -> None:
+    """Refuse an object of another class.
+
+    Args:
+        name: The argument's name.
+        value: What was given.
+        expected: The class that it must have.
+        hint: What to do instead.
+
+    Raises:
+        OptionError: with the name, both classes and the hint.
+    """
+    if not isinstance(value, expected):
+        given = f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+        raise OptionError(
+            f"`{name}` must be {_article(expected.__name__)}, got {given}." + f" {hint}".rstrip()
+        )
+
+
+def _article(name: str) -> str:
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
