@@ -10,7 +10,7 @@ WORKERS ?= 2
 help:
 	@echo "install  create $(VENV) and install accelkit with every backend"
 	@echo "test     run all tests (WORKERS=$(WORKERS) processes)"
-	@echo "lint     check formatting, style and types"
+	@echo "lint     check formatting, style, types and the CI workflow"
 	@echo "bench    measure accelkit against hand-written programs, side by side"
 	@echo "opencl-runtimes  fetch Intel's OpenCL runtimes for tests (CPU and FPGA emulator)"
 	@echo "test-opencl      run the OpenCL tests on all fetched runtimes"
@@ -31,6 +31,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.side_by_side

@@ -8,12 +8,18 @@ Hypothesis runs under one of three profiles, chosen by the environment variable
 - ``nightly``: ten times as many new examples.
 
 None has a deadline: compiling a graph for a new shape takes longer than the next hundred runs.
+
+Tests of a backend whose framework is missing are skipped, unless ``ACCELKIT_REQUIRED_BACKENDS``
+names it (``all``, or names with commas): then nothing runs before all of those can be loaded.
 """
 
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 _COMMON = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
@@ -27,3 +33,24 @@ settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE")
     or ("ci" if os.environ.get("CI", "").lower() == "true" else "dev")
 )
+
+_LOAD = """
+import sys
+from accelkit import registry
+for name in registry.backend_names() if sys.argv[1] == "all" else sys.argv[1].split(","):
+    registry.backend(name)
+"""
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Load every required backend, in a process of its own."""
+    required = os.environ.get("ACCELKIT_REQUIRED_BACKENDS", "")
+    is_worker = hasattr(session.config, "workerinput")
+    if not required or is_worker:
+        return
+    ended = subprocess.run(
+        [sys.executable, "-c", _LOAD, required], capture_output=True, text=True, check=False
+    )
+    if ended.returncode:
+        reason = ended.stderr.strip().splitlines()[-1]
+        raise pytest.UsageError(f"ACCELKIT_REQUIRED_BACKENDS={required}: {reason}")
