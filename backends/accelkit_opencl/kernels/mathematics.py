@@ -3,7 +3,8 @@
 On some CPU runtimes every builtin is a function call that blocks vectorisation; a polynomial
 inlines and vectorises. The float functions are within 2 ulp over their whole range (tested);
 double falls back to the builtins. Rounding and square roots use the compiler's own intrinsics
-where it offers them, which become one instruction.
+where it offers them, which become one instruction; with ``AK_STANDARD_FUNCTIONS`` defined, for
+interpreters that lack them, OpenCL's own functions.
 
 Formulas: S. L. Moshier, Cephes Mathematical Library (1992), for the polynomials of exp, log and
 tanh in single precision; the argument reductions are Cody and Waite's (1980).
@@ -21,7 +22,7 @@ _INTRINSICS = """
 #ifndef __has_builtin
 #define __has_builtin(x) 0
 #endif
-#if __has_builtin(__builtin_sqrtf)
+#if __has_builtin(__builtin_sqrtf) && !defined(AK_STANDARD_FUNCTIONS)
 #define ak_sqrt_f(x) __builtin_sqrtf(x)
 #define ak_sqrt_d(x) __builtin_sqrt(x)
 #define ak_floor_f(x) __builtin_floorf(x)
