@@ -20,7 +20,7 @@ from accelkit.bench.settings import Settings
 from accelkit.errors import AccelkitError, BackendUnavailableError, UnknownNameError
 from accelkit.parity.report import failures, print_report, to_json
 from accelkit.parity.tolerances import TRAINING_BOUNDS
-from accelkit.parity.training import Comparison, Worst, compare_training
+from accelkit.parity.training import Comparison, Flips, Worst, compare_training
 
 __all__ = ["main"]
 
@@ -32,8 +32,8 @@ examples:
 
 Each backend trains from the same weights, batches and dropout masks as the oracle, NumPy in
 float64. The deviation of a tensor is max|a-b| / max|b|. Gradients are those of each single step
-from the oracle's own state, with the oracle's max-pool winners; winners that differ are counted
-as flips.
+from the oracle's own state, with the oracle's max-pool winners and ReLU signs; winners and signs
+that differ, because rounding decides between nearly equal numbers, are counted as flips.
 
 exit status: 0 all within the bounds; 1 a bound was passed, or a backend failed; 2 bad options;
 130 interrupted
@@ -197,4 +197,5 @@ def _from_json(entry: dict[str, Any]) -> Comparison:
     known = {key: entry[key] for key in asdict(Comparison("")) if key in entry}
     for key in ("loss", "gradient", "weight"):
         known[key] = Worst(**entry[key])
+    known["flips"] = {kind: Flips(**flips) for kind, flips in entry["flips"].items()}
     return Comparison(**known)

@@ -12,7 +12,7 @@ from accelkit.parity.training import Comparison
 
 __all__ = ["SCHEMA_VERSION", "failures", "print_report", "to_json"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 def failures(found: Comparison, bounds: TrainingBounds) -> list[str]:
@@ -45,8 +45,8 @@ def _rows(found: Comparison, bounds: TrainingBounds) -> list[list[str]]:
         limit = "-" if bound is None else f"{bound:.0e}"
         tensor, step = worst.tensor or "-", str(worst.step) if worst.tensor else "-"
         rows.append([what, f"[{colour}]{worst.deviation:.1e}[/]", limit, tensor, step])
-    if found.windows:
-        rows.append(["winners flipped", str(found.flips), "-", f"of {found.windows} windows", ""])
+    for kind, flips in found.flips.items():
+        rows.append([f"{kind} flips", str(flips.differ), "-", f"of {flips.total}", ""])
     return rows
 
 
@@ -76,7 +76,11 @@ def print_report(
             table.add_row("" if index else found.device or found.backend, *row)
         table.add_section()
     console.print(table)
-    console.print("Deviation of a tensor: max|a-b| / max|b|. Steps count from 0.", highlight=False)
+    console.print(
+        "Deviation of a tensor: max|a-b| / max|b|. Steps count from 0. Flips: max-pool winners and "
+        "ReLU signs that rounding decides otherwise; gradients are compared on the oracle's.",
+        highlight=False,
+    )
     for name, why in missing.items():
         console.print(f"{name} was left out: {why}", markup=False)
     for found in comparisons:
@@ -97,6 +101,7 @@ def to_json(
         entry = asdict(found)
         for key in ("loss", "gradient", "weight"):
             entry[key] = getattr(found, key)._asdict()
+        entry["flips"] = {kind: flips._asdict() for kind, flips in found.flips.items()}
         results.append({**entry, "failures": failures(found, bounds)})
     return {
         "schema_version": SCHEMA_VERSION,

@@ -45,7 +45,7 @@ class TrainingBounds(NamedTuple):
 
     Attributes:
         losses: Of every step's loss.
-        gradients: Of one step's gradients, from the oracle's state and max-pool winners.
+        gradients: Of one step's gradients, from the oracle's state, on its branches.
         weights: Of the weights after the last step; None where they are reported, not bounded.
     """
 

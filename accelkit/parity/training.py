@@ -1,8 +1,8 @@
 """Training on several backends beside the float64 oracle, step by step.
 
 All start from the same weights and see the same batches and dropout masks. At every step each
-backend also computes the gradients from the oracle's own state, with the oracle's max-pool
-winners: what is compared there is one step's arithmetic, not a trajectory, which is chaotic.
+backend also computes the gradients from the oracle's own state, on the oracle's branches of
+piecewise functions: what is compared is one step's arithmetic, not a trajectory, which is chaotic.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from accelkit.errors import AccelkitError
 from accelkit.graph import Graph, TensorSpec
 from accelkit.models import Model
 from accelkit.ops.coercion import put
+from accelkit.parity.branches import Branch, impose_branches, observe_branches
 from accelkit.parity.tolerances import deviation
-from accelkit.parity.winners import impose_winners, observe_winners
 from accelkit.train import TrainState, TrainStep
 from accelkit.train.program import build_train_program
 
-__all__ = ["Comparison", "Reference", "Worst", "compare_training"]
+__all__ = ["Comparison", "Flips", "Reference", "Worst", "compare_training"]
 
 # A gradient smaller than this share of the largest one is zero but for rounding (a bias before a
 # normalisation, the key bias of attention), and is measured by the largest one.
@@ -56,6 +56,23 @@ class Worst(NamedTuple):
 _NOTHING = Worst()
 
 
+class Flips(NamedTuple):
+    """Branches of one kind of piecewise function that differ from the oracle's.
+
+    Attributes:
+        differ: How many, over all steps.
+        total: Of how many.
+    """
+
+    differ: int = 0
+    total: int = 0
+
+    def plus(self, own: np.ndarray, wanted: np.ndarray) -> Flips:
+        """With those of one tensor more."""
+        differ = int(np.count_nonzero(own != wanted))
+        return Flips(self.differ + differ, self.total + wanted.size)
+
+
 @dataclass
 class Comparison:
     """One backend beside the oracle.
@@ -66,8 +83,7 @@ class Comparison:
         losses: Of every step.
         loss: Worst deviation of a loss.
         gradient: Worst deviation of a gradient tensor.
-        flips: Max-pool winners that differ from the oracle's, over all steps.
-        windows: Max-pool windows, over all steps.
+        flips: Branches that differ from the oracle's, by the kind of function.
         weight: Worst deviation of a parameter after the last step.
         error: Why it did not finish; empty if it did.
     """
@@ -77,8 +93,7 @@ class Comparison:
     losses: list[float] = field(default_factory=list)
     loss: Worst = _NOTHING
     gradient: Worst = _NOTHING
-    flips: int = 0
-    windows: int = 0
+    flips: dict[str, Flips] = field(default_factory=dict)
     weight: Worst = _NOTHING
     error: str = ""
 
@@ -137,7 +152,7 @@ class Reference:
 
     Attributes:
         state: Before the current step, on the host.
-        loss, gradients, winners: Of the current step.
+        loss, gradients, branches: Of the current step.
     """
 
     def __init__(self, model: Model, initial: Mapping[str, np.ndarray], seed: int) -> None:
@@ -147,7 +162,7 @@ class Reference:
         self.count = 0
         self.loss = 0.0
         self.gradients: Arrays = {}
-        self.winners: list[np.ndarray] = []
+        self.branches: list[np.ndarray] = []
         self._executable: Executable | None = None
         self._parts: _Parts | None = None
         self._after: Arrays = {}
@@ -159,7 +174,7 @@ class Reference:
         )
         if self._executable is None:
             self._parts = _with_gradients(self.step, state, batch)
-            graph = observe_winners(self._parts.graph)
+            graph = observe_branches(self._parts.graph)
             self._executable = compile_graph(graph, self.step.device)
         assert self._parts is not None
         results = [t.numpy() for t in run(self._executable, self.step.operands(state, batch))]
@@ -169,7 +184,7 @@ class Reference:
         self.loss = float(results[count][0])
         gradients = results[count + 1 : count + 1 + len(names)]
         self.gradients = dict(zip(names, gradients, strict=True))
-        self.winners = results[count + 1 + len(names) :]
+        self.branches = results[count + 1 + len(names) :]
 
     def advance(self) -> None:
         """Go to the state after the current step."""
@@ -200,6 +215,7 @@ class Trained:
         self.state = self._on_device(initial, 0)
         self._executable: Executable | None = None
         self._names: tuple[str, ...] = ()
+        self._branches: tuple[Branch, ...] = ()
 
     def _on_device(self, arrays: Mapping[str, np.ndarray], step: int) -> TrainState:
         cast = {name: _cast(a, self.dtype) for name, a in arrays.items()}
@@ -221,10 +237,11 @@ class Trained:
             parts = _with_gradients(self.step, state, batch)
             self._names = parts.parameters
             outputs = parts.graph.outputs[len(parts.changed) + 1 :]
-            imposed = impose_winners(parts.graph.replace(outputs=outputs))
+            imposed = impose_branches(parts.graph.replace(outputs=outputs))
+            self._branches = imposed.branches
             self._executable = compile_graph(imposed.graph, device)
-        winners = [put(w, device) for w in reference.winners]
-        results = run(self._executable, [*self.step.operands(state, batch), *winners])
+        branches = [put(b, device) for b in reference.branches]
+        results = run(self._executable, [*self.step.operands(state, batch), *branches])
         count = len(self._names)
         largest = max(float(np.max(np.abs(g))) for g in reference.gradients.values())
         for name, result in zip(self._names, results[:count], strict=True):
@@ -232,9 +249,11 @@ class Trained:
             self.comparison.gradient = self.comparison.gradient.or_worse(
                 found, name, reference.count
             )
-        for own, given in zip(results[count:], reference.winners, strict=True):
-            self.comparison.flips += int(np.count_nonzero(own.numpy() != given))
-            self.comparison.windows += given.size
+        flips = self.comparison.flips
+        for (kind, _), own, wanted in zip(
+            self._branches, results[count:], reference.branches, strict=True
+        ):
+            flips[kind] = flips.get(kind, Flips()).plus(own.numpy(), wanted)
 
     def compare_weights(self, reference: Reference) -> None:
         """Compare the parameters with the oracle's after the last step."""
