@@ -9,6 +9,7 @@ seed, the epoch and the sample's index.
 from accelkit.data.arrays import ArraySource, SequenceSource, load_npz
 from accelkit.data.batches import Batch, Position, Skipped
 from accelkit.data.digits import digits
+from accelkit.data.finishing import finished
 from accelkit.data.folder import ImageFolder
 from accelkit.data.images import Image, open_image
 from accelkit.data.loader import Loader
@@ -46,6 +47,7 @@ __all__ = [
     "WaitTimes",
     "digits",
     "epoch_order",
+    "finished",
     "load_npz",
     "open_image",
     "open_source",

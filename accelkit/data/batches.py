@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from accelkit.data.buffers import BufferPool
+from accelkit.data.gathering import Gatherer
 from accelkit.data.images import MAX_PIXELS
 from accelkit.data.randomness import SampleRandom, epoch_order, sample_randoms
 from accelkit.data.records import Array, Record, Source, image_of
@@ -149,6 +151,18 @@ class BatchPlan:
             return image.shape, image.dtype, label.shape, label.dtype
         raise DataError(f"None of the first {len(failures)} samples can be read: {failures[0]}")
 
+    @functools.cached_property
+    def _buffers(self) -> BufferPool:
+        return BufferPool()
+
+    @functools.cached_property
+    def _gatherer(self) -> Gatherer:
+        return Gatherer(self.source, self.transform, self.seed, self._indices)
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = ("_buffers", "_gatherer")  # each process has its own
+        return {name: value for name, value in self.__dict__.items() if name not in own}
+
     def build(self, position: Position) -> Batch:
         """Make this shard's part of the batch that starts at ``position``.
 
@@ -164,14 +178,16 @@ class BatchPlan:
         if self.partial == "keep":
             rows = len(indices)
         shape, dtype, label_shape, label_dtype = self.form
-        images = np.empty((rows, *shape), dtype)
+        images = self._buffers.empty((rows, *shape), dtype)
         labels = np.zeros((rows, *label_shape), label_dtype)
         weights = np.zeros(rows, np.float32)
         numbers = np.full(rows, -1, np.int64)
         numbers[: len(indices)] = indices
         images[len(indices) :] = 0
         skipped: list[Skipped] = []
-        if not self._gather(indices, images, labels, weights):
+        if self._gathered(position.epoch, first, indices, images, labels):
+            weights[: len(indices)] = 1.0
+        else:
             skipped = self._fill(position.epoch, indices, images, labels, weights)
         return Batch(
             images,
@@ -184,23 +200,15 @@ class BatchPlan:
             os.getpid(),
         )
 
-    def _gather(
-        self,
-        indices: npt.NDArray[np.int64],
-        images: Array,
-        labels: Array,
-        weights: npt.NDArray[np.float32],
+    def _gathered(
+        self, epoch: int, first: int, indices: npt.NDArray[np.int64], images: Array, labels: Array
     ) -> bool:
-        """Copy all records at once, where the source can and none of them is damaged."""
-        gather = getattr(self.source, "gather", None)
-        if gather is None or self.transform is not None:
-            return False
+        """Copy all records at once, where that can be done and none of them is damaged."""
+        count = len(indices)
         try:
-            labels[: len(indices)] = gather(indices, images[: len(indices)])
+            return self._gatherer.fill(epoch, first, indices, images[:count], labels[:count])
         except CorruptDataError:
-            return False
-        weights[: len(indices)] = 1.0
-        return True
+            return False  # one by one, to find which
 
     def _fill(
         self,

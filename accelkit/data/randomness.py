@@ -17,7 +17,14 @@ import numpy.typing as npt
 
 from accelkit.random import philox4x32, philox4x32_block, subkey
 
-__all__ = ["SampleRandom", "epoch_order", "sample_randoms"]
+__all__ = [
+    "SampleRandom",
+    "epoch_order",
+    "integers",
+    "normals",
+    "sample_randoms",
+    "sample_words",
+]
 
 _WORD: Final = 0xFFFFFFFF
 _FIRST_BLOCKS: Final = 4
@@ -68,16 +75,35 @@ class SampleRandom:
         return _NORMAL.inv_cdf((self.word() + 0.5) * 2.0**-32)
 
 
-def sample_randoms(seed: int, epoch: int, indices: npt.NDArray[np.int64]) -> list[SampleRandom]:
-    """The draws of many samples; their first words are computed together, which is faster."""
+def sample_words(
+    seed: int, epoch: int, indices: npt.NDArray[np.int64], blocks: int = _FIRST_BLOCKS
+) -> npt.NDArray[np.uint32]:
+    """The first words of the draws of N samples, shape (N, 4 * blocks), computed together."""
     key = _sample_key(seed, epoch)
     column = indices.reshape(-1, 1)
-    counter = (column & _WORD, column >> 32, np.arange(_FIRST_BLOCKS), 0)
-    words = np.stack(philox4x32(counter, key), axis=-1).reshape(len(indices), 4 * _FIRST_BLOCKS)
+    counter = (column & _WORD, column >> 32, np.arange(blocks), 0)
+    return np.stack(philox4x32(counter, key), axis=-1).reshape(len(indices), 4 * blocks)
+
+
+def sample_randoms(seed: int, epoch: int, indices: npt.NDArray[np.int64]) -> list[SampleRandom]:
+    """The draws of many samples."""
+    key = _sample_key(seed, epoch)
+    words = sample_words(seed, epoch, indices)
     return [
         SampleRandom(key, index, row)
         for index, row in zip(indices.tolist(), words.tolist(), strict=True)
     ]
+
+
+def integers(words: npt.NDArray[np.uint32], count: int) -> npt.NDArray[np.int64]:
+    """:meth:`SampleRandom.integer` of many words."""
+    return ((words.astype(np.uint64) * np.uint64(count)) >> np.uint64(32)).astype(np.int64)
+
+
+def normals(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.float64]:
+    """:meth:`SampleRandom.normal` of many words."""
+    uniform = ((words + 0.5) * 2.0**-32).reshape(-1).tolist()
+    return np.array([_NORMAL.inv_cdf(value) for value in uniform]).reshape(words.shape)
 
 
 @functools.lru_cache(maxsize=64)

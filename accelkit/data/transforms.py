@@ -8,29 +8,59 @@ transfer.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
+from accelkit.data.finishing import Finish, mirrored
 from accelkit.data.images import Image
-from accelkit.data.randomness import SampleRandom
+from accelkit.data.randomness import SampleRandom, integers
 from accelkit.data.resize import Box, Pixels
 from accelkit.errors import OptionError
 
-__all__ = ["EvaluationTransform", "Resize", "TrainingTransform", "Transform", "add_color_noise"]
+__all__ = ["EvaluationTransform", "PlainCrops", "Resize", "TrainingTransform", "Transform"]
 
 Transform: TypeAlias = Callable[[Image, SampleRandom], Pixels]
 
-# Principal components of ImageNet's RGB values, for pixels in [0, 1]: the table that the
-# reproductions of AlexNet share (fb.resnet.torch and others); the paper prints none.
-_EIGENVALUES: Final = (0.2175, 0.0188, 0.0045)
-_EIGENVECTORS: Final = (
-    (-0.5675, 0.7192, 0.4009),
-    (-0.5808, -0.0045, -0.8140),
-    (-0.5836, -0.6948, 0.4203),
-)
+
+@dataclass(frozen=True, eq=False)
+class PlainCrops:
+    """A batch that needs no resampling: regions of one size, and what is left to do with them.
+
+    Attributes:
+        corners: Top and left of each region: int64, shape (N, 2).
+        size: Rows and columns of the regions.
+        finish: What follows the copy, if anything does.
+        finish_in_step: Whether it is left to the compiled step.
+    """
+
+    corners: npt.NDArray[np.int64]
+    size: tuple[int, int]
+    finish: Finish | None = None
+    finish_in_step: bool = False
+
+    def __getitem__(self, rows: slice, /) -> PlainCrops:
+        """Those of some images."""
+        finish = None if self.finish is None else self.finish[rows]
+        return replace(self, corners=self.corners[rows], finish=finish)
+
+    @staticmethod
+    def joined(parts: Sequence[PlainCrops]) -> PlainCrops:
+        """Those of several batches of one transform, one after the other."""
+        finishes = [part.finish for part in parts if part.finish is not None]
+        finish = Finish.joined(finishes) if finishes else None
+        return replace(
+            parts[0], corners=np.concatenate([part.corners for part in parts]), finish=finish
+        )
+
+    def complete(self, images: Pixels) -> None:
+        """Finish images that hold the regions (and room for a row of draws, if they need it)."""
+        if self.finish is not None:
+            apply = self.finish.note if self.finish_in_step else self.finish.on_host
+            apply(images)
 
 
 @dataclass(frozen=True)
@@ -49,6 +79,9 @@ class TrainingTransform:
         flip: Probability of a horizontal flip.
         color_noise: Standard deviation of the noise along the principal components of RGB, 0.1
             in the paper; 0 turns it off. Needs images with three channels.
+        finish: Where mirror and colour noise are applied: on the ``"host"``, or in the compiled
+            ``"step"``, which saves the host the larger part of its work. The result then has one
+            more row, and the step needs :func:`accelkit.data.finished` in its ``preprocess``.
 
     Raises:
         OptionError: for a value outside its range.
@@ -61,6 +94,7 @@ class TrainingTransform:
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: float = 0.5
     color_noise: float = 0.1
+    finish: Literal["host", "step"] = "host"
 
     def __post_init__(self) -> None:
         if self.crop not in ("alexnet", "random_resized"):
@@ -79,9 +113,11 @@ class TrainingTransform:
                 f"flip is {self.flip} and color_noise is {self.color_noise}; expected a "
                 "probability and a standard deviation."
             )
+        if self.finish not in ("host", "step"):
+            raise OptionError(f"finish is {self.finish!r}, expected 'host' or 'step'.")
 
     def __call__(self, image: Image, random: SampleRandom) -> Pixels:
-        """Augment one image to (size, size, C) uint8."""
+        """Augment one image to (size, size, C) uint8, one row more for ``finish="step"``."""
         # Every draw is made whatever the options are, so that one option leaves the others be.
         if self.crop == "alexnet":
             space = self.resize - self.size + 1
@@ -89,11 +125,35 @@ class TrainingTransform:
         else:
             box = self._random_box(image, random)
         pixels = image.resized(self.size, self.size, box)
-        is_mirrored = random.uniform() < self.flip
-        alphas = (random.normal(), random.normal(), random.normal())
-        if self.color_noise:
-            pixels = add_color_noise(pixels, tuple(a * self.color_noise for a in alphas))
-        return mirrored(pixels) if is_mirrored else pixels
+        words = np.array([[random.word() for _ in range(4)]], np.uint32)
+        crops = self._crops(np.zeros((1, 2), np.int64), words, pixels.shape[2])
+        rows = self.size + (self.finish == "step")
+        result: Pixels = np.empty((rows, self.size, pixels.shape[2]), np.uint8)
+        result[: self.size] = pixels
+        crops.complete(result[None])
+        return result
+
+    def plain_crops(
+        self, shape: tuple[int, int, int], words: npt.NDArray[np.uint32]
+    ) -> PlainCrops | None:
+        """What this transform does to images of one shape, if it resamples none of them.
+
+        Args:
+            shape: Height, width and channels of every image.
+            words: The first random words of each image, as :class:`SampleRandom` gives them.
+        """
+        height, width, channels = shape
+        if self.crop != "alexnet" or min(height, width) != self.resize:
+            return None
+        corners = integers(words[:, :2], self.resize - self.size + 1)
+        corners += ((height - self.resize) // 2, (width - self.resize) // 2)
+        return self._crops(corners, words[:, 2:6], channels)
+
+    def _crops(
+        self, corners: npt.NDArray[np.int64], words: npt.NDArray[np.uint32], channels: int
+    ) -> PlainCrops:
+        finish = Finish.drawn(words, channels, flip=self.flip, color_noise=self.color_noise)
+        return PlainCrops(corners, (self.size, self.size), finish, self.finish == "step")
 
     def _random_box(self, image: Image, random: SampleRandom) -> Box:
         area = image.height * image.width
@@ -151,6 +211,17 @@ class EvaluationTransform:
         crops = np.stack([pixels[y : y + self.size, x : x + self.size] for y, x in corners])
         return np.concatenate([crops, mirrored(crops)])
 
+    def plain_crops(
+        self, shape: tuple[int, int, int], words: npt.NDArray[np.uint32]
+    ) -> PlainCrops | None:
+        """See :meth:`TrainingTransform.plain_crops`."""
+        height, width, _ = shape
+        if self.crops != 1 or min(height, width) != self.resize:
+            return None
+        margin = (self.resize - self.size) // 2
+        corner = ((height - self.resize) // 2 + margin, (width - self.resize) // 2 + margin)
+        return PlainCrops(np.tile(np.array(corner), (len(words), 1)), (self.size, self.size))
+
 
 @dataclass(frozen=True)
 class Resize:
@@ -162,6 +233,13 @@ class Resize:
     def __call__(self, image: Image, random: SampleRandom) -> Pixels:
         """Resize one image; nothing is random."""
         return image.resized(self.height, self.width)
+
+    def plain_crops(
+        self, shape: tuple[int, int, int], words: npt.NDArray[np.uint32]
+    ) -> PlainCrops | None:
+        """See :meth:`TrainingTransform.plain_crops`."""
+        size = (self.height, self.width)
+        return PlainCrops(np.zeros((len(words), 2), np.int64), size) if shape[:2] == size else None
 
 
 def _resized_crop_box(
@@ -179,37 +257,3 @@ def _resized_crop_box(
     down, across = image.height / rows, image.width / columns
     right, bottom = (left + size) * across, (top + size) * down
     return left * across, top * down, min(right, image.width), min(bottom, image.height)
-
-
-def add_color_noise(pixels: Pixels, alphas: tuple[float, ...]) -> Pixels:
-    """Add ``sum_i alpha_i * lambda_i * p_i`` to every pixel (Krizhevsky et al., 2012, section 4.1).
-
-    ``lambda_i`` and ``p_i`` are the eigenvalues and eigenvectors of the covariance of RGB. The
-    sum is rounded to whole levels, the result clipped to [0, 255].
-    """
-    if pixels.shape[-1] != 3:
-        raise OptionError(
-            f"Colour noise needs three channels, the image has {pixels.shape[-1]}. Set "
-            "color_noise=0."
-        )
-    shifts = []
-    for vector in _EIGENVECTORS:
-        terms = zip(vector, alphas, _EIGENVALUES, strict=True)
-        shift = round(255.0 * sum(p * alpha * value for p, alpha, value in terms))
-        shifts.append(min(255, max(-255, shift)))
-    # Whole rows at a time: NumPy is slow where the last axis has three elements. Clamped so that
-    # the sum stays in [0, 255], after which adding modulo 256 is exact.
-    rows = np.ascontiguousarray(pixels).reshape(*pixels.shape[:-2], -1)
-    shift_row = np.tile(np.array(shifts), pixels.shape[-2])
-    out: Pixels = np.maximum(rows, np.maximum(-shift_row, 0).astype(np.uint8))
-    np.minimum(out, np.minimum(255 - shift_row, 255).astype(np.uint8), out=out)
-    out += (shift_row % 256).astype(np.uint8)
-    return out.reshape(pixels.shape)
-
-
-def mirrored(pixels: Pixels) -> Pixels:
-    """A copy with the columns in reverse order; channel by channel, which is 8 times faster."""
-    out = np.empty(pixels.shape, np.uint8)
-    for channel in range(pixels.shape[-1]):
-        out[..., channel] = pixels[..., ::-1, channel]
-    return out

@@ -20,6 +20,7 @@ from accelkit.data import (
     Source,
     TrainingTransform,
     Transform,
+    finished,
     open_source,
 )
 from accelkit.data.records import image_of
@@ -96,8 +97,9 @@ def assemble(options: argparse.Namespace) -> Parts:
         "device": options.device,
         "metrics": _metrics(model.classes),
         "precision": options.precision,
-        "preprocess": normalisation(channels, model.input_shape[-1], options.precision),
     }
+    normalise = normalisation(channels, model.input_shape[-1], options.precision)
+    is_augmented = isinstance(loader.plan.transform, TrainingTransform)
     loss = losses.SoftmaxCrossEntropy()
     return Parts(
         model,
@@ -107,9 +109,10 @@ def assemble(options: argparse.Namespace) -> Parts:
             _optimizer(options, schedule),
             accumulate=options.accumulate,
             memory_limit=options.memory_limit,
+            preprocess=(lambda images: normalise(finished(images))) if is_augmented else normalise,
             **common,
         ),
-        train.EvalStep(model.module, loss, **common),
+        train.EvalStep(model.module, loss, preprocess=normalise, **common),
         loader,
         _evaluation_loader(options, source, model),
         schedule,
@@ -209,7 +212,9 @@ def _training_transform(augment: str, source: Source, model: models.Model) -> Tr
     noise = 0.1 if image.pixels().shape[-1] == 3 else 0.0
     crop: Literal["alexnet", "random_resized"]
     crop = "alexnet" if augment == "alexnet" else "random_resized"
-    return TrainingTransform(size=size, crop=crop, resize=_larger(size), color_noise=noise)
+    return TrainingTransform(
+        size=size, crop=crop, resize=_larger(size), color_noise=noise, finish="step"
+    )
 
 
 def _plain_transform(source: Source, model: models.Model) -> Transform | None:

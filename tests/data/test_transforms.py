@@ -11,9 +11,9 @@ from data.pictures import encoded, picture, randomness
 from hypothesis import given
 
 from accelkit.data import EvaluationTransform, Resize, TrainingTransform, open_image
+from accelkit.data.finishing import add_color_noise
 from accelkit.data.images import ArrayImage
 from accelkit.data.resize import resize_pillow
-from accelkit.data.transforms import add_color_noise
 from accelkit.errors import OptionError
 
 SIZES = st.tuples(st.integers(1, 90), st.integers(1, 90))
