@@ -32,6 +32,10 @@ class Model:
     classes: int
     learning_rate: float = 0.01
 
+    def __str__(self) -> str:
+        size = "x".join(map(str, self.input_shape))
+        return f"{self.name}: inputs {size}, {self.classes} classes\n{self.module}"
+
 
 def names() -> list[str]:
     """Names of all registered models."""

@@ -18,7 +18,7 @@ from accelkit.nn.initializers import (
     zeros,
 )
 from accelkit.nn.layers import Conv2d, Dropout, Embedding, Flatten, Linear
-from accelkit.nn.module import Module, ModuleSpec, ParameterSpec, Scope
+from accelkit.nn.module import Module, ModuleSpec
 from accelkit.nn.normalization import BatchNorm, LayerNorm, LocalResponseNorm
 from accelkit.nn.pooling import (
     AdaptiveAvgPool2d,
@@ -27,6 +27,7 @@ from accelkit.nn.pooling import (
     GlobalMaxPool2d,
     MaxPool2d,
 )
+from accelkit.nn.scope import ParameterSpec, Scope
 
 __all__ = [
     "GELU",

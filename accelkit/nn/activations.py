@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from accelkit import ops
-from accelkit.nn.module import Module, Scope
+from accelkit.nn.module import Module
+from accelkit.nn.scope import Scope
 from accelkit.tensor import Tensor
 
 __all__ = ["GELU", "ReLU", "SiLU", "Sigmoid", "Softmax", "Tanh"]

@@ -9,7 +9,8 @@ from accelkit import ops
 from accelkit.arguments import require_fraction, require_integer
 from accelkit.errors import ShapeError
 from accelkit.nn.layers import Dropout, Linear
-from accelkit.nn.module import Module, Scope
+from accelkit.nn.module import Module
+from accelkit.nn.scope import Scope
 from accelkit.tensor import Tensor
 
 __all__ = ["MultiHeadAttention"]

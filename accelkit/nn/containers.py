@@ -8,7 +8,8 @@ from typing import Any
 
 from accelkit.arguments import require_instance
 from accelkit.errors import OptionError, ShapeError
-from accelkit.nn.module import Module, Scope
+from accelkit.nn.module import Module
+from accelkit.nn.scope import Scope
 from accelkit.tensor import Tensor
 
 __all__ = ["Function", "Residual", "Sequential"]
@@ -27,6 +28,11 @@ class Sequential(Module):
         >>> mlp = nn.Sequential(nn.Linear(8), nn.ReLU(), nn.Linear(2))
         >>> list(mlp.specify((1, 4)).parameters)
         ['0.weight', '0.bias', '2.weight', '2.bias']
+        >>> print(mlp)
+        Sequential
+          0: Linear(features=8)
+          1: ReLU()
+          2: Linear(features=2)
     """
 
     layers: tuple[tuple[str, Module], ...]
@@ -42,6 +48,11 @@ class Sequential(Module):
                 )
             _require_module(name, layer)
         object.__setattr__(self, "layers", pairs)
+
+    def __repr__(self) -> str:
+        by_position = all(name == str(i) for i, (name, _) in enumerate(self.layers))
+        given = (repr(layer) if by_position else f"{n}={layer!r}" for n, layer in self.layers)
+        return f"Sequential({', '.join(given)})"
 
     def forward(self, scope: Scope, x: Any) -> Any:
         """Each layer's result is the next one's input."""

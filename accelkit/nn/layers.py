@@ -10,7 +10,8 @@ from accelkit import ops
 from accelkit.arguments import require_fraction, require_integer
 from accelkit.errors import OptionError, ShapeError
 from accelkit.nn.initializers import Initializer, Normal, lecun_normal, zeros
-from accelkit.nn.module import Module, Scope
+from accelkit.nn.module import Module
+from accelkit.nn.scope import Scope
 from accelkit.ops.neural import as_padding, as_pair
 from accelkit.primitives.random import dropout
 from accelkit.tensor import Tensor

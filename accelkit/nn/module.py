@@ -8,22 +8,23 @@ to find out which parameters there are, ``apply`` runs it on values.
 
 from __future__ import annotations
 
+import contextlib
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from accelkit import dtypes
-from accelkit.device import Device, current_device
+from accelkit.device import Device, current_device, default_device
 from accelkit.device import device as find_device
 from accelkit.dtypes import DType
-from accelkit.errors import DTypeError, OptionError, ShapeError
+from accelkit.errors import AccelkitError, ShapeError
 from accelkit.graph import TensorSpec
-from accelkit.nn.initializers import Initializer
-from accelkit.ops.coercion import put
-from accelkit.random.philox import subkey
+from accelkit.nn.scope import ParameterSpec, Scope, Session, located
+from accelkit.ops.coercion import asarray, put
 from accelkit.random.stream import Stream
 from accelkit.tensor import Tensor
 from accelkit.tracing import active_trace, trace_graph
@@ -31,24 +32,6 @@ from accelkit.tracing import active_trace, trace_graph
 __all__ = ["Module", "ModuleSpec", "ParameterSpec", "Scope"]
 
 Nested = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class ParameterSpec:
-    """A declared parameter or state: its shape, and how its first value is drawn."""
-
-    shape: tuple[int, ...]
-    initializer: Initializer
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    def draw(self, seed: int, name: str) -> np.ndarray:
-        """The first value, float32: a pure function of the seed and the dotted name."""
-        value = self.initializer(subkey(seed, 0, f"init:{name}", 0), self.shape)
-        return np.ascontiguousarray(value, np.float32)
 
 
 @dataclass(frozen=True)
@@ -72,149 +55,10 @@ class ModuleSpec:
         """Number of parameters, all elements counted."""
         return sum(spec.size for spec in self.parameters.values())
 
+    def __str__(self) -> str:
+        from accelkit.nn.printing import spec_lines
 
-@dataclass
-class _Session:
-    """What all scopes of one run share."""
-
-    training: bool
-    dtype: DType
-    stream: Stream | None
-    parameters: Mapping[str, Tensor] | None  # None while declaring
-    state: Mapping[str, Tensor] | None
-    first_sample: int = 0
-    new_state: dict[str, Tensor] = field(default_factory=dict)
-    declared: dict[str, ParameterSpec] = field(default_factory=dict)
-    declared_state: dict[str, ParameterSpec] = field(default_factory=dict)
-    uses_batch_statistics: bool = False
-
-
-class Scope:
-    """A place in a model: hands out parameters, state and random keys by name.
-
-    Attributes:
-        path: Dotted path of the module that runs here.
-        training: Whether this is a training pass.
-    """
-
-    def __init__(self, session: _Session, path: str) -> None:
-        self._session = session
-        self.path = path
-
-    @property
-    def training(self) -> bool:
-        """Whether this is a training pass: dropout drops, batch norm uses the batch."""
-        return self._session.training
-
-    @property
-    def first_sample(self) -> int:
-        """Index, in the whole batch, of the first sample given here: not 0 in a micro-batch.
-
-        Random tensors with one row per sample start at this row, so that they do not depend on
-        how a batch is cut.
-        """
-        return self._session.first_sample
-
-    def _name(self, name: str) -> str:
-        return f"{self.path}.{name}" if self.path else name
-
-    def parameter(self, name: str, shape: Sequence[int], initializer: Initializer) -> Tensor:
-        """The parameter of this name.
-
-        Args:
-            name: Unique within this scope; no dots.
-            shape: Its shape.
-            initializer: Draws its first value.
-
-        Raises:
-            ShapeError: if the given parameters hold none of this name and shape.
-        """
-        spec = ParameterSpec(tuple(shape), initializer)
-        found = self._find(name, spec, self._session.declared, self._session.parameters)
-        return found if found.dtype is self._session.dtype else found.astype(self._session.dtype)
-
-    def state(self, name: str, shape: Sequence[int], initializer: Initializer) -> Tensor:
-        """The state of this name; change it by :meth:`set_state`."""
-        full = self._name(name)
-        if full in self._session.new_state:
-            return self._session.new_state[full]
-        spec = ParameterSpec(tuple(shape), initializer)
-        return self._find(name, spec, self._session.declared_state, self._session.state)
-
-    def set_state(self, name: str, value: Tensor) -> None:
-        """The value that the state of this name has after this pass."""
-        self._session.new_state[self._name(name)] = value
-
-    def _find(
-        self,
-        name: str,
-        spec: ParameterSpec,
-        declared: dict[str, ParameterSpec],
-        values: Mapping[str, Tensor] | None,
-    ) -> Tensor:
-        full = self._name(name)
-        if values is None:
-            if full in declared and declared[full].shape != spec.shape:
-                raise ShapeError(
-                    f"Parameter {full!r} is declared twice, with shapes {declared[full].shape} and "
-                    f"{spec.shape}."
-                )
-            declared[full] = spec
-            trace = active_trace()
-            assert trace is not None
-            return trace.add_input(TensorSpec(spec.shape, self._session.dtype), full)
-        found = values.get(full)
-        if found is None:
-            near = ", ".join(sorted(values)[:8]) or "none"
-            raise ShapeError(f"There is no parameter {full!r} of shape {spec.shape}. Given: {near}")
-        if found.shape != spec.shape:
-            raise ShapeError(f"Parameter {full!r} needs shape {spec.shape}, got {found.shape}.")
-        return found
-
-    def key(self) -> Tensor:
-        """A random key for this place and step.
-
-        Raises:
-            OptionError: if no source of randomness was given.
-        """
-        stream = self._session.stream
-        if stream is None:
-            raise OptionError(
-                f"Layer {self.path!r} draws random numbers. Pass `random=accelkit.random.Stream("
-                f"seed, step=step)` to apply()."
-            )
-        result: Tensor = stream.key(self.path)
-        return result
-
-    def mark_batch_statistics(self) -> None:
-        """Declare that a sample's result depends on the other samples of its batch."""
-        self._session.uses_batch_statistics = True
-
-    def run(self, name: str, module: Module, *inputs: Any, **options: Any) -> Any:
-        """Run a child module in the sub-scope of this name.
-
-        Raises:
-            ShapeError, DTypeError, OptionError: with the child's path and input shapes.
-        """
-        scope = Scope(self._session, self._name(name))
-        trace = active_trace()
-        try:
-            if trace is None:
-                return module.forward(scope, *inputs, **options)
-            with trace.labelled(scope=scope.path):
-                return module.forward(scope, *inputs, **options)
-        except (ShapeError, DTypeError, OptionError) as error:
-            raise _located(error, scope.path, module, inputs) from error.__cause__
-
-
-def _located(error: Exception, path: str, module: Module, inputs: Sequence[Any]) -> Exception:
-    """The error with the path of the innermost layer that raised it."""
-    if getattr(error, "accelkit_layer", None) is not None:
-        return error
-    shapes = ", ".join(str(x.shape) for x in inputs if isinstance(x, Tensor))
-    located = type(error)(f"Layer {path!r} ({type(module).__name__}) on input {shapes}: {error}")
-    located.accelkit_layer = path  # type: ignore[attr-defined]
-    return located
+        return "\n".join(spec_lines(self))
 
 
 def flatten_names(nested: Nested, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -273,9 +117,9 @@ class Module:
         Raises:
             ShapeError: with the path of the layer that the input does not fit.
         """
-        spec = TensorSpec(tuple(input_shape), dtypes.dtype(input_dtype))
+        spec = TensorSpec(_positive_shape(input_shape), dtypes.dtype(input_dtype))
         dtype = spec.dtype if spec.dtype.is_floating else dtypes.float32
-        session = _Session(training, dtype, Stream(0), None, None)
+        session = Session(training, dtype, Stream(0), None, None)
         outputs: list[TensorSpec] = []
 
         def function(x: Tensor) -> list[Tensor]:
@@ -338,9 +182,11 @@ class Module:
     ) -> tuple[Any, dict[str, Any]]:
         """Compute the result and the new state. Pure: nothing given is changed.
 
+        What the module creates (keys, masks, constants) lands on the device of its parameters.
+
         Args:
             parameters: As returned by :meth:`init`.
-            inputs: Tensors.
+            inputs: Tensors, or arrays of the host.
             training: Whether dropout drops and batch norm uses the batch.
             random: Source of keys; needed if the model draws random numbers.
             state: As returned by :meth:`init_state`; needed if the model has state.
@@ -352,19 +198,48 @@ class Module:
         flat = dict(flatten_names(parameters))
         dtype = next((p.dtype for p in flat.values() if p.dtype.is_floating), dtypes.float32)
         old_state = dict(flatten_names(state or {}))
-        session = _Session(training, dtype, random, flat, old_state, first_sample)
-        result = self._run(session, *inputs)
+        session = Session(training, dtype, random, flat, old_state, first_sample)
+        with _on_device_of([*flat.values(), *inputs]):
+            given = (asarray(x) if isinstance(x, np.ndarray) else x for x in inputs)
+            result = self._run(session, *given)
         return result, nest({**old_state, **session.new_state})
 
-    def _run(self, session: _Session, *inputs: Any) -> Any:
+    def _run(self, session: Session, *inputs: Any) -> Any:
         try:
             return self.forward(Scope(session, ""), *inputs)
-        except (ShapeError, DTypeError, OptionError) as error:
-            raise _located(error, "", self, inputs) from error.__cause__
+        except AccelkitError as error:
+            raise located(error, "", self, inputs) from error.__cause__
+
+    def __str__(self) -> str:
+        from accelkit.nn.printing import module_lines
+
+        return "\n".join(module_lines(self))
 
     def __call__(self, parameters: Nested, *inputs: Any, state: Nested | None = None) -> Any:
         """The result of inference: :meth:`apply` without training."""
         return self.apply(parameters, *inputs, state=state)[0]
+
+
+def _positive_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    try:
+        extents = tuple(map(operator.index, shape))
+    except TypeError:
+        extents = (0,)
+    if any(n < 1 for n in extents):
+        raise ShapeError(
+            f"An input_shape holds positive integers, the batch axis first, for example "
+            f"(32, 224, 224, 3); got {shape!r}."
+        )
+    return extents
+
+
+@contextlib.contextmanager
+def _on_device_of(values: Sequence[Any]) -> Iterator[None]:
+    """Create tensors beside the first of these that has data, outside of traces."""
+    eager = (x.device for x in values if isinstance(x, Tensor) and not x.is_traced)
+    device = next(eager, None) if active_trace() is None else None
+    with contextlib.nullcontext() if device is None else default_device(device):
+        yield
 
 
 def _place(

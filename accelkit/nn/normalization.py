@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from accelkit import ops
 from accelkit.arguments import require_fraction, require_integer, require_number
 from accelkit.nn.initializers import ones, zeros
-from accelkit.nn.module import Module, Scope
+from accelkit.nn.module import Module
+from accelkit.nn.scope import Scope
 from accelkit.tensor import Tensor
 
 __all__ = ["BatchNorm", "LayerNorm", "LocalResponseNorm"]

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from accelkit import ops
-from accelkit.nn.module import Module, Scope
+from accelkit.nn.module import Module
+from accelkit.nn.scope import Scope
 from accelkit.ops.neural import as_padding, as_pair
 from accelkit.tensor import Tensor
 

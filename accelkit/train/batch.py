@@ -66,6 +66,11 @@ def as_batch(batch: Any, loss: Loss, dtype: DType) -> Batch:
             )
         parts = [batch["inputs"], batch["targets"], batch.get("weights")]
     else:
+        if not isinstance(batch, tuple | list):
+            raise OptionError(
+                f"A batch is (inputs, targets) or (inputs, targets, weights), or a mapping with "
+                f"these names, got {type(batch).__name__}."
+            )
         parts = list(batch)
         if len(parts) not in (2, 3):
             raise OptionError(

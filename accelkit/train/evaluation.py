@@ -21,7 +21,8 @@ from accelkit.tensor import Tensor
 from accelkit.train.batch import Batch, as_batch, on_device, padded
 from accelkit.train.metrics import StepMetrics
 from accelkit.train.precision import policy
-from accelkit.train.program import Recipe, StepProgram, build_eval_program
+from accelkit.train.program import StepProgram, build_eval_program
+from accelkit.train.recipe import Recipe
 from accelkit.train.state import TrainState
 from accelkit.train.step import Compiled, compile_step
 
@@ -51,9 +52,16 @@ class EvalStep:
         preprocess: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.device = current_device() if device is None else find_device(device)
+        self.precision = precision
         self._policy = policy(precision, self.device)
         self.recipe = Recipe(model, loss, tuple(metrics), self._policy.dtype, preprocess)
         self._compiled: dict[Any, Compiled] = {}
+
+    def __repr__(self) -> str:
+        return (
+            f"<EvalStep of {type(self.recipe.model).__name__} in {self.precision} on "
+            f"{self.device}, {len(self._compiled)} programs compiled>"
+        )
 
     def __call__(self, state: TrainState | Mapping[str, Any], batch: Any) -> StepMetrics:
         """The weighted means over one batch. The state is not consumed.
@@ -66,7 +74,7 @@ class EvalStep:
         parts = self._sized(as_batch(batch, self.recipe.loss, self.recipe.dtype))
         compiled = self._compile(tensors, parts)
         (vector,) = run(compiled.executable, self._operands(compiled.program, tensors, parts))
-        return StepMetrics(compiled.program.metric_names, vector, raise_nonfinite=False)
+        return StepMetrics(compiled.program.metric_names, vector, is_evaluation=True)
 
     def graph(self, state: TrainState | Mapping[str, Any], batch: Any) -> Graph:
         """The graph of the step for a batch like this one, before any pass: ``print`` it."""
@@ -107,6 +115,11 @@ class EvalStep:
         return {n: sum(weight * m[n] for weight, m in found) / total for n in names}
 
     def _tensors(self, state: TrainState | Mapping[str, Any]) -> dict[str, Tensor]:
+        if not isinstance(state, TrainState | Mapping):
+            raise OptionError(
+                f"An evaluation takes a TrainState or a model's nested parameters, got "
+                f"{type(state).__name__}."
+            )
         if isinstance(state, TrainState):
             wanted = ("parameters.", "state.")
             tensors = {n: t for n, t in state.tensors.items() if n.startswith(wanted)}
@@ -135,7 +148,7 @@ class EvalStep:
 
     def _compile(self, tensors: dict[str, Tensor], batch: Batch) -> Compiled:
         specs = self._specs(batch)
-        key = (batch.size, *specs, *tensors)
+        key = (batch.size, *specs, *((name, t.spec) for name, t in tensors.items()))
         found = self._compiled.get(key)
         if found is None:
             program = self._trace(tensors, specs)

@@ -24,10 +24,18 @@ class StepMetrics(Mapping[str, float]):
             with a loss that is not finite and the first with labels out of range, -1 for none.
     """
 
-    def __init__(self, names: Sequence[str], tensor: Tensor, *, raise_nonfinite: bool) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        tensor: Tensor,
+        *,
+        raise_nonfinite: bool = False,
+        is_evaluation: bool = False,
+    ) -> None:
         self.names = tuple(names)
         self.tensor = tensor
         self._raise_nonfinite = raise_nonfinite
+        self._is_evaluation = is_evaluation
         self._values: np.ndarray | None = None
 
     def _read(self) -> np.ndarray:
@@ -38,6 +46,11 @@ class StepMetrics(Mapping[str, float]):
         return self._values
 
     def _check(self, first_nonfinite: int, first_bad_label: int) -> None:
+        if first_bad_label >= 0 and self._is_evaluation:
+            raise OptionError(
+                "The batch was given labels out of range. They were on the device already, so its "
+                "loss is wrong. Check labels before they travel."
+            )
         if first_bad_label >= 0:
             raise OptionError(
                 f"Step {first_bad_label} was given labels out of range. They were on the device "

@@ -8,17 +8,14 @@ from typing import Any, NamedTuple
 
 from accelkit import dtypes, ops
 from accelkit.autodiff import value_and_grad
-from accelkit.dtypes import DType
-from accelkit.errors import OptionError, ShapeError
+from accelkit.errors import OptionError, StateError
 from accelkit.graph import Graph, TensorSpec, Value
-from accelkit.losses import Loss
-from accelkit.metrics import Metric
-from accelkit.nn.module import Module, flatten_names, nest
-from accelkit.optim import Optimizer
+from accelkit.nn.module import flatten_names, nest
 from accelkit.primitives.shaping import reshape, slice_
 from accelkit.random.stream import Stream
 from accelkit.tensor import Tensor
 from accelkit.tracing import active_trace, trace_graph
+from accelkit.train.recipe import Recipe
 
 __all__ = ["StepProgram", "build_eval_program", "build_train_program"]
 
@@ -83,42 +80,28 @@ class StepProgram:
     output: TensorSpec
     captured: tuple[Tensor, ...]
 
+    def require_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Refuse a state of another model, optimizer or precision.
 
-@dataclass(frozen=True)
-class Recipe:
-    """What a step is made of; see :class:`accelkit.train.TrainStep`."""
+        Raises:
+            StateError: naming the first tensor that is missing, unknown, or of another shape.
+        """
+        expected = {n: v.spec for n, v in zip(self.state_names, self.graph.inputs, strict=False)}
+        for name, spec in expected.items():
+            found = tensors[name].spec if name in tensors else None
+            if found != spec:
+                raise foreign_state(f"{name!r} must be {spec}, got {found or 'none'}")
+        for name in tensors:
+            if name not in expected:
+                raise foreign_state(f"{name!r} is not part of it")
 
-    model: Module
-    loss: Loss
-    metrics: tuple[Metric, ...]
-    dtype: DType
-    preprocess: Any = None
-    optimizer: Optimizer | None = None
-    trainable: Any = None
-    skip_nonfinite: bool = False
-    scale_loss: bool = False
-    accumulate: int = 1
 
-    def model_input(self, inputs: Tensor) -> Tensor:
-        """The batch's inputs as the model takes them: pixels become floating."""
-        if self.preprocess is not None:
-            inputs = self.preprocess(inputs)
-        pixels = inputs.dtype is dtypes.uint8
-        return ops.astype(inputs, self.dtype) if pixels else inputs
-
-    def is_trainable(self, name: str) -> bool:
-        """Whether the parameter of this dotted name changes."""
-        return self.trainable is None or bool(self.trainable(name))
-
-    def evaluate(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each sample, checked to be one number each."""
-        losses = self.loss(outputs, targets)
-        if losses.shape != (outputs.shape[0],):
-            raise ShapeError(
-                f"A loss must return one number per sample, ({outputs.shape[0]},), got "
-                f"{losses.shape}."
-            )
-        return losses
+def foreign_state(difference: str) -> StateError:
+    """The error for a state that another step made."""
+    return StateError(
+        f"This state does not fit the step: {difference}. Use a state that `step.init` of a step "
+        f"with the same model, optimizer and precision made."
+    )
 
 
 def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
@@ -142,7 +125,12 @@ def build_train_program(
     batch_specs: Sequence[TensorSpec],
     scalar_names: Sequence[str],
 ) -> StepProgram:
-    """Trace a training step for a state and a batch of these specs."""
+    """Trace a training step for a state and a batch of these specs.
+
+    Raises:
+        StateError: if the state has not what the optimizer keeps.
+    """
+    recipe.require_state(state_specs)
     names = tuple(state_specs)
     count = len(names)
     details: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from accelkit import dtypes, ops
+from accelkit.arguments import require_instance
 from accelkit.backend import Executable
 from accelkit.compilation import compile_graph, run
 from accelkit.device import Device, current_device
@@ -33,7 +35,8 @@ from accelkit.train.batch import Batch, as_batch, on_device, padded
 from accelkit.train.memory import MemoryChoice, choose_accumulation, parse_bytes
 from accelkit.train.metrics import StepMetrics
 from accelkit.train.precision import Policy, policy
-from accelkit.train.program import INITIAL_LOSS_SCALE, Recipe, StepProgram, build_train_program
+from accelkit.train.program import INITIAL_LOSS_SCALE, StepProgram, build_train_program
+from accelkit.train.recipe import Recipe
 from accelkit.train.state import TrainState
 
 __all__ = ["TrainStep"]
@@ -120,8 +123,6 @@ class TrainStep:
             raise OptionError(
                 f"on_nonfinite must be one of {', '.join(NONFINITE)}, got {on_nonfinite!r}."
             )
-        if not isinstance(accumulate, int) or accumulate < 1:
-            raise OptionError(f"accumulate must be a positive integer, got {accumulate!r}.")
         if memory_limit is not None and accumulate != 1:
             raise OptionError("Give either accumulate= or memory_limit=, which chooses it.")
         self.device = current_device() if device is None else find_device(device)
@@ -147,6 +148,13 @@ class TrainStep:
         self._compiled: dict[Any, Compiled] = {}
         self._unit_weights: dict[int, Tensor] = {}
         self._batch_statistics: bool | None = None
+        self._returned: Callable[[], TrainState | None] = lambda: None  # a state known to fit
+
+    def __repr__(self) -> str:
+        return (
+            f"<TrainStep of {type(self.recipe.model).__name__} with {self.optimizer!r} in "
+            f"{self.precision} on {self.device}, {len(self._compiled)} programs compiled>"
+        )
 
     # --- state ----------------------------------------------------------------------------------
 
@@ -201,8 +209,10 @@ class TrainStep:
             OptionError, ShapeError, DTypeError: for a batch that does not fit; the state is
                 still usable.
             StateConsumedError, StateLostError: for a state that is gone.
+            StateError: for a state of another model, optimizer or precision.
             OutOfMemoryError: with the largest tensors, and whether the state survived.
         """
+        require_instance("state", state, TrainState, "Make one with step.init(seed, input_shape).")
         tensors = state.tensors
         if state.device is not self.device:
             raise DeviceMismatchError(
@@ -212,6 +222,8 @@ class TrainStep:
         parts = as_batch(batch, self.recipe.loss, self.recipe.dtype)
         is_first = not self._compiled
         compiled = self._compile(tensors, self._sized(parts))
+        if self._returned() is not state:
+            compiled.program.require_state(tensors)
         operands = self._operands(compiled.program, state, self._sized(parts))
         values = [tensors[name] for name in compiled.program.state_names]
         values = self._rehearse(state, compiled, values, operands) if is_first else values
@@ -233,6 +245,7 @@ class TrainStep:
         new = TrainState(
             {**tensors, **changed}, step=state.step + 1, seed=state.seed, device=self.device
         )
+        self._returned = weakref.ref(new)
         metrics = StepMetrics(
             program.metric_names, results[-1], raise_nonfinite=self.on_nonfinite == "raise"
         )

@@ -13,7 +13,8 @@ import pytest
 
 from accelkit import dtypes, losses, models, optim, passes, registry
 from accelkit.graph import Graph, TensorSpec, node_flops
-from accelkit.train.program import Recipe, build_train_program
+from accelkit.train.program import build_train_program
+from accelkit.train.recipe import Recipe
 
 PRODUCTS = ("conv2d", "conv2d_input_grad", "conv2d_weight_grad", "matmul")
 BATCH_SIZE = 4

@@ -10,7 +10,7 @@ import pytest
 
 import accelkit as ak
 from accelkit import losses, metrics, models, nn
-from accelkit.errors import OptionError, ShapeError, UnknownNameError
+from accelkit.errors import OptionError, ShapeError, TraceError, UnknownNameError
 from accelkit.nn.module import flatten_names
 
 
@@ -125,6 +125,78 @@ def test_causal_attention_sees_no_later_position() -> None:
     before, after = layer(parameters, ak.asarray(x)), layer(parameters, ak.asarray(changed))
     np.testing.assert_array_equal(before.numpy()[:, :4], after.numpy()[:, :4])
     assert not np.array_equal(before.numpy()[:, 4:], after.numpy()[:, 4:])
+
+
+@pytest.mark.parametrize("device", sorted({info.device.backend for info in ak.devices()}))
+def test_what_a_module_creates_lands_beside_its_parameters(device: str) -> None:
+    @dataclass(frozen=True)
+    class Shift(nn.Module):
+        def forward(self, scope: nn.Scope, x: ak.Tensor) -> ak.Tensor:
+            return x + scope.parameter("shift", (3,), nn.ones) + ak.ones(3)
+
+    model = nn.Sequential(Shift(), nn.Dropout(0.5))
+    parameters = model.init(0, (4, 3), device=device)
+    x = np.zeros((4, 3), np.float32)
+    y, _ = model.apply(parameters, x, training=True, random=ak.random.Stream(1))
+    assert y.device is ak.device(device)
+    expected, _ = model.apply(
+        model.init(0, (4, 3)), ak.asarray(x), training=True, random=ak.random.Stream(1)
+    )
+    np.testing.assert_array_equal(y.numpy(), expected.numpy())
+    slope = ak.grad(lambda p: model(p, x).sum())(parameters)
+    assert slope["0"]["shift"].tolist() == [4.0] * 3
+
+
+def test_statistics_that_are_missing_are_called_so() -> None:
+    layer = nn.Sequential(norm=nn.BatchNorm())
+    with pytest.raises(ShapeError, match=r"no state 'norm\.mean' .* given: none.*init_state"):
+        layer(layer.init(0, (2, 3)), ak.ones((2, 3)))
+
+
+def test_errors_of_every_kind_name_their_layer() -> None:
+    def choose(x: ak.Tensor) -> ak.Tensor:
+        return x if x.sum() > 0.0 else -x
+
+    model = nn.Sequential(a=nn.ReLU(), b=nn.Sequential(c=nn.Function(choose)))
+    with pytest.raises(
+        TraceError, match=r"Layer 'b\.c' \(Function\) on input \(1, 2\): Python cont"
+    ):
+        model.specify((1, 2))
+    with pytest.raises(ShapeError, match=r"^Conv2d on input \(1, 2\): Conv2d needs images"):
+        nn.Conv2d(1, 1).specify((1, 2))
+
+
+def test_models_print_as_trees_and_what_they_declare_as_a_table() -> None:
+    model = nn.Sequential(
+        stem=nn.Conv2d(4, 3, strides=2),
+        block=nn.Residual(nn.Sequential(nn.ReLU(), nn.Conv2d(4, 1)), nn.Conv2d(4, 1, bias=False)),
+        norm=nn.BatchNorm(),
+    )
+    assert str(model).splitlines() == [
+        "Sequential",
+        "  stem: Conv2d(features=4, kernel_size=3, strides=2)",
+        "  block: Residual",
+        "    body: Sequential",
+        "      0: ReLU()",
+        "      1: Conv2d(features=4, kernel_size=1)",
+        "    shortcut: Conv2d(features=4, kernel_size=1, bias=False)",
+        "  norm: BatchNorm()",
+    ]
+    assert str(model.specify((1, 9, 9, 3))).splitlines() == [
+        "stem.weight            (3, 3, 3, 4)            108",
+        "stem.bias              (4,)                      4",
+        "block.body.1.weight    (1, 1, 4, 4)             16",
+        "block.body.1.bias      (4,)                      4",
+        "block.shortcut.weight  (1, 1, 4, 4)             16",
+        "norm.scale             (4,)                      4",
+        "norm.bias              (4,)                      4",
+        "norm.mean (state)      (4,)                      4",
+        "norm.var (state)       (4,)                      4",
+        "156 parameters; output float32[1,4,4,4]",
+    ]
+    assert repr(nn.Sequential(nn.ReLU(), nn.Tanh())) == "Sequential(ReLU(), Tanh())"
+    assert repr(nn.Sequential(act=nn.ReLU())) == "Sequential(act=ReLU())"
+    assert str(models.build("lenet5")).startswith("lenet5: inputs 28x28x1, 10 classes\nSequential")
 
 
 def test_embedding_takes_rows() -> None:
