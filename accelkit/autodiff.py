@@ -193,6 +193,7 @@ def value_and_grad(
         >>> float(value), slope.tolist()
         (5.0, [2.0, 4.0])
     """
+    _require_function("grad", function)
     positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
 
     def differentiated(*args: Any, **kwargs: Any) -> Any:
@@ -272,10 +273,7 @@ def vjp(function: Callable[..., Any], *inputs: Tensor) -> tuple[Any, Callable[[A
 
     def product(cotangent: Any) -> tuple[Tensor, ...]:
         given, given_structure = tree.flatten(cotangent)
-        if given_structure != structure or any(
-            not isinstance(g, Tensor) or g.spec != y.spec
-            for g, y in zip(given, leaves, strict=True)
-        ):
+        if given_structure != structure or not all(map(_same_spec, given, leaves)):
             raise ShapeError(
                 f"The cotangent must be like the value, {_specs(leaves)} in {structure}; got "
                 f"{_specs(given)} in {given_structure}."
@@ -302,10 +300,15 @@ def _specs(leaves: Sequence[Any]) -> str:
     return ", ".join(str(x.spec) if isinstance(x, Tensor) else repr(x) for x in leaves)
 
 
+def _require_function(name: str, function: Any) -> None:
+    if not callable(function):
+        raise OptionError(f"{name} takes a function, got {type(function).__name__}.")
+
+
 def _argument(args: Sequence[Any], position: int) -> Any:
     if not -len(args) <= position < len(args):
         raise OptionError(
-            f"argnums={position} needs at least {position + 1} positional arguments, got "
+            f"argnums={position} names no positional argument: the function was called with "
             f"{len(args)}."
         )
     return args[position]

@@ -153,6 +153,10 @@ class Jitted:
         call = self._take_apart(args, kwargs)
         return self._trace(call, self._device(call.tensors))[0]
 
+    def __repr__(self) -> str:
+        name = getattr(self.function, "__qualname__", repr(self.function))
+        return f"<jit {name}, {self.cache_size} programs compiled>"
+
     @property
     def cache_size(self) -> int:
         """How many programs were compiled so far."""
@@ -290,6 +294,8 @@ def jit(
         return functools.partial(
             jit, donate_argnums=donate_argnums, precision=precision, deterministic=deterministic
         )
+    if not callable(function):
+        raise OptionError(f"jit takes a function, got {type(function).__name__}.")
     positions = (donate_argnums,) if isinstance(donate_argnums, int) else tuple(donate_argnums)
     options = CompileOptions(check_precision(precision), deterministic)
     return Jitted(function, donate_argnums=positions, options=options)

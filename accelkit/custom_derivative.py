@@ -147,7 +147,13 @@ class custom_vjp(Generic[P, R]):
 
     def defvjp(self, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
         """Set the forward function, which also returns residuals, and the backward rule."""
+        for function in (forward, backward):
+            if not callable(function):
+                raise OptionError(f"defvjp takes two functions, got {type(function).__name__}.")
         self._forward, self._backward = forward, backward
+
+    def __repr__(self) -> str:
+        return f"<custom_vjp {self.__name__}>"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         if kwargs:

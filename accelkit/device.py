@@ -122,6 +122,9 @@ class DeviceReport(NamedTuple):
         lines += [f"{name}  unavailable: {why}" for name, why in self.unavailable.items()]
         return "\n".join(lines)
 
+    def __repr__(self) -> str:
+        return str(self)
+
 
 _default: ContextVar[Device | None] = ContextVar("accelkit_default_device", default=None)
 
@@ -135,6 +138,7 @@ def device(spec: str | Device) -> Device:
 
     Raises:
         UnknownNameError: no backend of this name.
+        OptionError: no name of a device.
         BackendUnavailableError: its framework is missing or broken.
         DeviceError: the backend has no such device; the message lists what it has.
 
@@ -147,6 +151,10 @@ def device(spec: str | Device) -> Device:
 
     if isinstance(spec, Device):
         return spec
+    if not isinstance(spec, str):
+        raise OptionError(
+            f"A device is named by a text such as 'torch:cuda:0', got {type(spec).__name__}."
+        )
     name, *rest = spec.split(":")
     backend = registry.backend(name)
     if len(rest) > 2 or (len(rest) == 2 and not rest[1].isdecimal()):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelkit import registry
 from accelkit.device import current_device, default_device
-from accelkit.errors import AccelkitError, CapabilityError, DeviceMismatchError
+from accelkit.errors import AccelkitError, CapabilityError, DeviceMismatchError, DTypeError
 from accelkit.graph import TensorSpec
 from accelkit.primitives.primitive import Primitive
 from accelkit.tracing import active_trace, leaked
@@ -37,6 +37,7 @@ def bind(
 
     Raises:
         ShapeError, DTypeError: if the operands do not fit, eagerly as in a trace.
+        DTypeError: if an operand is no tensor.
         DeviceMismatchError: if the operands live on different devices.
         TraceError: if an operand belongs to a trace that has ended.
     """
@@ -44,23 +45,31 @@ def bind(
     if trace is not None:
         if device is not None:
             trace.require_device(device)
-        return trace.record(primitive, inputs, parameters)
+        try:
+            return trace.record(primitive, inputs, parameters)
+        except AttributeError as error:
+            raise _no_tensor(primitive, inputs, error) from None
     if inputs:
-        device = inputs[0]._device
-        for tensor in inputs:
-            if tensor._device is not device or device is None:
-                raise _cannot_mix(primitive, inputs)
+        try:
+            device = inputs[0]._device
+            for tensor in inputs:
+                if tensor._device is not device or device is None:
+                    raise _cannot_mix(primitive, inputs)
+        except AttributeError as error:
+            raise _no_tensor(primitive, inputs, error) from None
     elif device is None:
         device = current_device()
     assert device is not None
     backend = registry.backend(device.backend)
     specs = primitive.infer([tensor.spec for tensor in inputs], parameters)
     if not backend.supports(primitive, parameters):
-        return _run_definition(primitive, inputs, parameters, backend, device)
+        return _run_definition(primitive, inputs, parameters, backend, device, specs)
     try:
         result = backend.run(primitive, [t._native for t in inputs], parameters, device)
     except Exception as error:
         raise backend.translate(error) from error
+    if primitive.lowerings:
+        _require_specs(primitive, result, specs, backend)
     if primitive.multiple_outputs:
         return tuple(map(_wrap, result, itertools.repeat(device), specs))
     return _wrap(result, device, specs[0])
@@ -79,6 +88,7 @@ def _run_definition(
     parameters: Mapping[str, Any],
     backend: Backend,
     device: Device,
+    specs: Sequence[TensorSpec],
 ) -> Any:
     if primitive.definition is None:
         raise CapabilityError(
@@ -87,7 +97,32 @@ def _run_definition(
             f"`accelkit.primitives.get({primitive.name!r}).lowering({backend.name!r})`."
         )
     with default_device(device):  # for what the definition creates
-        return primitive.definition(*inputs, **parameters)
+        result = primitive.definition(*inputs, **parameters)
+    found = [x.spec for x in (result if primitive.multiple_outputs else (result,))]
+    primitive.require_specs("definition", found, specs)
+    return result
+
+
+def _require_specs(
+    primitive: Primitive, result: Any, specs: Sequence[TensorSpec], backend: Backend
+) -> None:
+    """Check what a user's own lowering returned."""
+    if backend.name in primitive.lowerings:
+        arrays = result if primitive.multiple_outputs else (result,)
+        found = [backend.spec(array) for array in arrays]
+        primitive.require_specs(f"lowering for {backend.name!r}", found, specs)
+
+
+def _no_tensor(primitive: Primitive, inputs: Sequence[Any], error: AttributeError) -> Exception:
+    from accelkit.tensor import Tensor
+
+    for operand in inputs:
+        if not isinstance(operand, Tensor):
+            return DTypeError(
+                f"The primitive {primitive.name!r} takes tensors, got {type(operand).__name__}. "
+                f"Convert it with accelkit.asarray."
+            )
+    return error
 
 
 def _cannot_mix(primitive: Primitive, inputs: Sequence[Tensor]) -> AccelkitError:

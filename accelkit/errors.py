@@ -8,6 +8,7 @@
     ├── DeviceError               (RuntimeError)  no such device
     │   └── DeviceMismatchError                   tensors on different devices
     ├── ShapeError                (ValueError)    shapes that do not fit
+    ├── IndexOutOfRangeError      (IndexError)    an integer index beyond its axis
     ├── DTypeError                (TypeError)     dtypes that do not fit
     ├── OptionError               (ValueError)    an argument outside its range
     ├── TraceError                (RuntimeError)  a traced value used where it cannot be
@@ -16,7 +17,7 @@
     ├── CompileError              (RuntimeError)  a backend refused a graph
     ├── BackendError              (RuntimeError)  a framework failed while running
     │   └── OutOfMemoryError      (MemoryError)   device memory ran out
-    ├── StateError                (RuntimeError)
+    ├── StateError                (RuntimeError)  a training state that the step cannot take
     │   ├── StateConsumedError                    the step has taken this state already
     │   └── StateLostError                        execution failed after the state was donated
     ├── NonFiniteError            (ArithmeticError)  a loss is NaN or infinite
@@ -50,6 +51,7 @@ __all__ = [
     "DeviceMismatchError",
     "DifferentiationError",
     "IncompatibleCheckpointError",
+    "IndexOutOfRangeError",
     "NonFiniteError",
     "OptionError",
     "OutOfMemoryError",
@@ -103,6 +105,10 @@ class ShapeError(AccelkitError, ValueError):
     """Shapes that do not fit an operation or a layer."""
 
 
+class IndexOutOfRangeError(AccelkitError, IndexError):
+    """An integer index beyond the extent of its axis."""
+
+
 class DTypeError(AccelkitError, TypeError):
     """Dtypes that do not fit an operation."""
 
@@ -136,7 +142,7 @@ class OutOfMemoryError(BackendError, MemoryError):
 
 
 class StateError(AccelkitError, RuntimeError):
-    """A training state cannot be used any more."""
+    """A training state was used up, or belongs to another step."""
 
 
 class StateConsumedError(StateError):

@@ -59,7 +59,7 @@ def _forward(name: str) -> Callable[[Tensor, Any], Tensor]:
     def operate(self: Tensor, other: Any) -> Tensor:
         if type(other) is Tensor or isinstance(other, _NUMBERS):
             return _function(name)(self, other)
-        return NotImplemented  # type: ignore[no-any-return]
+        return _refused(other)  # type: ignore[no-any-return]
 
     return operate
 
@@ -70,9 +70,19 @@ def _reflected(name: str) -> Callable[[Tensor, Any], Tensor]:
     def operate(self: Tensor, other: Any) -> Tensor:
         if isinstance(other, _NUMBERS):
             return _function(name)(other, self)
-        return NotImplemented  # type: ignore[no-any-return]
+        return _refused(other)  # type: ignore[no-any-return]
 
     return operate
+
+
+def _refused(other: Any) -> Any:
+    """Python's own answer to an operand that is no number; NumPy's would mislead."""
+    if isinstance(other, np.ndarray):
+        raise DTypeError(
+            f"A NumPy array of shape {other.shape} stands beside a tensor. Put it on the tensor's "
+            f"device first: accelkit.asarray(array, device=tensor.device)."
+        )
+    return NotImplemented
 
 
 @functools.cache
@@ -257,6 +267,18 @@ class Tensor:
         assert self._device is not None
         return registry.backend(self._device.backend).dlpack_device(self._native)
 
+    def __reduce__(self) -> tuple[Callable[..., Tensor], tuple[np.ndarray, Device]]:
+        self._require_data("Pickling")
+        assert self._device is not None
+        return _restored, (self.numpy(), self._device)
+
+    def __copy__(self) -> Tensor:
+        return self  # immutable
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        self._require_data("Copying")
+        return self.to(self.device, copy=True)
+
     def __array_namespace__(self, *, api_version: str | None = None) -> ModuleType:
         import accelkit
 
@@ -363,6 +385,8 @@ class Tensor:
     astype = _method("astype")
     sum = _method("sum")
     mean = _method("mean")
+    var = _method("var")
+    std = _method("std")
     max = _method("max")
     min = _method("min")
     prod = _method("prod")
@@ -397,3 +421,9 @@ class Tensor:
 
 
 _new = object.__new__
+
+
+def _restored(array: np.ndarray, device: Device) -> Tensor:
+    """A tensor out of its pickle: on the device that it came from."""
+    result: Tensor = _ops().asarray(array, device=device)
+    return result

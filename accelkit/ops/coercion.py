@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -243,6 +244,8 @@ def asarray(
         copy: False to refuse a copy.
 
     Raises:
+        DTypeError: if it holds no numbers, or Python numbers that the dtype cannot hold.
+        ShapeError: if lists are ragged.
         OptionError: if ``copy=False`` cannot be had.
     """
     wanted = None if dtype is None else dtypes.dtype(dtype)
@@ -277,7 +280,17 @@ def _host_array(obj: ArrayLike, dtype: DType | None) -> np.ndarray:
         kinds = {"f": dtypes.default_float, "i": dtypes.default_int}
         default = kinds.get(array.dtype.kind)
         dtype = default if array.size or default else dtypes.default_float
-    return array.astype((dtype or dtypes.dtype(array.dtype)).numpy, copy=False)
+    if array.dtype.kind in "OSUMm":
+        raise DTypeError(
+            f"asarray takes numbers of up to 64 bits, nested lists of them, arrays and tensors, "
+            f"got {type(obj).__name__} ({array.dtype})."
+        )
+    target = dtype or dtypes.dtype(array.dtype)
+    if target.is_integer and array.size and not isinstance(obj, np.ndarray | np.generic):
+        for extreme in (array.min().item(), array.max().item()):
+            as_number(int(extreme) if math.isfinite(extreme) else extreme, target)
+    with np.errstate(over="ignore"):  # too large for a narrower float: infinite
+        return array.astype(target.numpy, copy=False)
 
 
 def _traced_constant(array: np.ndarray, device: Device | None) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 
 from accelkit import dtypes
 from accelkit.device import Device
-from accelkit.errors import DTypeError, OptionError, ShapeError
+from accelkit.errors import DTypeError, IndexOutOfRangeError, OptionError, ShapeError
 from accelkit.ops.coercion import as_axis, asarray, cast, scalar_like, tensor
 from accelkit.ops.manipulation import broadcast_arrays, permute_dims, reshape
 from accelkit.primitives import elementwise, shaping
@@ -26,7 +26,7 @@ def getitem(x: Tensor, key: Any) -> Tensor:
 
     Raises:
         ShapeError: for too many indices, or a mask that does not fit its axes.
-        IndexError: for an integer out of range.
+        IndexOutOfRangeError: for an integer out of range.
         DTypeError: for an index of another kind.
     """
     x = tensor(x)
@@ -125,8 +125,9 @@ def _basic(x: Tensor, parts: list[Any]) -> tuple[Tensor, list[Any]]:
         extent = x.shape[axis]
         if isinstance(part, int):
             if not -extent <= part < extent:
-                raise IndexError(
-                    f"Index {part} is out of range for axis {axis} of shape {x.shape}."
+                raise IndexOutOfRangeError(
+                    f"Index {part} is out of range for axis {axis} of shape {x.shape}: it must be "
+                    f"in [{-extent}, {extent})."
                 )
             low, high, stride = part % extent, part % extent + 1, 1
         elif isinstance(part, slice):

@@ -9,7 +9,7 @@ import numpy as np
 from accelkit import dtypes, registry
 from accelkit.device import Device, current_device, devices
 from accelkit.dtypes import DType
-from accelkit.errors import DTypeError, OptionError
+from accelkit.errors import DTypeError, OptionError, UnknownNameError
 from accelkit.tensor import Tensor
 
 
@@ -113,6 +113,8 @@ def isdtype(dtype: DType, kind: Any) -> bool:
         return any(isdtype(dtype, k) for k in kind)
     if isinstance(kind, str) and kind in _KINDS:
         return dtypes.dtype(dtype).kind in _KINDS[kind] and _KINDS[kind] != ""
+    if isinstance(kind, str) and kind not in {d.name for d in dtypes.ALL}:
+        raise UnknownNameError.of("kind of dtype", kind, [*_KINDS, *(d.name for d in dtypes.ALL)])
     return dtypes.dtype(dtype) is dtypes.dtype(kind)
 
 

@@ -29,6 +29,8 @@ def definition_graph(
 
     graph, captured = trace_graph(function, specs, name=primitive.name)
     assert not captured, f"the definition of {primitive.name} uses tensors from outside"
+    expected = primitive.infer(specs, parameters)
+    primitive.require_specs("definition", [v.spec for v in graph.outputs], expected)
     return graph
 
 

@@ -18,7 +18,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, cast, overload
 
-from accelkit.errors import OptionError, UnknownNameError
+from accelkit.errors import OptionError, ShapeError, UnknownNameError
 from accelkit.graph import TensorSpec
 
 if TYPE_CHECKING:
@@ -111,9 +111,38 @@ class Primitive(Generic[R]):
 
         Raises:
             ShapeError, DTypeError: if the operands do not fit.
+            OptionError: if the rule returns anything but specs.
         """
-        result = self._infer(*inputs, **parameters)
-        return (result,) if isinstance(result, TensorSpec) else tuple(result)
+        result: Any = self._infer(*inputs, **parameters)
+        if isinstance(result, TensorSpec):
+            return (result,)
+        if not isinstance(result, tuple | list) or not all(
+            isinstance(spec, TensorSpec) for spec in result
+        ):
+            raise OptionError(
+                f"The shape rule of {self.name!r} must return an accelkit.graph.TensorSpec (or a "
+                f"tuple of them), got {result!r}."
+            )
+        return tuple(result)
+
+    def require_specs(
+        self, source: str, found: Sequence[TensorSpec], expected: Sequence[TensorSpec]
+    ) -> None:
+        """Refuse results that the shape rule does not promise.
+
+        Args:
+            source: What computed them, for the message.
+            found: What it gave.
+            expected: What :meth:`infer` said.
+
+        Raises:
+            ShapeError: naming the primitive and both.
+        """
+        if list(found) != list(expected):
+            raise ShapeError(
+                f"The {source} of {self.name!r} gives {', '.join(map(str, found)) or 'nothing'} "
+                f"where its shape rule says {', '.join(map(str, expected))}. Correct one of them."
+            )
 
     def flops(
         self,

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from accelkit.arguments import require_instance
 from accelkit.dtypes import DType
 from accelkit.random.philox import subkey
 
@@ -61,6 +62,12 @@ def key(seed: int, *, step: int = 0, path: str = "", device: Any = None) -> Any:
     return asarray(np.array(subkey(seed, step, path, 0), np.uint32), device=device)
 
 
+def _require_key(given: Any) -> None:
+    from accelkit.tensor import Tensor
+
+    require_instance("key", given, Tensor, "Make one with accelkit.random.key(seed).")
+
+
 def uniform(
     key: Any, shape: Any, *, dtype: DType | str = "float32", low: float = 0.0, high: float = 1.0
 ) -> Any:
@@ -69,6 +76,7 @@ def uniform(
     from accelkit.ops.coercion import as_shape
     from accelkit.primitives.random import random_uniform
 
+    _require_key(key)
     drawn = random_uniform(key, shape=as_shape(shape), dtype=as_dtype(dtype), offset=0)
     return drawn if (low, high) == (0.0, 1.0) else drawn * (high - low) + low
 
@@ -79,4 +87,5 @@ def normal(key: Any, shape: Any, *, dtype: DType | str = "float32") -> Any:
     from accelkit.ops.coercion import as_shape
     from accelkit.primitives.random import random_normal
 
+    _require_key(key)
     return random_normal(key, shape=as_shape(shape), dtype=as_dtype(dtype), offset=0)

@@ -263,7 +263,9 @@ def test_refusals() -> None:
         ak.grad(lambda t: 1.0)(x)
     with pytest.raises(DTypeError, match=r"Only floating tensors have gradients, got int64\[1\]"):
         ak.grad(lambda t: t.sum())(ak.asarray([1]))
-    with pytest.raises(OptionError, match="argnums=1 needs at least 2 positional arguments, got 1"):
+    with pytest.raises(
+        OptionError, match="argnums=1 names no positional argument: .* called with 1"
+    ):
         ak.grad(lambda t: t.sum(), argnums=1)(x)
 
 

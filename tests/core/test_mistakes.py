@@ -1,0 +1,219 @@
+"""Mistakes of daily use: what was given, what was expected, what to do."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import accelkit as ak
+from accelkit.errors import (
+    AccelkitError,
+    DifferentiationError,
+    DTypeError,
+    IndexOutOfRangeError,
+    OptionError,
+    ShapeError,
+    TraceError,
+    UnknownNameError,
+)
+from accelkit.primitives import PRIMITIVES
+
+BACKENDS = sorted({info.device.backend for info in ak.devices()})
+
+
+@pytest.fixture(params=BACKENDS)
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    with ak.default_device(request.param):
+        yield request.param
+
+
+def leaked() -> ak.Tensor:
+    kept: list[ak.Tensor] = []
+    ak.jit(lambda x: kept.append(x) or x)(ak.zeros(2))
+    return kept[0]
+
+
+MISTAKES: dict[str, tuple[Any, type[AccelkitError], str]] = {
+    "array beside a tensor": (
+        lambda x: x + np.ones(3),
+        DTypeError,
+        r"NumPy array of shape \(3,\) .* accelkit\.asarray\(array, device=tensor\.device\)",
+    ),
+    "tensor beside an array": (lambda x: np.ones(3) * x, DTypeError, r"NumPy array of shape"),
+    "array compared": (lambda x: x == np.ones(3), DTypeError, r"NumPy array of shape"),
+    "index": (
+        lambda x: x[3],
+        IndexOutOfRangeError,
+        r"Index 3 is out of range for axis 0 of shape \(3,\): it must be in \[-3, 3\)",
+    ),
+    "huge integer": (
+        lambda x: ak.asarray(2**70),
+        DTypeError,
+        r"numbers of up to 64 bits.*got int \(object\)",
+    ),
+    "text": (lambda x: ak.asarray(["a"]), DTypeError, r"takes numbers.*got list \(<U1\)"),
+    "nothing": (lambda x: ak.asarray(None), DTypeError, r"takes numbers.*got NoneType"),
+    "negative": (
+        lambda x: ak.asarray([1, -1], dtype="uint8"),
+        DTypeError,
+        r"-1 does not fit uint8, which holds 0 to 255",
+    ),
+    "not finite": (lambda x: ak.asarray([np.nan], dtype="int32"), DTypeError, r"nan does not fit"),
+    "device": (lambda x: ak.device(3), OptionError, r"'torch:cuda:0', got int"),
+    "kind of dtype": (
+        lambda x: ak.isdtype(x.dtype, "integer"),
+        UnknownNameError,
+        r"kind of dtype 'integer'.*'integral'",
+    ),
+    "groups": (
+        lambda x: ak.conv2d(ak.zeros((1, 4, 4, 2)), ak.zeros((1, 1, 2, 2)), groups=1.0),
+        OptionError,
+        r"`groups` must be a positive integer, got 1\.0",
+    ),
+    "primitive": (
+        lambda x: ak.primitives.elementwise.add(x, 2.0),
+        DTypeError,
+        r"primitive 'add' takes tensors, got float.*accelkit\.asarray",
+    ),
+    "traced primitive": (
+        lambda x: ak.jit(lambda y: ak.primitives.elementwise.add(y, 2.0))(x),
+        DTypeError,
+        r"primitive 'add' takes tensors, got float",
+    ),
+    "key": (
+        lambda x: ak.random.uniform(0, (3,)),
+        OptionError,
+        r"`key` must be a Tensor, got int\. Make one with accelkit\.random\.key\(seed\)",
+    ),
+    "jit": (lambda x: ak.jit(x), OptionError, r"jit takes a function, got Tensor"),
+    "grad": (lambda x: ak.grad(x), OptionError, r"grad takes a function, got Tensor"),
+    "argnums": (
+        lambda x: ak.grad(lambda y: y.sum(), argnums=-2)(x),
+        OptionError,
+        r"argnums=-2 names no positional argument: the function was called with 1",
+    ),
+    "defvjp": (
+        lambda x: ak.custom_vjp(lambda y: y).defvjp(None, None),
+        OptionError,
+        r"defvjp takes two functions, got NoneType",
+    ),
+    "pickle of a trace": (lambda x: pickle.dumps(leaked()), TraceError, r"used outside of that"),
+    "copy of a trace": (lambda x: copy.deepcopy(leaked()), TraceError, r"used outside of that"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_mistakes_are_explained(name: str) -> None:
+    make, kind, text = MISTAKES[name]
+    with pytest.raises(kind, match=text):
+        make(ak.zeros(3))
+
+
+def test_numbers_too_large_for_a_float_are_infinite() -> None:
+    assert ak.asarray([1e300, -1e300], dtype="float32").tolist() == [np.inf, -np.inf]
+    assert ak.asarray(np.array([1e300]), dtype="float32").tolist() == [np.inf]
+
+
+def test_copies_and_pickles(device: str) -> None:
+    for dtype in ("float32", "int64", "bool"):
+        x = ak.asarray(np.arange(4).reshape(2, 2), dtype=dtype)
+        again = pickle.loads(pickle.dumps(x))
+        assert again.device is x.device is ak.device(device)
+        assert again.dtype is x.dtype
+        assert again.tolist() == x.tolist()
+        assert copy.copy(x) is x
+        deep = copy.deepcopy({"x": x})["x"]
+        assert deep is not x
+        assert deep.tolist() == x.tolist()
+
+
+def test_narrow_floats_travel_by_pickle() -> None:
+    x = ak.asarray([1.5, -2.0], dtype="bfloat16")
+    again = pickle.loads(pickle.dumps(x))
+    assert again.dtype is ak.bfloat16
+    assert again.tolist() == [1.5, -2.0]
+
+
+def test_what_is_compiled_says_so() -> None:
+    @ak.jit
+    def double(x: ak.Tensor) -> ak.Tensor:
+        return x * 2.0
+
+    assert repr(double).endswith("double, 0 programs compiled>")
+    double(ak.zeros(2))
+    assert repr(double).startswith("<jit test_what_is_compiled")
+    assert repr(double).endswith("double, 1 programs compiled>")
+
+    @ak.custom_vjp
+    def rule(x: ak.Tensor) -> ak.Tensor:
+        return x
+
+    assert repr(rule) == "<custom_vjp rule>"
+    assert repr(ak.devices()) == str(ak.devices())
+
+
+class TestPrimitivesOfOnesOwn:
+    """A rule, a definition and a lowering that do not agree are caught where they meet."""
+
+    @pytest.fixture(autouse=True)
+    def _forget(self) -> Iterator[None]:
+        before = set(PRIMITIVES)
+        yield
+        for name in set(PRIMITIVES) - before:
+            del PRIMITIVES[name]
+
+    def test_a_lowering_for_one_backend_runs_there_eagerly_compiled_and_differentiated(
+        self, device: str
+    ) -> None:
+        cube = ak.primitive(
+            "mistakes_cube",
+            lambda x: x,
+            vjp=lambda g, y, x: (g * x * x * 3.0,),
+            definition=lambda x: x * x * x,
+        )
+
+        @cube.lowering("numpy")
+        def cube_numpy(x: np.ndarray) -> np.ndarray:
+            return x**3 + 1  # to tell it from the definition
+
+        offset = 1.0 if device == "numpy" else 0.0
+        x = ak.asarray([1.0, 2.0])
+        assert cube(x).tolist() == [1.0 + offset, 8.0 + offset]
+        assert ak.jit(lambda v: cube(v))(x).tolist() == [1.0 + offset, 8.0 + offset]
+        slope = ak.grad(lambda v: cube(v).sum())
+        assert slope(x).tolist() == [3.0, 12.0]
+        assert ak.grad(lambda v: slope(v).sum())(x).tolist() == [6.0, 12.0]
+
+    def test_a_shape_rule_returns_specs(self) -> None:
+        wrong = ak.primitive("mistakes_rule", lambda x: x.shape, definition=lambda x: x)
+        with pytest.raises(OptionError, match=r"shape rule of 'mistakes_rule' must return.*\(2,\)"):
+            wrong(ak.zeros(2))
+
+    @pytest.mark.parametrize("call", [lambda p: p, lambda p: ak.jit(lambda x: p(x))])
+    def test_a_definition_gives_what_the_rule_says(self, call: Any) -> None:
+        wrong = ak.primitive("mistakes_sum", lambda x: x, definition=lambda x: x.sum())
+        text = (
+            r"definition of 'mistakes_sum' gives float32\[\] where its shape rule says float32\[2\]"
+        )
+        with pytest.raises(ShapeError, match=text):
+            call(wrong)(ak.zeros(2))
+
+    def test_a_lowering_gives_what_the_rule_says(self) -> None:
+        wrong = ak.primitive("mistakes_lowering", lambda x: x)
+        wrong.lowering("numpy")(lambda x: x.astype("float64"))
+        with pytest.raises(
+            ShapeError, match=r"lowering for 'numpy' of .* gives float64\[2\] where"
+        ):
+            wrong(ak.zeros(2))
+
+    def test_a_rule_gives_one_cotangent_per_operand(self) -> None:
+        wrong = ak.primitive(
+            "mistakes_vjp", lambda x: x, definition=lambda x: x, vjp=lambda g, y, x: ()
+        )
+        with pytest.raises(DifferentiationError, match=r"returned 0 cotangents for 1 operands"):
+            ak.grad(lambda x: wrong(x).sum())(ak.zeros(2))
