@@ -114,6 +114,19 @@ class Backend(ABC):
     def put(self, array: np.ndarray, device: Device) -> Any:
         """Copy a NumPy array to the device; later changes of ``array`` have no effect."""
 
+    def upload(self, array: np.ndarray, device: Device) -> Callable[[], Any]:
+        """Start to copy a NumPy array to the device, beside what the device computes.
+
+        Called in a thread that prepares batches. ``array`` may be changed when it returns.
+
+        Returns:
+            Gives the native array; called once, in the thread that uses it. What that thread
+            computes afterwards comes after the copy. By default ``put`` has done everything,
+            which is right where ``put`` itself does not wait for the device.
+        """
+        native = self.put(array, device)
+        return lambda: native
+
     @abstractmethod
     def get(self, array: Any) -> np.ndarray:
         """Copy a native array to the host, waiting for it."""

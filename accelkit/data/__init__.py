@@ -16,7 +16,7 @@ from accelkit.data.loader import Loader
 from accelkit.data.opening import open_source
 from accelkit.data.packed import PackedSource
 from accelkit.data.packing import pack
-from accelkit.data.prefetch import Prefetcher, WaitTimes, to_device
+from accelkit.data.prefetch import Prefetcher, Transfer, WaitTimes, to_device
 from accelkit.data.randomness import SampleRandom, epoch_order
 from accelkit.data.records import Record, Source
 from accelkit.data.shapes import SHAPE_CLASSES, ShapesSource
@@ -43,6 +43,7 @@ __all__ = [
     "Source",
     "TarShards",
     "TrainingTransform",
+    "Transfer",
     "Transform",
     "WaitTimes",
     "digits",

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from accelkit import dtypes, registry
+from accelkit.backend import translated
 from accelkit.data.batches import Batch
 from accelkit.data.closing import Closing
 from accelkit.data.loader import Loader
@@ -16,21 +18,51 @@ from accelkit.data.records import Array
 from accelkit.device import Device
 from accelkit.device import device as find_device
 from accelkit.errors import OptionError
-from accelkit.ops.coercion import put
+from accelkit.ops.coercion import require_dtype
+from accelkit.tensor import Tensor
 
-__all__ = ["Prefetcher", "WaitTimes", "to_device"]
+__all__ = ["Prefetcher", "Transfer", "WaitTimes", "to_device"]
 
 OnDevice = TypeVar("OnDevice")
 
 
-def to_device(device: str | Device) -> Callable[[dict[str, Array]], dict[str, Any]]:
+class Transfer(Generic[OnDevice]):
+    """A batch on its way to a device: what ``put_batch`` may return instead of the batch itself.
+
+    Args:
+        arrive: Gives the batch. The prefetcher calls it in the thread that uses the batch, where
+            what is computed next can be ordered after the copy.
+    """
+
+    def __init__(self, arrive: Callable[[], OnDevice]) -> None:
+        self.arrive = arrive
+
+
+def to_device(device: str | Device) -> Callable[[dict[str, Array]], Transfer[dict[str, Any]]]:
     """The ``put_batch`` of a :class:`Prefetcher` for training on ``device``.
 
-    Inputs become tensors of the device. Targets and weights stay arrays: they are small, and the
-    step checks labels on the host.
+    Inputs become tensors of the device, copied beside its computations where it can do both.
+    Targets and weights stay arrays: they are small, and the step checks labels on the host.
+
+    Raises:
+        DTypeError: by the returned function, if the device has no such dtype.
     """
     target = find_device(device)
-    return lambda arrays: {**arrays, "inputs": put(arrays["inputs"], target)}
+    backend = registry.backend(target.backend)
+
+    def start(arrays: dict[str, Array]) -> Transfer[dict[str, Any]]:
+        inputs = arrays["inputs"]
+        require_dtype(dtypes.dtype(inputs.dtype), target)
+        with translated(backend):
+            finish = backend.upload(inputs, target)
+
+        def arrive() -> dict[str, Any]:
+            with translated(backend):
+                return {**arrays, "inputs": Tensor._eager(finish(), target)}
+
+        return Transfer(arrive)
+
+    return start
 
 
 @dataclass
@@ -72,7 +104,7 @@ class Prefetcher(Closing, Generic[OnDevice]):
     Args:
         loader: Its batches are taken; nothing else may iterate over it meanwhile.
         put_batch: Sends a dict of arrays to the device, see :func:`to_device`; called in the
-            thread.
+            thread. A :class:`Transfer` that it returns is completed in the thread that iterates.
         depth: Batches on the device or on their way, at least 1.
 
     Example:
@@ -88,7 +120,11 @@ class Prefetcher(Closing, Generic[OnDevice]):
     """
 
     def __init__(
-        self, loader: Loader, put_batch: Callable[[dict[str, Array]], OnDevice], *, depth: int = 2
+        self,
+        loader: Loader,
+        put_batch: Callable[[dict[str, Array]], OnDevice | Transfer[OnDevice]],
+        *,
+        depth: int = 2,
     ) -> None:
         if depth < 1:
             raise OptionError(f"depth is {depth}, expected at least 1.")
@@ -120,8 +156,11 @@ class Prefetcher(Closing, Generic[OnDevice]):
                     return
                 if isinstance(item, BaseException):
                     raise item
-                self._position = item[1].position
-                yield item
+                on_device, batch = item
+                if isinstance(on_device, Transfer):
+                    on_device = on_device.arrive()
+                self._position = batch.position
+                yield on_device, batch
                 self.times.step_s += time.perf_counter() - given
         finally:
             self.close()

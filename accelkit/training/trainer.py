@@ -155,7 +155,8 @@ class Trainer:
         epoch = self.parts.loader.position.epoch
         every = self.options.checkpoint_every
         put_batch = to_device(self.parts.step.device)
-        with Prefetcher(self.parts.loader, put_batch) as batches:
+        prefetcher: Prefetcher[dict[str, Any]] = Prefetcher(self.parts.loader, put_batch)
+        with prefetcher as batches:
             for arrays, batch in batches:
                 if not batch.weight.any():
                     continue  # nothing of it could be read

@@ -12,6 +12,7 @@ On CUDA, ``deterministic`` needs the environment variable ``CUBLAS_WORKSPACE_CON
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -29,10 +30,12 @@ from accelkit_torch.control import CONTROL_FLOW, control_flow
 from accelkit_torch.dtypes import FROM_TORCH
 from accelkit_torch.precision import FULL, matmul_precision
 from accelkit_torch.table import TABLE
+from accelkit_torch.transfers import CopyStream, Driver
 
 __all__ = ["TorchBackend"]
 
 _NO_FLOAT64 = frozenset({"mps"})
+_WITH_STREAMS = frozenset({"cuda", "xpu"})
 _PRODUCTS = ("matmul", "conv2d", "conv2d_input_grad", "conv2d_weight_grad", "depthwise_conv2d")
 
 
@@ -56,12 +59,24 @@ class TorchBackend(Backend):
 
     def __init__(self) -> None:
         self._functions: dict[Device, dict[str, Callable[..., Any]]] = {}
+        self._copy_streams: dict[Device, CopyStream] = {}
+        self._lock = threading.Lock()
 
     def devices(self) -> list[DeviceInfo]:
         return torch_devices.list_devices()
 
     def put(self, array: np.ndarray, device: Device) -> Any:
         return shaping.from_numpy(array).to(torch_devices.native_device(device))
+
+    def upload(self, array: np.ndarray, device: Device) -> Callable[[], Any]:
+        if device.kind not in _WITH_STREAMS or not array.nbytes:
+            return super().upload(array, device)
+        with self._lock:
+            stream = self._copy_streams.get(device)
+            if stream is None:
+                driver = Driver(torch_devices.native_device(device))
+                stream = self._copy_streams[device] = CopyStream(driver)
+        return stream.upload(array)
 
     def get(self, array: Any) -> np.ndarray:
         return shaping.to_numpy(array)
