@@ -20,7 +20,7 @@ import numpy as np
 from accelkit import dtypes
 from accelkit.device import Device, DeviceInfo
 from accelkit.dtypes import DType
-from accelkit.errors import AccelkitError, BackendError, OutOfMemoryError
+from accelkit.errors import AccelkitError, BackendError, OptionError, OutOfMemoryError
 from accelkit.graph import Graph, TensorSpec
 from accelkit.primitives.primitive import Primitive
 
@@ -203,6 +203,16 @@ class Backend(ABC):
     def from_dlpack(self, source: Any, device: Device) -> Any:
         """Import an object with ``__dlpack__``; by default through host memory."""
         return self.put(np.from_dlpack(source), device)
+
+    def share_dlpack(self, source: Any, device: Device) -> Any:
+        """Import an object with ``__dlpack__`` without a copy.
+
+        Raises:
+            OptionError: if that is impossible.
+        """
+        if type(self).from_dlpack is Backend.from_dlpack:
+            raise OptionError(f"{device} imports DLPack by a copy, which copy=False refuses.")
+        return self.from_dlpack(source, device)
 
     def device_of(self, array: Any) -> Device:
         """The device that holds a native array."""

@@ -347,12 +347,11 @@ def from_dlpack(
         raise DTypeError(f"from_dlpack needs an object with __dlpack__, got {type(x).__name__}.")
     target = target or current_device()
     backend = registry.backend(target.backend)
-    if copy is False and type(backend).from_dlpack is Backend.from_dlpack:
-        raise OptionError(f"{target} imports DLPack by a copy, which copy=False refuses.")
+    load = backend.share_dlpack if copy is False else backend.from_dlpack
     with activate(None), translated(backend):
-        if owner is not None and x.__dlpack_device__()[0] != _HOST_MEMORY:
+        if copy is not False and owner is not None and x.__dlpack_device__()[0] != _HOST_MEMORY:
             return from_native(x).to(target)
-        imported = Tensor._eager(backend.from_dlpack(x, target), target)
+        imported = Tensor._eager(load(x, target), target)
         return asarray(imported, copy=True) if copy else imported
 
 

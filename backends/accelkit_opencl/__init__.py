@@ -25,6 +25,7 @@ from accelkit.graph import Graph, Node, TensorSpec, Value
 from accelkit.primitives.primitive import PRIMITIVES, Primitive
 from accelkit_opencl.bundle import BundleProvider
 from accelkit_opencl.compile import OpenclExecutable, Program
+from accelkit_opencl.exchange import export, import_shared, is_immutable
 from accelkit_opencl.expressions import EXPRESSIONS
 from accelkit_opencl.failures import translate
 from accelkit_opencl.nodes import NODE_RULES
@@ -85,6 +86,21 @@ class OpenclBackend(Backend):
 
     def copy(self, array: DeviceArray, device: Device) -> DeviceArray:
         return array.runtime.copy(array)
+
+    def to_dlpack(self, array: DeviceArray, **options: Any) -> Any:
+        return export(array, options)
+
+    def from_dlpack(self, source: Any, device: Device) -> DeviceArray:
+        host = np.from_dlpack(source)
+        self._require_dtype(dtypes.dtype(host.dtype), device)
+        runtime = open_device(device)
+        shared = runtime.share(host) if is_immutable(source, host) else None
+        return shared or runtime.put(host)
+
+    def share_dlpack(self, source: Any, device: Device) -> DeviceArray:
+        shared = import_shared(source, open_device(device))
+        self._require_dtype(shared.dtype, device)
+        return shared
 
     def device_of(self, array: DeviceArray) -> Device:
         return array.runtime.device

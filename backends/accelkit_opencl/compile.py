@@ -13,9 +13,10 @@ from accelkit.device import Device
 from accelkit.errors import BackendError
 from accelkit.graph import Graph
 from accelkit_opencl.failures import translate
+from accelkit_opencl.memory import Allocation
 from accelkit_opencl.plan import Plan
 from accelkit_opencl.programs import Provider
-from accelkit_opencl.runtime import Allocation, DeviceArray, Runtime
+from accelkit_opencl.runtime import DeviceArray, Runtime
 
 __all__ = ["OpenclExecutable", "Program"]
 
@@ -73,32 +74,39 @@ class Program:
             BackendError: if the arrays do not have the shapes of the program.
             OutOfMemoryError: if the device has no memory for outputs or intermediates.
         """
-        plan, runtime = self.plan, self._runtime
         self._check(arrays)
-        with self._lock:
-            memory = runtime.memory
-            slabs = [memory.allocate(size) for size in plan.slab_bytes]
-            outputs = []
-            for spec, reused in zip(plan.outputs, plan.reused, strict=True):
-                allocation = (
-                    memory.allocate(spec.memory_bytes)
-                    if reused is None
-                    else arrays[reused].allocation
-                )
-                outputs.append(DeviceArray(runtime, allocation, spec.shape, spec.dtype))
+        runtime = self._runtime
+        with self._lock, runtime.launches.lock:
             try:
+                slabs = [runtime.memory.allocate(size) for size in self.plan.slab_bytes]
+                inputs, outputs = self._take(arrays)
                 self._bind_arena(slabs)
-                for position, array in enumerate(arrays):
-                    self._bind(("input", position), array.buffer)
+                for position, allocation in enumerate(inputs):
+                    self._bind(("input", position), allocation.buffer)
                 for position, array in enumerate(outputs):
                     self._bind(("output", position), array.buffer)
-                queue = runtime.queue
-                for kernel, global_size, local_size in self._launches:
-                    cl.enqueue_nd_range_kernel(queue, kernel, global_size, local_size)
-                queue.flush()
+                written = [array.allocation.block for array in outputs]
+                constants = [array.allocation for array in self._constants]
+                used = [a.block for a in (*slabs, *inputs, *constants)]
+                runtime.launch(self._launches, used, written)
             except (cl.Error, MemoryError) as error:
                 raise translate(error, f"running on {runtime.device}") from error
         return outputs
+
+    def _take(self, arrays: Sequence[DeviceArray]) -> tuple[list[Allocation], list[DeviceArray]]:
+        """The inputs' memory, and arrays for the outputs, some of which take over an input's."""
+        plan, runtime = self.plan, self._runtime
+        inputs = [array.allocation for array in arrays]
+        outputs = []
+        for spec, reused in zip(plan.outputs, plan.reused, strict=True):
+            if reused is None:
+                allocation = runtime.memory.allocate(spec.memory_bytes)
+            else:
+                if not inputs[reused].is_writable:  # the host lends it, or looks at it
+                    inputs[reused] = runtime.copy(arrays[reused]).allocation
+                allocation = inputs[reused]
+            outputs.append(DeviceArray(runtime, allocation, spec.shape, spec.dtype))
+        return inputs, outputs
 
     def _check(self, arrays: Sequence[DeviceArray]) -> None:
         for position, (array, spec) in enumerate(zip(arrays, self.plan.inputs, strict=True)):

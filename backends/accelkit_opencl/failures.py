@@ -9,7 +9,7 @@ import pyopencl as cl
 
 from accelkit.errors import AccelkitError, BackendError, DeviceError, OutOfMemoryError
 
-__all__ = ["code_name", "funnel", "translate"]
+__all__ = ["code_name", "funnel", "is_out_of_memory", "translate"]
 
 _OUT_OF_MEMORY = {
     cl.status_code.MEM_OBJECT_ALLOCATION_FAILURE,
@@ -27,6 +27,11 @@ def code_name(error: cl.Error) -> str:
     return f"{cl.status_code.to_string(code, 'code %d')} ({code})"
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory or resources ran out, which drivers may report late, when a kernel starts."""
+    return isinstance(error, MemoryError) or getattr(error, "code", None) in _OUT_OF_MEMORY
+
+
 def translate(error: BaseException, doing: str = "") -> AccelkitError:
     """The accelkit error for any exception that running on OpenCL can raise."""
     if isinstance(error, AccelkitError):
@@ -34,7 +39,7 @@ def translate(error: BaseException, doing: str = "") -> AccelkitError:
     what = f" while {doing}" if doing else ""
     if isinstance(error, cl.Error):
         name = code_name(error)
-        if getattr(error, "code", None) in _OUT_OF_MEMORY:
+        if is_out_of_memory(error):
             return OutOfMemoryError(
                 f"OpenCL ran out of memory or resources{what}: {name}. Use a smaller batch, or "
                 f"free tensors that are no longer needed."

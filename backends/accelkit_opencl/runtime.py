@@ -1,8 +1,8 @@
 """The OpenCL runtime: devices, queues, memory and transfers.
 
 Devices are found on all platforms and named by kind, in an order that does not depend on the
-order in which the platforms were loaded. Each opened device has one in-order queue, so a buffer
-can be handed on while kernels that use it are still queued, and one memory pool with a ledger.
+order in which the platforms were loaded. Each opened device has an in-order queue for kernels,
+one for transfers, and one memory pool with a ledger.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import math
 import threading
 import weakref
 from collections import defaultdict
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyopencl as cl
@@ -19,12 +20,15 @@ import pyopencl as cl
 from accelkit.device import Device, DeviceInfo
 from accelkit.dtypes import DType
 from accelkit.dtypes import dtype as as_dtype
-from accelkit.errors import DeviceError, OutOfMemoryError
-from accelkit.passes.memory import ALIGNMENT_BYTES
-from accelkit_opencl.failures import funnel
-from accelkit_opencl.kernels.source import round_up
+from accelkit.errors import DeviceError
+from accelkit_opencl.failures import funnel, is_out_of_memory
+from accelkit_opencl.memory import Allocation, Block, Launches, Memory
+from accelkit_opencl.transfers import MappedTransfers, StagedTransfers, Transfers
 
-__all__ = ["DeviceArray", "Memory", "Runtime", "discover", "open_device"]
+__all__ = ["DeviceArray", "Runtime", "discover", "open_device"]
+
+BoundKernel = tuple[cl.Kernel, Sequence[int], Sequence[int]]
+"""A kernel with its arguments set, its work-items, and those of one group."""
 
 _KINDS = (
     (cl.device_type.GPU, "gpu"),
@@ -85,98 +89,6 @@ def describe(found: Found) -> DeviceInfo:
     return DeviceInfo(found.device, handle.name.strip(), handle.global_mem_size, driver)
 
 
-class Memory:
-    """A device's memory pool and its ledger.
-
-    Freed buffers are kept and given out again for requests of about their size; they are
-    released when the device runs out.
-
-    Attributes:
-        in_use_bytes: Held by live arrays and compiled programs now.
-        peak_bytes: The most since the start or the last reset.
-        pooled_bytes: Freed by their owners, kept for reuse.
-    """
-
-    def __init__(self, context: cl.Context, queue: cl.CommandQueue, limit_bytes: int) -> None:
-        self._context, self._queue, self._limit = context, queue, limit_bytes
-        self._free: dict[int, list[cl.Buffer]] = defaultdict(list)
-        self._lock = threading.RLock()  # a finalizer can run inside of allocate
-        self.in_use_bytes = 0
-        self.peak_bytes = 0
-        self.pooled_bytes = 0
-
-    def allocate(self, size_bytes: int) -> Allocation:
-        """A buffer of at least this size, which returns to the pool with its last reference.
-
-        Raises:
-            OutOfMemoryError: if the device has no more, or one buffer cannot be this large.
-        """
-        size = _size_class(size_bytes)
-        if size_bytes > self._limit:
-            raise OutOfMemoryError(
-                f"A buffer of {size_bytes} bytes was asked for; this device allows at most "
-                f"{self._limit} bytes in one. Use a smaller batch."
-            )
-        size = min(size, self._limit)
-        with self._lock:
-            if self._free[size]:
-                buffer = self._free[size].pop()
-                self.pooled_bytes -= size
-            else:
-                buffer = self._create(size)
-            self.in_use_bytes += size
-            self.peak_bytes = max(self.peak_bytes, self.in_use_bytes)
-        return Allocation(self, buffer, size)
-
-    def _create(self, size: int) -> cl.Buffer:
-        try:
-            return cl.Buffer(self._context, cl.mem_flags.READ_WRITE, size)
-        except (cl.Error, MemoryError):
-            self.release_pool()
-        with funnel(f"allocating {size} bytes with {self.in_use_bytes} bytes in use on the device"):
-            return cl.Buffer(self._context, cl.mem_flags.READ_WRITE, size)
-
-    def release_pool(self) -> None:
-        """Give freed buffers back to the device."""
-        with self._lock:
-            self._queue.finish()
-            self._free.clear()
-            self.pooled_bytes = 0
-
-    def reset_peak(self) -> None:
-        """Start a new peak measurement."""
-        self.peak_bytes = self.in_use_bytes
-
-    def give_back(self, buffer: cl.Buffer, size: int) -> None:
-        """Return a buffer to the pool: called by the finalizer of its allocation."""
-        with self._lock:
-            self._free[size].append(buffer)
-            self.in_use_bytes -= size
-            self.pooled_bytes += size
-
-
-def _size_class(size: int) -> int:
-    """Round up to a multiple of the alignment, or of an eighth of the power of two below."""
-    step = max(ALIGNMENT_BYTES, (1 << max(size, 1).bit_length()) // 16)
-    return round_up(max(size, 1), step)
-
-
-class Allocation:
-    """One buffer, owned by the arrays and programs that refer to this object."""
-
-    __slots__ = ("__weakref__", "_finalizer", "buffer", "size_bytes")
-
-    def __init__(self, memory: Memory, buffer: cl.Buffer, size_bytes: int) -> None:
-        self.buffer = buffer
-        self.size_bytes = size_bytes
-        self._finalizer = weakref.finalize(self, memory.give_back, buffer, size_bytes)
-        self._finalizer.atexit = False
-
-    def free(self) -> None:
-        """Return the buffer to the pool now."""
-        self._finalizer()
-
-
 class DeviceArray:
     """A dense row-major array in a device's memory: the backend's native array.
 
@@ -211,33 +123,72 @@ class DeviceArray:
         return f"<DeviceArray {self.dtype.name}{list(self.shape)} on {self.runtime.device}>"
 
 
+class _HostView:
+    """Bytes of an allocation, mapped for reading, as NumPy sees them.
+
+    Unmapped when nobody looks any more. Until then it keeps the memory alive, and programs from
+    overwriting it.
+    """
+
+    def __init__(self, allocation: Allocation, mapped: np.ndarray, queue: cl.CommandQueue) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "shape": mapped.shape,
+            "typestr": mapped.dtype.str,
+            "data": (mapped.ctypes.data, True),  # read only
+        }
+        # The finalizer holds the allocation.
+        unmap = weakref.finalize(self, _unmap, mapped, queue, allocation)
+        unmap.atexit = False
+
+
+def _unmap(mapped: Any, queue: cl.CommandQueue, allocation: Allocation) -> None:
+    mapped.base.release(queue)
+
+
 class Runtime:
     """An opened device.
 
     Attributes:
         device: Its accelkit name.
         handle: OpenCL's own device object.
-        context, queue: One of each; the queue executes in order.
+        context: One per device.
+        queue: Kernels, in order.
+        launches: The order on that queue, for those who must wait for it.
         memory: Its pool and ledger.
+        transfers: Copies to and from the host.
         shares_host_memory: Whether mapping a buffer needs no copy.
         is_cpu: Whether kernels take the CPU forms.
         vector_bytes: Width of the widest native vectors.
+        alignment_bytes: Of buffers, and of host memory that can be one.
         has_float64: Whether it computes in double precision.
     """
 
     def __init__(self, device: Device, handle: cl.Device) -> None:
         self.device = device
         self.handle = handle
+        self.launches = Launches()
         with funnel(f"opening {handle.name.strip()}"):
             self.context = cl.Context([handle])
             self.queue = cl.CommandQueue(self.context, handle)
-        self.memory = Memory(self.context, self.queue, handle.max_mem_alloc_size)
-        self.shares_host_memory = bool(handle.host_unified_memory)
+            self._transfer_queue = cl.CommandQueue(self.context, handle)
+        self.memory = Memory(self.context, self.launches, self._finish, handle.max_mem_alloc_size)
+        self.use_host_memory(bool(handle.host_unified_memory))
         self.is_cpu = bool(handle.type & cl.device_type.CPU) or (
             bool(handle.type & cl.device_type.ACCELERATOR) and self.shares_host_memory
         )
         self.vector_bytes = 4 * max(1, handle.native_vector_width_float)
+        self.alignment_bytes = max(1, handle.mem_base_addr_align // 8)
         self.has_float64 = bool(handle.double_fp_config)
+
+    def use_host_memory(self, shares: bool) -> None:
+        """Choose between mapped transfers and staged ones, which work on every device."""
+        self.shares_host_memory = shares
+        self.transfers: Transfers = (
+            MappedTransfers(self._transfer_queue)
+            if shares
+            else StagedTransfers(self.context, self._transfer_queue)
+        )
 
     @property
     def identity(self) -> dict[str, str]:
@@ -250,6 +201,62 @@ class Runtime:
             "driver": handle.driver_version,
         }
 
+    # --- kernels -------------------------------------------------------------------------------
+
+    def launch(
+        self, kernels: Sequence[BoundKernel], used: Iterable[Block], written: Iterable[Block]
+    ) -> None:
+        """Enqueue kernels, after the transfers to the blocks that they touch; does not wait.
+
+        A driver may run out of memory as late as here; the pool is released then, and the kernel
+        tried once more.
+
+        Args:
+            kernels: With their arguments set.
+            used: Blocks that they read, or write before they read them.
+            written: Blocks whose content is complete afterwards.
+        """
+        event = None
+        written = list(written)
+        with self.launches.lock:
+            after = self._pending([*used, *written])
+            try:
+                for kernel, size, group in kernels:
+                    try:
+                        event = self._enqueue(kernel, size, group, after)
+                    except (cl.Error, MemoryError) as error:
+                        if not is_out_of_memory(error):
+                            raise
+                        self.memory.release_pool()
+                        event = self._enqueue(kernel, size, group, after)
+                    after = []
+            finally:
+                if event is not None:
+                    self._submitted(event, written)
+
+    def _enqueue(
+        self, kernel: cl.Kernel, size: Sequence[int], group: Sequence[int], after: list[cl.Event]
+    ) -> cl.Event:
+        return cl.enqueue_nd_range_kernel(self.queue, kernel, size, group, wait_for=after)
+
+    def _pending(self, blocks: Iterable[Block]) -> list[cl.Event]:
+        """Transfers that the next command must wait for; later ones need not ask again."""
+        found = []
+        for block in blocks:
+            if block.uploaded is not None:
+                found.append(block.uploaded)
+                block.uploaded = None
+        return found
+
+    def _submitted(self, event: cl.Event, written: Iterable[Block]) -> None:
+        """Note a command, which completes the content of these blocks."""
+        self.launches.last = event
+        for block in written:
+            block.computed = event
+        self.queue.flush()  # other queues wait for it
+
+    # --- arrays --------------------------------------------------------------------------------
+
     def empty(self, shape: tuple[int, ...], dtype: DType) -> DeviceArray:
         """An array with unspecified content."""
         allocation = self.memory.allocate(math.prod(shape) * dtype.itemsize)
@@ -258,67 +265,98 @@ class Runtime:
     def filled(self, shape: tuple[int, ...], dtype: DType, element: np.ndarray) -> DeviceArray:
         """An array with ``element`` everywhere."""
         result = self.empty(shape, dtype)
+        block = result.allocation.block
         if result.size_bytes:
-            with funnel(f"filling {result.size_bytes} bytes on {self.device}"):
-                cl.enqueue_fill_buffer(self.queue, result.buffer, element, 0, result.size_bytes)
+            doing = f"filling {result.size_bytes} bytes on {self.device}"
+            with self.launches.lock, funnel(doing):
+                event = cl.enqueue_fill_buffer(
+                    self.queue, block.buffer, element, 0, result.size_bytes, self._pending([block])
+                )
+                self._submitted(event, [block])
         return result
-
-    def put(self, array: np.ndarray) -> DeviceArray:
-        """Copy a NumPy array to the device; later changes of ``array`` have no effect."""
-        result = self.empty(array.shape, as_dtype(array.dtype))
-        if array.size:
-            self.write(result.buffer, np.ascontiguousarray(array))
-        return result
-
-    def write(self, buffer: cl.Buffer, array: np.ndarray) -> None:
-        """Copy a contiguous array to the start of a buffer, waiting for it."""
-        with funnel(f"copying {array.nbytes} bytes to {self.device}"):
-            if not self.shares_host_memory:
-                cl.enqueue_copy(self.queue, buffer, array, is_blocking=True)
-                return
-            flags = cl.map_flags.WRITE_INVALIDATE_REGION
-            view, _ = cl.enqueue_map_buffer(
-                self.queue, buffer, flags, 0, array.shape, array.dtype, is_blocking=True
-            )
-            view[...] = array
-            view.base.release(self.queue)
-
-    def get(self, array: DeviceArray) -> np.ndarray:
-        """Copy an array to the host, waiting for everything queued before."""
-        if not array.size_bytes:
-            return np.empty(array.shape, array.dtype.numpy)
-        with funnel(f"copying {array.size_bytes} bytes from {self.device}"):
-            if not self.shares_host_memory:
-                result = np.empty(array.shape, array.dtype.numpy)
-                cl.enqueue_copy(self.queue, result, array.buffer, is_blocking=True)
-                return result
-            view, _ = cl.enqueue_map_buffer(
-                self.queue,
-                array.buffer,
-                cl.map_flags.READ,
-                0,
-                array.shape,
-                array.dtype.numpy,
-                is_blocking=True,
-            )
-            result = np.array(view)
-            view.base.release(self.queue)
-            return result
 
     def copy(self, array: DeviceArray) -> DeviceArray:
         """A copy of an array on the device."""
         result = self.empty(array.shape, array.dtype)
         if array.size_bytes:
-            with funnel(f"copying {array.size_bytes} bytes on {self.device}"):
-                cl.enqueue_copy(
-                    self.queue, result.buffer, array.buffer, byte_count=array.size_bytes
-                )
+            with self.launches.lock, funnel(f"copying {array.size_bytes} bytes on {self.device}"):
+                self._copy(array.allocation.block, result.allocation.block, array.size_bytes)
         return result
+
+    def _copy(self, source: Block, target: Block, size_bytes: int) -> None:
+        event = cl.enqueue_copy(
+            self.queue,
+            target.buffer,
+            source.buffer,
+            byte_count=size_bytes,
+            wait_for=self._pending([source, target]),
+        )
+        self._submitted(event, [target])
+
+    def put(self, array: np.ndarray) -> DeviceArray:
+        """Copy a NumPy array to the device; later changes of ``array`` have no effect.
+
+        Does not wait for kernels. Where the device has memory of its own, the end of the
+        transfer is not waited for either: what reads the array on the device does.
+        """
+        result = self.empty(array.shape, as_dtype(array.dtype))
+        if array.size:
+            with funnel(f"copying {array.nbytes} bytes to {self.device}"):
+                self.transfers.upload(result.allocation.block, array)
+        return result
+
+    def get(self, array: DeviceArray) -> np.ndarray:
+        """Copy an array to the host, waiting for the program that computes it."""
+        result = np.empty(array.shape, array.dtype.numpy)
+        if array.size_bytes:
+            with funnel(f"copying {array.size_bytes} bytes from {self.device}"):
+                self.transfers.download(array.allocation.block, result)
+        return result
+
+    # --- shared memory -------------------------------------------------------------------------
+
+    def share(self, array: np.ndarray) -> DeviceArray | None:
+        """A device array in the memory of a host array; None where that is impossible.
+
+        The host array is kept alive, and nobody may write to it any more. It must be dense and
+        lie at a multiple of the device's alignment.
+        """
+        if (
+            not self.shares_host_memory
+            or not array.flags.c_contiguous
+            or not array.size
+            or array.ctypes.data % self.alignment_bytes
+        ):
+            return None
+        return DeviceArray(self, self.memory.borrow(array), array.shape, as_dtype(array.dtype))
+
+    def view(self, array: DeviceArray) -> np.ndarray | None:
+        """The memory of a device array as a read-only NumPy array; None where that is impossible.
+
+        Waits for the content. While the view exists, no program overwrites the memory: a donated
+        array is copied instead.
+        """
+        if not isinstance(self.transfers, MappedTransfers) or not array.size_bytes:
+            return None
+        allocation = array.allocation
+        with self.launches.lock, funnel(f"mapping {array.size_bytes} bytes of {self.device}"):
+            host = allocation.view
+            if host is None:
+                block = allocation.block
+                mapped = self.transfers.map(
+                    block, cl.map_flags.READ, (array.size_bytes,), np.uint8, block.filled()
+                )
+                host = allocation.view = _HostView(allocation, mapped, self._transfer_queue)
+        return np.asarray(host).view(array.dtype.numpy).reshape(array.shape)
 
     def synchronize(self) -> None:
         """Wait until everything queued is done."""
         with funnel(f"waiting for {self.device}"):
-            self.queue.finish()
+            self._finish()
+
+    def _finish(self) -> None:
+        self._transfer_queue.finish()
+        self.queue.finish()
 
 
 _opened: dict[Device, Runtime] = {}

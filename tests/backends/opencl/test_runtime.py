@@ -126,7 +126,7 @@ def run_doubling(runtime: Runtime, provider: SourceProvider) -> np.ndarray:
     (kernel,) = provider.kernels([doubling()])
     x, y = runtime.put(np.arange(3, dtype=np.float32)), runtime.empty((3,), dtypes.float32)
     kernel.set_args(x.buffer, y.buffer)
-    cl.enqueue_nd_range_kernel(runtime.queue, kernel, (1,), (1,))
+    runtime.launch([(kernel, (1,), (1,))], [x.allocation.block], [y.allocation.block])
     return runtime.get(y)
 
 
