@@ -29,7 +29,8 @@ __all__ = [
     "lower_weight_gradient",
 ]
 
-_BLOCK_BYTES = 40960  # most of a first-level cache
+_FIRST_CACHE_BYTES = 40960  # most of a first-level cache
+_SECOND_CACHE_BYTES = 262144  # a part of a second-level cache, beside a panel of weights
 _SKINNY_ROWS = 64  # up to here the copies of the packed form cost more than they save
 
 
@@ -41,15 +42,15 @@ class Choice:
         rows, vectors: Register tile; zero rows mean the default by estimate.
         unroll: Of the reduction loop.
         taps: Filter taps of one work-item (weight gradient), 0 for the default by estimate.
-        block_rows: Image rows between visits of the accumulators (weight gradient), 0 for the
-            default by estimate.
+        block_bytes: Size of a convolution's cache blocks, 0 for the default: of the source image
+            (forward, input gradient), or of a panel of the output gradient (weight gradient).
     """
 
     rows: int = 0
     vectors: int = 0
     unroll: int = 4
     taps: int = 0
-    block_rows: int = 0
+    block_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -116,13 +117,6 @@ def _tile(rows: int, columns: int, profile: Profile, dtype: str, choice: Choice)
     return best_tile(rows, columns, width, profile.registers, dtype)
 
 
-def _block_rows(conv: Convolution, tile: Tile) -> int:
-    """Image rows of a weight gradient's block: its panel fits the first-level cache."""
-    pixels = _BLOCK_BYTES // (tile.columns * itemsize_of(conv.dtype))
-    rows = max(1, pixels // conv.out_width)
-    return conv.out_height if 10 * conv.out_height <= 11 * rows else rows
-
-
 def _taps(conv: Convolution, tile: Tile, compute_units: int) -> int:
     """Filter taps per work-item of a weight gradient.
 
@@ -162,8 +156,6 @@ def candidates(kind: str, product: Matmul | Convolution, profile: Profile) -> li
         even = ceil_div(rows, ceil_div(rows, limit))
         for height in dict.fromkeys((even, min(limit, rows))):
             found.append(Choice(height, vectors))
-            if kind == "weight gradient" and isinstance(product, Convolution):
-                found.append(Choice(height, vectors, block_rows=product.out_height))
     return found
 
 
@@ -240,7 +232,11 @@ def _gathers(source: str, gathers: Sequence[Gather], profile: Profile, choice: C
         if size:
             pack = convolution_cpu.pack_weights_kernel(gather, tile)
             launches.append(Launch(pack, ("w", packed)))
-        kernel = convolution_cpu.gather_kernel(gather, tile, unroll=choice.unroll)
+        row = gather.step[0] * gather.padded[1] * gather.source[2] * itemsize
+        block_rows = max(1, (choice.block_bytes or _SECOND_CACHE_BYTES) // row)
+        kernel = convolution_cpu.gather_kernel(
+            gather, tile, block_rows=block_rows, unroll=choice.unroll
+        )
         launches.append(Launch(kernel, (padded, packed, "out")))
     return Lowering(tuple(launches), scratch)
 
@@ -265,7 +261,7 @@ def lower_weight_gradient(
         conv,
         tile,
         items=profile.compute_units,
-        block_rows=choice.block_rows or _block_rows(conv, tile),
+        block_bytes=min(choice.block_bytes or _FIRST_CACHE_BYTES, profile.local_bytes),
         taps=choice.taps or _taps(conv, tile, profile.compute_units),
         unroll=choice.unroll,
     )

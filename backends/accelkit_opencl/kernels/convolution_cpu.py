@@ -8,7 +8,7 @@ constant distance, and the packed weights are its columns. Only the zero border 
 from __future__ import annotations
 
 from accelkit_opencl.kernels.convolution import Convolution, Gather
-from accelkit_opencl.kernels.source import KernelSource, ceil_div
+from accelkit_opencl.kernels.source import KernelSource, ceil_div, itemsize_of
 from accelkit_opencl.kernels.tile import ONE_ITEM, WIDE_VECTORS, Tile, panel_cases, prelude
 
 __all__ = ["gather_kernel", "pack_weights_kernel", "pad_kernel", "weight_gradient_kernel"]
@@ -80,10 +80,25 @@ void KERNEL(const __global real* restrict weights, __global real* restrict packe
     return KernelSource.of("pack_weights", source, ("weights", "packed"), size, (1, 1, 1))
 
 
-def gather_kernel(gather: Gather, tile: Tile, *, unroll: int = 4) -> KernelSource:
-    """``(source, weights, out)``: padded source and packed weights to the result."""
+def gather_kernel(
+    gather: Gather, tile: Tile, *, block_rows: int = 0, unroll: int = 4
+) -> KernelSource:
+    """``(source, weights, out)``: padded source and packed weights to the result.
+
+    One work-item computes one row of one image, one panel of features. Work-items of a block of
+    rows come one after the other, panel by panel, so that a panel of weights and the block's part
+    of the source stay in the second-level cache.
+
+    Args:
+        gather: The product.
+        tile: Rows run over pixels of an image row, columns over features.
+        block_rows: Image rows (of all images, one after the other) of a block; 0 for all.
+        unroll: Unrolling of the reduction loop.
+    """
     panels = ceil_div(gather.features, tile.columns)
     columns = gather.grid[1]
+    rows = gather.batch * gather.grid[0]
+    block = min(block_rows or rows, rows)
 
     def body(panel_tile: Tile, count: int) -> str:
         full, rest = divmod(columns, panel_tile.rows)
@@ -105,7 +120,10 @@ def gather_kernel(gather: Gather, tile: Tile, *, unroll: int = 4) -> KernelSourc
     source = f"""{prelude(gather.dtype, tile.width)}
 {ONE_ITEM}void KERNEL(const __global real* restrict source, const __global real* restrict weights,
             __global real* restrict result) {{
-  const int row = get_global_id(0), panel = get_global_id(1), g = get_global_id(2);
+  const int g = get_global_id(1), first_row = get_global_id(0) / {block * panels} * {block};
+  const int place = get_global_id(0) % {block * panels};
+  const int height = {rows} - first_row < {block} ? {rows} - first_row : {block};
+  const int panel = place / height, row = first_row + place % height;
   const int n = row / {gather.grid[0]}, i = row % {gather.grid[0]};
   const __global real* const source_row = source + g * {gather.channels}
       + ((size_t)n * {gather.padded[0]} + i * {gather.step[0]} + {gather.rows.start})
@@ -117,9 +135,9 @@ def gather_kernel(gather: Gather, tile: Tile, *, unroll: int = 4) -> KernelSourc
       * {out_width} + {gather.out_start[1]}) * {out_channels};
 {panel_cases(gather.features, tile, body)}}}
 """
-    size = (gather.batch * gather.grid[0], panels, gather.groups)
     arguments = ("source", "weights", "result")
-    return KernelSource.of("gather", source, arguments, size, (1, 1, 1), gather.flops)
+    size = (rows * panels, gather.groups)
+    return KernelSource.of("gather", source, arguments, size, (1, 1), gather.flops)
 
 
 def _gather_tile(gather: Gather, tile: Tile, packed_columns: int, count: int, unroll: int) -> str:
@@ -158,19 +176,22 @@ def weight_gradient_kernel(
     tile: Tile,
     *,
     items: int,
-    block_rows: int = 0,
+    block_bytes: int,
     taps: int = 1,
     unroll: int = 4,
 ) -> KernelSource:
     """``(source, gradient, result)``: padded input and output gradient to the filter's gradient.
 
+    The output gradient is cut into blocks. A work-item copies its panel of a block into local
+    memory, where it lies without gaps, and then visits all of its tiles of the result.
+
     Args:
         conv: The convolution.
         tile: Rows run over (filter column, channel), columns over features.
         items: Work-items wanted at least; the filter's rows are cut until there are as many.
-        block_rows: Image rows between two visits of a tile's accumulators; 0 for all.
+        block_bytes: Most bytes of a panel of a block.
         taps: Filter rows (or taps, where the image is not contiguous along a filter row) of one
-            work-item, which share the blocks of the output gradient in the cache.
+            work-item, which share the blocks of the output gradient.
         unroll: Unrolling of the loop over pixels.
     """
     gather = conv.forward()
@@ -183,46 +204,54 @@ def weight_gradient_kernel(
     chunks = min(tiles, max(1, ceil_div(items, bases)))
     chunk_tiles = ceil_div(tiles, chunks)
     chunks = ceil_div(tiles, chunk_tiles)
-    block = min(block_rows or gather.grid[0], gather.grid[0])
+    height, width = _gradient_block(gather, tile, block_bytes)
+    grid_height, grid_width = gather.grid
 
     def body(panel_tile: Tile, count: int) -> str:
         full = length // tile.rows
         rest = length % tile.rows
-        code = (
+        code = _copy_gradient(conv, panel_tile, count)
+        code += f"for (int tap = first_tap; tap < end_tap; tap++) {{\n{at_tap}"
+        code += (
             f"for (int t = chunk * {chunk_tiles}; t < (chunk + 1) * {chunk_tiles}"
             f" && t < {full}; t++) {{ const int m = t * {tile.rows};\n"
-            f"{_weight_tile(conv, gather, panel_tile, count, unroll)}}}\n"
+            f"{_weight_tile(conv, gather, panel_tile, count, width, unroll)}}}\n"
         )
         if rest:
+            last = panel_tile.with_rows(rest)
             code += (
                 f"if (chunk == {chunks - 1}) {{ const int m = {full * tile.rows};\n"
-                f"{_weight_tile(conv, gather, panel_tile.with_rows(rest), count, unroll)}}}\n"
+                f"{_weight_tile(conv, gather, last, count, width, unroll)}}}\n"
             )
-        return code
+        return code + "}\n"
 
     channels, features = gather.source[2], conv.features
-    run_step = gather.columns.step * channels
+    at_tap = f"""const int kr = tap / {runs}, run = tap % {runs};
+__global real* const out_tap = result
+    + (size_t)tap * {length * features} + g * {gather.features} + panel * {tile.columns};
+const __global real* const source_block = source + g * {gather.channels}
+    + ((size_t)n * {gather.padded[0]} + top * {conv.stride[0]} + kr * {conv.dilation[0]})
+    * {gather.padded[1] * channels} + left * {conv.stride[1] * channels}
+    + run * {gather.columns.step * channels};
+"""
+    right = f"left + {width} < {grid_width} ? left + {width} : {grid_width}"
     source = f"""{prelude(conv.dtype, tile.width)}
 {ONE_ITEM}void KERNEL(const __global real* restrict source, const __global real* restrict gradient,
             __global real* restrict result) {{
+  __local real block[{height * width * tile.columns}] __attribute__((aligned(64)));
   const int chunk = get_global_id(0) % {chunks}, first_tap = get_global_id(0) / {chunks} * {taps};
   const int end_tap = first_tap + {taps} < {all_taps} ? first_tap + {taps} : {all_taps};
   const int panel = get_global_id(1), g = get_global_id(2);
   for (int n = 0; n < {conv.batch}; n++)
-  for (int top = 0; top < {gather.grid[0]}; top += {block}) {{
-    const int bottom = top + {block} < {gather.grid[0]} ? top + {block} : {gather.grid[0]};
-    const int fresh = n == 0 && top == 0;
+  for (int top = 0; top < {grid_height}; top += {height})
+  for (int left = 0; left < {grid_width}; left += {width}) {{
+    const int bottom = top + {height} < {grid_height} ? top + {height} : {grid_height};
+    const int right = {grid_width if width == grid_width else right};
+    const int fresh = n == 0 && top == 0 && left == 0;
     const __global real* const gradient_block = gradient + g * {gather.features}
         + panel * {tile.columns}
-        + ((size_t)n * {gather.grid[0]} + top) * {gather.grid[1] * features};
-    for (int tap = first_tap; tap < end_tap; tap++) {{
-    const int kr = tap / {runs}, run = tap % {runs};
-    __global real* const out_tap = result
-        + (size_t)tap * {length * features} + g * {gather.features} + panel * {tile.columns};
-    const __global real* const source_block = source + g * {gather.channels} + run * {run_step}
-        + ((size_t)n * {gather.padded[0]} + top * {conv.stride[0]} + kr * {conv.dilation[0]})
-        * {gather.padded[1] * channels};
-{panel_cases(gather.features, tile, body)}  }} }}
+        + (((size_t)n * {grid_height} + top) * {grid_width} + left) * {features};
+{panel_cases(gather.features, tile, body)}  }}
 }}
 """
     size = (chunks * ceil_div(all_taps, taps), panels, conv.groups)
@@ -230,11 +259,43 @@ def weight_gradient_kernel(
     return KernelSource.of("weight_gradient", source, arguments, size, (1, 1, 1), conv.flops)
 
 
-def _weight_tile(conv: Convolution, gather: Gather, tile: Tile, count: int, unroll: int) -> str:
+def _gradient_block(gather: Gather, tile: Tile, block_bytes: int) -> tuple[int, int]:
+    """Rows and columns of a block of the output gradient: whole rows where they fit."""
+    height, width = gather.grid
+    pixels = max(1, block_bytes // (tile.columns * itemsize_of(gather.dtype)))
+    if pixels < width:
+        return 1, ceil_div(width, ceil_div(width, pixels))
+    return ceil_div(height, ceil_div(height, pixels // width)), width
+
+
+def _copy_gradient(conv: Convolution, tile: Tile, count: int) -> str:
+    """Copy a panel of a block to local memory, with zeros after its last column."""
+    row = conv.out_width * conv.features
+    copies = ""
+    for v in range(tile.vectors):
+        present = min(tile.width, count - v * tile.width)
+        at, out = f"in + {v * tile.width}", f"packed + {v * tile.width}"
+        if present == tile.width:
+            copies += f"STORE_LOCAL({out}, LOAD({at}));\n"
+        else:
+            copies += f"for (int e = 0; e < {present}; e++) ({out})[e] = ({at})[e];\n"
+            copies += f"for (int e = {present}; e < {tile.width}; e++) ({out})[e] = 0;\n"
+    return f"""{{ __local real* packed = block;
+for (int i = 0; i < bottom - top; i++) {{
+  const __global real* in = gradient_block + i * {row};
+  for (int j = left; j < right; j++) {{
+{copies}in += {conv.features}; packed += {tile.columns}; }} }} }}
+"""
+
+
+def _weight_tile(
+    conv: Convolution, gather: Gather, tile: Tile, count: int, width: int, unroll: int
+) -> str:
     channels, features = gather.source[2], conv.features
     pixel = conv.stride[1] * channels
     image_row = conv.stride[0] * gather.padded[1] * channels
-    step = tile.step(lambda r: f"a[{r}]", lambda v: f"b + {v * tile.width}", count)
+    step = tile.step(lambda r: f"a[{r}]", lambda v: f"b + {v * tile.width}", load="LOAD_LOCAL")
+    pixels = str(width) if width == gather.grid[1] else "right - left"
 
     def pointer(r: int, v: int) -> str:
         return f"out + {r * features + v * tile.width}"
@@ -242,9 +303,9 @@ def _weight_tile(conv: Convolution, gather: Gather, tile: Tile, count: int, unro
     return (
         f"__global real* const out = out_tap + (size_t)m * {features};\n"
         f"{tile.declare()}if (!fresh) {{\n{tile.load(pointer, count)}}}\n"
-        f"const __global real* b = gradient_block;\n"
+        f"const __local real* b = block;\n"
         f"for (int i = 0; i < bottom - top; i++) {{\n"
         f"const __global real* a = source_block + m + i * {image_row};\n"
-        f"#pragma unroll {unroll}\nfor (int j = 0; j < {gather.grid[1]}; j++) {{\n{step}"
-        f"a += {pixel}; b += {features}; }} }}\n{tile.finish(pointer, count)}"
+        f"#pragma unroll {unroll}\nfor (int j = 0; j < {pixels}; j++) {{\n{step}"
+        f"a += {pixel}; b += {tile.columns}; }} }}\n{tile.finish(pointer, count)}"
     )

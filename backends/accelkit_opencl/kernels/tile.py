@@ -55,24 +55,30 @@ class Tile:
         return "".join(f"vec c{r}_{v} = {zero};\n" for r, v in self.cells())
 
     def step(
-        self, a: Callable[[int], str], b: Callable[[int], str], columns: int | None = None
+        self,
+        a: Callable[[int], str],
+        b: Callable[[int], str],
+        columns: int | None = None,
+        *,
+        load: str = "LOAD",
     ) -> str:
         """One rank-1 update: ``a(r)`` is the scalar of row r, ``b(v)`` the pointer of vector v.
 
-        With ``columns``, no element past that many is read.
+        With ``columns``, no element past that many is read. ``load`` reads the memory that holds
+        the vectors.
         """
         lines = []
         for v in range(self.vectors):
-            lines.append(f"const vec b{v} = {self._load(b(v), v, columns)};")
+            lines.append(f"const vec b{v} = {self._load(b(v), v, columns, load)};")
         for r in range(self.rows):
             updates = " ".join(f"c{r}_{v} += x * b{v};" for v in range(self.vectors))
             lines.append(f"{{ const real x = {a(r)}; {updates} }}")
         return "\n".join(lines) + "\n"
 
-    def _load(self, pointer: str, vector: int, columns: int | None) -> str:
+    def _load(self, pointer: str, vector: int, columns: int | None, load: str = "LOAD") -> str:
         count = self.width if columns is None else min(self.width, columns - vector * self.width)
         if count == self.width:
-            return f"LOAD({pointer})"
+            return f"{load}({pointer})"
         parts = [f"({pointer})[{e}]" for e in range(count)] + ["0"] * (self.width - count)
         return f"(vec)({', '.join(parts)})"
 
@@ -115,7 +121,7 @@ def panel_cases(columns: int, tile: Tile, body: Callable[[Tile, int], str]) -> s
 
 
 def prelude(dtype: str, width: int) -> str:
-    """Types and macros that the tile code uses: real, vec, LOAD, STORE.
+    """Types and macros that the tile code uses: real, vec, LOAD, STORE and their local forms.
 
     The vector type is declared with the alignment of one element, since rows of user data start
     anywhere; processors load aligned data through it at full speed.
@@ -128,6 +134,8 @@ def prelude(dtype: str, width: int) -> str:
         f"typedef {vec} __attribute__((aligned({size}))) KERNEL_vec;\n"
         "#define LOAD(p) (*(const __global KERNEL_vec*)(p))\n"
         "#define STORE(p, x) (*(__global KERNEL_vec*)(p) = (x))\n"
+        "#define LOAD_LOCAL(p) (*(const __local KERNEL_vec*)(p))\n"
+        "#define STORE_LOCAL(p, x) (*(__local KERNEL_vec*)(p) = (x))\n"
     )
 
 

@@ -161,13 +161,13 @@ def test_convolution(lab, profile: str, name: str) -> None:
     assert deviation(out, dw) < BOUND[conv.dtype]
 
 
-@pytest.mark.parametrize("block_rows", [0, 1, 4])
+@pytest.mark.parametrize("block_bytes", [256, 3000, 40960])  # parts of rows, rows, whole images
 @pytest.mark.parametrize("taps", [1, 2, 5])
-def test_weight_gradient_blocking_changes_nothing(lab, taps: int, block_rows: int) -> None:
+def test_weight_gradient_blocking_changes_nothing(lab, taps: int, block_bytes: int) -> None:
     conv = CONVOLUTIONS["alexnet-second"]
     x, w, g = operands(conv)
     _, dw = oracle_gradients(conv, x, w, g)
-    choice = Choice(6, 2, taps=taps, block_rows=block_rows)
+    choice = Choice(6, 2, taps=taps, block_bytes=block_bytes)
     lowering = lower_weight_gradient(conv, PROFILES["cpu-wide"], choice)
     assert deviation(lab.run(lowering, {"x": x, "g": g}, dw.shape), dw) < BOUND["float"]
 
