@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+import accelkit as ak
 from accelkit import Device, bench, registry
 from accelkit.bench.profile import PHASES, chrome_trace, group, profile_graph
 from accelkit.bench.report import print_profile
@@ -55,6 +56,19 @@ def test_layers_hold_their_own_primitives(profile):
     fc1 = [node for node in profile["nodes"] if node["layer"] == "fc1"]
     assert {node["phase"] for node in fc1} == set(PHASES)
     assert "matmul" in {node["primitive"] for node in fc1}
+
+
+@pytest.mark.parametrize("backend", sorted({info.device.backend for info in ak.devices()}))
+def test_every_backend_can_be_profiled(backend):
+    settings = bench.Settings(f"{backend}:cpu", "lenet5", batch_size=2, mode="infer")
+    found = bench.profile(settings, passes=1)
+    layers = group(found["nodes"], "layer")
+    assert {"conv1", "conv2", "fc1", "fc2", "fc3"} <= layers.keys()
+    assert {"conv2d", "matmul"} <= group(found["nodes"], "primitive").keys()
+    assert layers["conv2"]["flops"] >= 2 * 2 * 10 * 10 * 25 * 6 * 16
+    events = [e for e in chrome_trace([found])["traceEvents"] if e["ph"] == "X"]
+    assert len(events) == len(found["nodes"])
+    assert found["compiled_step_s"] > 0.0
 
 
 def test_profiling_changes_neither_inputs_nor_state():
