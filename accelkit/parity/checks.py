@@ -161,6 +161,7 @@ def compare(
     bound: float,
     floor: float,
 ) -> list[Mismatch]:
+    """What is wrong with each output of a case's graph, compared with the wanted one."""
     problems = []
     for position, (a, b, value) in enumerate(zip(found, wanted, graph.outputs, strict=True)):
         what = f"{label} {position}" if len(graph.outputs) > 1 else label
