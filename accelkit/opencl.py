@@ -7,24 +7,21 @@ from __future__ import annotations
 
 import sys
 
-from accelkit.errors import BackendUnavailableError
+from accelkit import registry
+from accelkit.errors import AccelkitError
 
 __all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command line; returns the exit status.
-
-    Raises:
-        BackendUnavailableError: if the backend's packages are missing.
-    """
+    """Run a command line; returns the exit status: 1 if the backend cannot be loaded."""
     try:
-        from accelkit_opencl.command import main as run
-    except ImportError as error:
-        raise BackendUnavailableError(
-            f"The OpenCL backend cannot be loaded: {error}. Install it with: "
-            f"pip install 'accelkit[opencl]'"
-        ) from error
+        registry.backend("opencl")
+    except AccelkitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    from accelkit_opencl.command import main as run
+
     return run(sys.argv[1:] if arguments is None else arguments)
 
 

@@ -33,7 +33,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m accelkit.data", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m accelkit.data",
+        description=__doc__,
+        epilog="exit status: 0 done; 1 an error or damage found; 2 bad options; 130 interrupted",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     source_help = "folder of classes, pack, 'a-{00..09}.tar', .npz, digits, shapes:COUNT:SIZE"
 
@@ -47,18 +51,27 @@ def _parser() -> argparse.ArgumentParser:
     packing.add_argument(
         "--skip-corrupt", action="store_true", help="leave out images that cannot be read"
     )
-    packing.add_argument("--split", choices=("train", "test"), default="train")
+    _add_split(packing)
     packing.set_defaults(run=_pack)
 
     verifying = commands.add_parser("verify", help="check every record of a pack")
-    verifying.add_argument("destination", metavar="DEST")
+    verifying.add_argument("destination", metavar="DEST", help="directory of the pack")
     verifying.set_defaults(run=_verify)
 
     information = commands.add_parser("info", help="say what a source holds")
     information.add_argument("source", metavar="SRC", help=source_help)
-    information.add_argument("--split", choices=("train", "test"), default="train")
+    _add_split(information)
     information.set_defaults(run=_info)
     return parser
+
+
+def _add_split(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--split",
+        choices=("train", "test"),
+        default="train",
+        help="part of a source that has both (default: train)",
+    )
 
 
 def _pack(options: argparse.Namespace) -> int:

@@ -13,7 +13,7 @@ from accelkit.data import open_source
 from accelkit.errors import AccelkitError, IncompatibleCheckpointError
 from accelkit.train import EvalStep, TrainState
 from accelkit.training.assembly import build_model, evaluation_parts
-from accelkit.training.options import natural, positive
+from accelkit.training.options import HelpFormatter, add_device, add_loading, positive
 
 __all__ = ["main"]
 
@@ -37,20 +37,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m accelkit.evaluate", description="Evaluate a checkpoint on a data set."
+        prog="python -m accelkit.evaluate",
+        description="Evaluate a checkpoint on a data set.",
+        epilog="exit status: 0 evaluated; 1 an error; 2 bad options",
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "checkpoint", metavar="DIR", help="a checkpoint, or a run's directory (its newest one)"
     )
     parser.add_argument("--data", metavar="SRC", help="default: the test part of the training data")
-    parser.add_argument("--backend", "--device", dest="device", default="numpy", metavar="DEVICE")
-    parser.add_argument("--batch-size", type=positive, default=128)
+    add_device(parser)
+    parser.add_argument(
+        "--batch-size", type=positive, default=128, metavar="N", help="samples evaluated at once"
+    )
     parser.add_argument(
         "--crops", type=int, choices=(1, 10), default=1, help="centre crop, or the mean over ten"
     )
-    parser.add_argument("--workers", type=natural, default=0)
-    parser.add_argument("--threads", type=natural, default=2)
-    parser.add_argument("--on-corrupt", choices=("raise", "skip"), default="raise")
+    add_loading(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
 

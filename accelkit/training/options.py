@@ -11,7 +11,21 @@ from typing import Any
 
 from accelkit.errors import OptionError, UnknownNameError
 
-__all__ = ["MATHEMATICAL", "parse_options", "recorded_options"]
+__all__ = ["MATHEMATICAL", "HelpFormatter", "parse_options", "recorded_options"]
+
+_EPILOG = """\
+examples:
+  python -m accelkit.train --data shapes:2000:32 --model lenet5 --model-option channels=3 \\
+      --image-size 32 --epochs 3 --backend torch
+  python -m accelkit.train --config run.toml --device torch:cuda:0 --precision bfloat16
+  python -m accelkit.train --config run.toml --checkpoint runs/a --log-dir runs/a --resume
+
+A run that was interrupted goes on with --resume, on any backend: a checkpoint records what decides
+the numbers, and nothing else.
+
+exit status: 0 the run is complete; 1 an error; 2 bad options; 128 + n stopped by signal n, after a
+last checkpoint
+"""
 
 MATHEMATICAL = (
     "data",
@@ -36,6 +50,18 @@ MATHEMATICAL = (
     "on_corrupt",
 )
 """Options that decide the numbers of a run: a resumed run must have the same ones."""
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Shows defaults that say something, and keeps the lines of the epilog."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help
+        default = action.default
+        says_nothing = default is None or default is False or default in ("", [], argparse.SUPPRESS)
+        if text is None or says_nothing or "default" in text:
+            return text
+        return f"{text} (default: %(default)s)"
 
 
 def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -67,6 +93,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m accelkit.train",
         description="Train a model on a data set, on any backend, through interruptions.",
+        epilog=_EPILOG,
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", metavar="FILE", help="TOML file with any of these options")
     _add_data(parser.add_argument_group("data"))
@@ -89,17 +118,47 @@ def _add_data(group: argparse._ArgumentGroup) -> None:
         default="auto",
         help="auto: random_resized for encoded images and packs, none for others",
     )
-    group.add_argument("--batch-size", type=positive, default=128, help="samples in one update")
-    group.add_argument("--workers", type=natural, default=0, help="worker processes (Grain)")
-    group.add_argument("--threads", type=natural, default=2, help="threads, if no workers")
-    group.add_argument("--on-corrupt", choices=("raise", "skip"), default="raise")
-    group.add_argument("--partial", choices=("drop", "pad"), default="drop")
+    add = group.add_argument
+    add("--batch-size", type=positive, default=128, metavar="N", help="samples in one update")
+    add_loading(group)
+    add(
+        "--partial",
+        choices=("drop", "pad"),
+        default="drop",
+        help="an epoch's last batch, if it is smaller: leave it out, or weigh it by its samples",
+    )
+
+
+def add_loading(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """How batches are read: options of training and evaluation alike."""
+    add = group.add_argument
+    add("--workers", type=natural, default=0, metavar="N", help="worker processes (Grain)")
+    add("--threads", type=natural, default=2, metavar="N", help="threads, if no workers")
+    add(
+        "--on-corrupt",
+        choices=("raise", "skip"),
+        default="raise",
+        help="what to do about a sample that cannot be read",
+    )
+
+
+def add_device(group: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """Where to run: ``--backend`` and ``--device`` mean the same."""
+    group.add_argument(
+        "--backend",
+        "--device",
+        dest="device",
+        default="numpy",
+        metavar="DEVICE",
+        help="a backend's name, or a device such as torch:cuda:0",
+    )
 
 
 def _add_model(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--model", default="alexnet")
-    group.add_argument("--variant")
-    group.add_argument("--image-size", type=positive)
+    add = group.add_argument
+    add("--model", default="alexnet", metavar="NAME", help="name of a registered model")
+    add("--variant", metavar="NAME", help="of the model (default: its first)")
+    add("--image-size", type=positive, metavar="PIXELS", help="default: the model's")
     group.add_argument(
         "--model-option",
         metavar="NAME=VALUE",
@@ -107,24 +166,36 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         default=[],
         help="any option of the model, e.g. width=0.25; may be repeated",
     )
-    group.add_argument("--optimizer", choices=("sgd", "adam", "adamw"), default="sgd")
-    group.add_argument("--learning-rate", type=float, help="default: the model's usual one")
-    group.add_argument("--momentum", type=float, default=0.9, help="of sgd")
-    group.add_argument("--weight-decay", type=float, default=5e-4)
-    group.add_argument("--nesterov", action=argparse.BooleanOptionalAction, default=False)
-    group.add_argument("--schedule", choices=("constant", "step", "cosine"), default="step")
+    add("--optimizer", choices=("sgd", "adam", "adamw"), default="sgd", help="how weights change")
+    add("--learning-rate", type=float, metavar="RATE", help="default: the model's usual one")
+    add("--momentum", type=float, default=0.9, metavar="SHARE", help="of sgd")
+    add("--weight-decay", type=float, default=5e-4, metavar="RATE", help="L2 penalty")
+    add(
+        "--nesterov",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="of sgd: look ahead",
+    )
+    add(
+        "--schedule",
+        choices=("constant", "step", "cosine"),
+        default="step",
+        help="how the learning rate changes",
+    )
     group.add_argument(
         "--milestones",
         type=float,
         nargs="+",
         default=[1 / 3, 2 / 3, 8 / 9],
-        help="of step: shares of the run at which the rate drops",
+        metavar="SHARE",
+        help="of step: shares of the run at which the rate drops (default: 1/3 2/3 8/9)",
     )
-    group.add_argument("--gamma", type=float, default=0.1, help="of step: factor of a drop")
-    group.add_argument("--warmup-steps", type=natural, default=0)
+    add("--gamma", type=float, default=0.1, metavar="FACTOR", help="of step: factor of a drop")
+    add("--warmup-steps", type=natural, default=0, metavar="N", help="steps of a linear rise")
     group.add_argument(
         "--precision",
         default="float32",
+        metavar="NAME",
         help="float32, tf32, float64, or bfloat16 and float16 with float32 master weights",
     )
     memory = group.add_mutually_exclusive_group()
@@ -134,14 +205,17 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         help="e.g. 8GiB: cut batches into micro-batches until the step fits; the result is that "
         "of the whole batch",
     )
-    memory.add_argument("--accumulate", type=positive, default=1, help="micro-batches in a batch")
+    memory.add_argument(
+        "--accumulate", type=positive, default=1, metavar="N", help="micro-batches in a batch"
+    )
 
 
 def _add_run(group: argparse._ArgumentGroup) -> None:
-    group.add_argument("--backend", "--device", dest="device", default="numpy", metavar="DEVICE")
-    group.add_argument("--epochs", type=positive, default=90)
-    group.add_argument("--seed", type=natural, default=0)
-    group.add_argument("--checkpoint", metavar="DIR")
+    add = group.add_argument
+    add_device(group)
+    add("--epochs", type=positive, default=90, metavar="N", help="passes over the data")
+    add("--seed", type=natural, default=0, metavar="N", help="of weights, masks and sample order")
+    add("--checkpoint", metavar="DIR", help="where the run's checkpoints go (default: nowhere)")
     group.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,
@@ -149,15 +223,29 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
         help="continue from the newest good checkpoint, or start if there is none",
     )
     group.add_argument(
-        "--checkpoint-every", type=natural, default=0, metavar="STEPS", help="besides each epoch"
+        "--checkpoint-every",
+        type=natural,
+        default=0,
+        metavar="STEPS",
+        help="besides each epoch; 0 for never",
     )
-    group.add_argument("--keep-last", type=positive, default=3)
-    group.add_argument("--keep-best", type=natural, default=1)
-    group.add_argument("--eval-every", type=positive, default=1, metavar="EPOCHS")
-    group.add_argument("--target-accuracy", type=float, help="stop at this top-1 accuracy, 0 to 1")
-    group.add_argument("--log-dir", metavar="DIR", help="JSONL log and TensorBoard events")
-    group.add_argument("--log-every", type=positive, default=1, metavar="STEPS")
-    group.add_argument("--progress", choices=("auto", "rich", "plain", "none"), default="auto")
+    add("--keep-last", type=positive, default=3, metavar="N", help="newest checkpoints to keep")
+    add("--keep-best", type=natural, default=1, metavar="N", help="most accurate ones to keep")
+    add("--eval-every", type=positive, default=1, metavar="EPOCHS", help="how often to evaluate")
+    add(
+        "--target-accuracy",
+        type=float,
+        metavar="SHARE",
+        help="stop at this top-1 accuracy, 0 to 1",
+    )
+    add("--log-dir", metavar="DIR", help="where a JSONL log and TensorBoard events go")
+    add("--log-every", type=positive, default=1, metavar="STEPS", help="how often to log a step")
+    add(
+        "--progress",
+        choices=("auto", "rich", "plain", "none"),
+        default="auto",
+        help="auto: rich on a terminal, plain elsewhere",
+    )
 
 
 def natural(text: str) -> int:

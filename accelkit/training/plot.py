@@ -11,6 +11,7 @@ from typing import Any
 
 from accelkit.errors import AccelkitError, OptionError
 from accelkit.training.logs import read_log
+from accelkit.training.options import HelpFormatter
 
 __all__ = ["curve", "main"]
 
@@ -32,14 +33,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m accelkit.plot", description="Draw the curves of several runs."
+        prog="python -m accelkit.plot",
+        description="Draw the curves of several runs.",
+        epilog="exit status: 0 drawn; 1 an error; 2 bad options",
+        formatter_class=HelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument(
         "logs", metavar="[NAME=]LOG", nargs="+", help="a --log-dir, or its log.jsonl"
     )
-    parser.add_argument("--output", "-o", default="curves.png", help=".png, .svg or .pdf")
-    parser.add_argument("--metrics", nargs="+", default=["loss", "top1"], help="one panel for each")
-    parser.add_argument("--title", default="")
+    add = parser.add_argument
+    add("--output", "-o", default="curves.png", metavar="PATH", help=".png, .svg or .pdf")
+    add(
+        "--metrics",
+        nargs="+",
+        default=["loss", "top1"],
+        metavar="NAME",
+        help="one panel for each (default: loss top1)",
+    )
+    add("--title", default="", metavar="TEXT", help="above the panels")
     return parser
 
 

@@ -38,7 +38,11 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m accelkit.opencl", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m accelkit.opencl",
+        description="OpenCL devices, tuning, ahead-of-time bundles, and a check of all primitives.",
+        epilog="exit status: 0 done; 1 an error, or a check that failed; 2 bad options",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = commands.add_parser("devices", help="list OpenCL devices and what they can do")
@@ -62,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_bundle)
 
     command = commands.add_parser("seal", help="record the image that a bundle's build.sh built")
-    command.add_argument("folder", type=Path)
+    command.add_argument("folder", type=Path, help="the bundle")
     command.add_argument("--device", default="opencl", help="device that the image is for")
     command.set_defaults(run=_seal)
 
@@ -76,10 +80,10 @@ def _parser() -> argparse.ArgumentParser:
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", default="alexnet", help="name of a registered model")
     command.add_argument("--variant", help="of the model")
-    command.add_argument("--batch-size", type=int, default=32)
-    command.add_argument("--image-size", type=int)
+    command.add_argument("--batch-size", type=int, default=32, help="default: 32")
+    command.add_argument("--image-size", type=int, help="default: the model's")
     command.add_argument("--width", type=float, help="factor on all layer widths")
-    command.add_argument("--classes", type=int)
+    command.add_argument("--classes", type=int, help="default: the model's")
     command.add_argument("--device", default="opencl", help="default: the preferred one")
 
 
