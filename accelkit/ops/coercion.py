@@ -24,6 +24,8 @@ Scalar = bool | int | float
 _PYTHON_NUMBERS = (bool, int, float)  # a tuple: asking for a union takes four times as long
 ArrayLike = Any
 
+_HOST_DATA = (np.ndarray, np.generic, list, tuple, bool, int, float)
+
 _CONSTANT_LIMIT = 4096  # elements; larger arrays become inputs of a traced program
 
 
@@ -258,7 +260,7 @@ def asarray(
             return obj.to(obj.device, copy=True)
         return result
     target = None if device is None else find_device(device)
-    if hasattr(obj, "__dlpack__") and not isinstance(obj, np.ndarray | np.generic):
+    if not isinstance(obj, _HOST_DATA) and (hasattr(obj, "__dlpack__") or owning_backend(obj)):
         imported = from_dlpack(obj, device=target, copy=copy)
         return cast(imported, wanted) if wanted else imported
     if copy is False:
@@ -343,19 +345,25 @@ def from_dlpack(
     if owner is not None and (target is None or target is owner.device_of(x)):
         shared = from_native(x)
         return asarray(shared, copy=True) if copy else shared
-    if not hasattr(x, "__dlpack__"):
+    if owner is None and not hasattr(x, "__dlpack__"):
         raise DTypeError(f"from_dlpack needs an object with __dlpack__, got {type(x).__name__}.")
     target = target or current_device()
     backend = registry.backend(target.backend)
     load = backend.share_dlpack if copy is False else backend.from_dlpack
     with activate(None), translated(backend):
-        if copy is not False and owner is not None and x.__dlpack_device__()[0] != _HOST_MEMORY:
+        if copy is not False and owner is not None and not _travels_by_dlpack(x):
             return from_native(x).to(target)
         imported = Tensor._eager(load(x, target), target)
         return asarray(imported, copy=True) if copy else imported
 
 
 _HOST_MEMORY = 1  # DLPack's kDLCPU
+
+
+def _travels_by_dlpack(array: Any) -> bool:
+    """Whether every backend can take over this array of another one."""
+    in_host_memory = hasattr(array, "__dlpack__") and array.__dlpack_device__()[0] == _HOST_MEMORY
+    return in_host_memory and "bfloat16" not in str(array.dtype)  # NumPy's DLPack has none
 
 
 def owning_backend(array: object) -> Backend | None:

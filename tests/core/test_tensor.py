@@ -21,6 +21,8 @@ from accelkit.errors import (
     UnknownNameError,
 )
 
+BACKENDS = sorted({info.device.backend for info in ak.devices()})
+
 
 @given(arrays(ALL))
 def test_numpy_both_ways(x: np.ndarray) -> None:
@@ -118,6 +120,23 @@ def test_dlpack_with_jax() -> None:
 def test_dlpack_refuses_what_has_none() -> None:
     with pytest.raises(DTypeError, match="needs an object with __dlpack__, got list"):
         ak.from_dlpack([1.0])
+
+
+@pytest.mark.parametrize("source", BACKENDS)
+@pytest.mark.parametrize("target", BACKENDS)
+def test_native_arrays_go_from_every_backend_to_every_other(source: str, target: str) -> None:
+    """By shared memory where both can, else through the host."""
+    for dtype in ("float32", "bool", "bfloat16"):
+        devices = [ak.device(source), ak.device(target)]
+        if any(dtype not in ak.registry.backend(d.backend).dtype_names(d) for d in devices):
+            continue
+        x = ak.asarray([[0.0, 1.0, 0.0], [1.0, 0.0, 1.0]], device=source).astype(dtype)
+        for made in (ak.asarray(x.native, device=target), ak.from_dlpack(x, device=target)):
+            assert made.device is devices[1]
+            assert made.dtype is x.dtype
+            assert made.tolist() == x.tolist()
+        if source != "numpy":  # whose arrays are host data, for the default device
+            assert ak.asarray(x.native).device is devices[0]
 
 
 def test_native_arrays() -> None:
