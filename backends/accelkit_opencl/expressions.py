@@ -46,10 +46,6 @@ def _wrapping(operator: str) -> Rule:
     return rule
 
 
-def _function(name: str) -> Rule:
-    return lambda dtype, *operands: f"{name}({', '.join(operands)})"
-
-
 def _own(name: str) -> Rule:
     """A function of :mod:`accelkit_opencl.kernels.mathematics`, by element type."""
 
@@ -131,10 +127,10 @@ EXPRESSIONS: dict[str, Rule] = {
     "sign": _sign,
     "floor_divide": _floor_divide,
     "remainder": _remainder,
-    "power": _function("pow"),
+    "power": _own("power"),
     "maximum": _extremum(">"),
     "minimum": _extremum("<"),
-    "arctan2": _function("atan2"),
+    "arctan2": _own("arctan2"),
     "floor": _rounding("floor"),
     "ceil": _rounding("ceil"),
     "round": _rounding("rint"),
@@ -144,18 +140,18 @@ EXPRESSIONS: dict[str, Rule] = {
     "log": _own("log"),
     "log1p": _own("log1p"),
     "sqrt": _own("sqrt"),
-    "sin": _function("sin"),
-    "cos": _function("cos"),
-    "tan": _function("tan"),
-    "arcsin": _function("asin"),
-    "arccos": _function("acos"),
-    "arctan": _function("atan"),
-    "sinh": _function("sinh"),
-    "cosh": _function("cosh"),
+    "sin": _own("sin"),
+    "cos": _own("cos"),
+    "tan": _own("tan"),
+    "arcsin": _own("arcsin"),
+    "arccos": _own("arccos"),
+    "arctan": _own("arctan"),
+    "sinh": _own("sinh"),
+    "cosh": _own("cosh"),
     "tanh": _own("tanh"),
-    "arcsinh": _function("asinh"),
-    "arccosh": _function("acosh"),
-    "arctanh": _function("atanh"),
+    "arcsinh": _own("arcsinh"),
+    "arccosh": _own("arccosh"),
+    "arctanh": _own("arctanh"),
     "erf": _own("erf"),
     "sigmoid": _own("sigmoid"),
     "equal": _infix("=="),

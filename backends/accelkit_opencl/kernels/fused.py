@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from accelkit.dtypes import DType
 from accelkit_opencl.expressions import literal
+from accelkit_opencl.kernels.loops import element_loop
 from accelkit_opencl.kernels.mathematics import definitions_for
 from accelkit_opencl.kernels.source import KernelSource, ceil_div, ctype, round_up
 from accelkit_opencl.views import View, row_major
@@ -176,6 +177,11 @@ def _offset_of(
 
 def element_code(body: Body, space: Space, inner: int | None, k: str) -> str:
     """Reads and statements for element ``k`` of the inner axis."""
+    return "\n".join(element_lines(body, space, inner, k)) + "\n"
+
+
+def element_lines(body: Body, space: Space, inner: int | None, k: str) -> list[str]:
+    """The same, a declaration per line."""
     lines = []
     for read in body.reads:
         kind = ctype(read.view.dtype.name)
@@ -189,7 +195,7 @@ def element_code(body: Body, space: Space, inner: int | None, k: str) -> str:
         lines.append(f"const {kind} {read.name} = {expression};")
     for s in body.statements:
         lines.append(f"const {ctype(s.dtype.name)} {s.name} = {s.expression};")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _pragma(code: str) -> str:
@@ -224,7 +230,8 @@ def elementwise_kernel(body: Body, *, cpu: bool, compute_units: int) -> KernelSo
         step = space.strides[""][-1] if space.extents else 0
         place = f"o_target + k * {step}"
     store = "".join(f"{arg}[{place}] = {name};\n" for name, arg in body.outputs)
-    element = element_code(body, space, inner, "k") + store
+    lines = element_lines(body, space, inner, "k")
+    element = "\n".join(lines) + "\n" + store
     total = rows * length
     if not cpu:
         code = f"""__kernel void KERNEL({parameters(body)}) {{
@@ -238,7 +245,9 @@ def elementwise_kernel(body: Body, *, cpu: bool, compute_units: int) -> KernelSo
         local: tuple[int, ...] = (_GROUP,)
     else:
         items = max(1, min(ceil_div(total, _ITEM_ELEMENTS), 16 * compute_units))
-        loop = f"for ({index} k = start; k < end; k++) {{\n{element}}}\n"
+        steps = [strides[-1] for strides in space.strides.values()] if space.extents else []
+        strided = any(step not in (0, 1) for step in steps) or length < 4 * LANES
+        loop = element_loop(lines, store, ("start", "end"), index, strided=strided)
         if rows >= items:
             each = ceil_div(max(rows, 1), items)
             size = (ceil_div(max(rows, 1), each),)

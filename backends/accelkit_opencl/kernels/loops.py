@@ -1,0 +1,90 @@
+"""Innermost loops of CPU kernels, in a form that compilers vectorise.
+
+Two things keep a compiler from using the machine's widest vectors. Some prefer half of them, for
+fear of a lower clock, where arithmetic has to hide behind memory; a hint tells the width. And a
+function that is polynomial near 0 but needs a long reduction for large arguments would need a
+branch per element. Its loop runs in blocks instead: a first pass over a block looks for large
+arguments, and only a block that has some takes the slow form.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from accelkit_opencl.kernels.elementary import NEAR_MOST, RANGED
+from accelkit_opencl.kernels.source import itemsize_of
+
+__all__ = ["element_loop"]
+
+_VECTOR_BYTES = 64  # narrower machines take two or four vectors at a time
+_BLOCK = 512  # elements between looks for large arguments: small beside a first-level cache
+_CALL = re.compile(rf"\bak_({'|'.join(RANGED)})_([fd])\((\w+)\)")
+_DECLARATION = re.compile(r"const (\w+) (\w+) = (.*);")
+_SLOW = re.compile(r"\bfmod\b|[/%] |ak_remainder|ak_floor_divide")
+
+
+def element_loop(
+    lines: Sequence[str], store: str, bounds: tuple[str, str], index: str, *, strided: bool
+) -> str:
+    """A loop over ``k`` from one bound to the other.
+
+    Args:
+        lines: Declarations of one element's variables, in order.
+        store: What follows them.
+        bounds: Names of the first ``k`` and of the one after the last.
+        index: Type of ``k``.
+        strided: Whether memory is accessed other than in order; the compiler then chooses.
+    """
+    code = "\n".join(lines) + "\n" + store
+    hint = "" if strided else _hint(lines)
+    calls = _CALL.findall(code)
+    if not calls:
+        return f"{hint}{_loop(index, *bounds, code)}"
+    near = _near(code)
+    search = "".join(
+        f"far |= ak_fabs_{kind}({argument}) > {NEAR_MOST[kind]}{'f' if kind == 'f' else ''};\n"
+        for argument, kind in dict.fromkeys((argument, kind) for _, kind, argument in calls)
+    )
+    needed = _needed(lines, {argument for _, _, argument in calls})
+    look = _near("\n".join(needed) + "\n") + search
+    first, last = bounds
+    return f"""for ({index} block = {first}; block < {last}; block += {_BLOCK}) {{
+  const {index} stop = block + {_BLOCK} < {last} ? block + {_BLOCK} : {last};
+  int far = 0;
+{_loop(index, "block", "stop", look)}  if (far) {{
+{_loop(index, "block", "stop", code)}  }} else {{
+{hint}{_loop(index, "block", "stop", near)}  }}
+}}
+"""
+
+
+def _loop(index: str, first: str, last: str, code: str) -> str:
+    return f"for ({index} k = {first}; k < {last}; k++) {{\n{code}}}\n"
+
+
+def _near(code: str) -> str:
+    """The code with the forms that hold for arguments near 0."""
+    return _CALL.sub(r"ak_\1_near_\2(\3)", code)
+
+
+def _needed(lines: Sequence[str], variables: set[str]) -> list[str]:
+    """The declarations that these variables depend on."""
+    found: list[str] = []
+    wanted = set(variables)
+    for line in reversed(lines):
+        match = _DECLARATION.fullmatch(line)
+        if match is not None and match[2] in wanted:
+            found.append(line)
+            wanted.update(re.findall(r"\b[a-z]\w*", match[3]))
+    return found[::-1]
+
+
+def _hint(lines: Sequence[str]) -> str:
+    """Ask for full vectors of the widest type, unless some operation has no vector form."""
+    types = [match[1] for match in map(_DECLARATION.fullmatch, lines) if match]
+    integers = any(name not in ("float", "double") for name in types)
+    if integers and any(_SLOW.search(line) for line in lines):
+        return ""
+    width = _VECTOR_BYTES // max((itemsize_of(name) for name in types), default=4)
+    return f"#ifdef __clang__\n#pragma clang loop vectorize_width({min(width, 16)})\n#endif\n"
