@@ -207,6 +207,7 @@ if TYPE_CHECKING:
     from accelkit import data as data
     from accelkit import losses as losses
     from accelkit import metrics as metrics
+    from accelkit import models as models
     from accelkit import nn as nn
     from accelkit import optim as optim
     from accelkit import parity as parity

@@ -174,7 +174,7 @@ class Jitted:
         donate: list[int] = []
         labels: list[str] = []
         device = next((leaf.device for leaf in leaves if isinstance(leaf, Tensor)), None)
-        given = {a % len(args) for a in self.donate_argnums if -len(args) <= a < len(args)}
+        given = self._donated_arguments(len(args))
         for position, (path, leaf) in enumerate(zip(paths, leaves, strict=True)):
             if isinstance(leaf, (Tensor, np.ndarray)):
                 tensor = leaf if isinstance(leaf, Tensor) else asarray(leaf, device=device)
@@ -206,6 +206,16 @@ class Jitted:
                 f"nor hashable. Pass numbers that change as tensors, fixed ones as hashable values."
             ) from None
         return _Call(key, tensors, rebuild, donate, labels)
+
+    def _donated_arguments(self, count: int) -> set[int]:
+        """Positions among ``count`` positional arguments whose memory may be reused."""
+        for position in self.donate_argnums:
+            if not -count <= position < count:
+                raise OptionError(
+                    f"donate_argnums={position} names no positional argument: the function was "
+                    f"called with {count}."
+                )
+        return {position % count for position in self.donate_argnums}
 
     @staticmethod
     def _device(tensors: Sequence[Tensor]) -> Device:

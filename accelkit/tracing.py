@@ -46,7 +46,6 @@ class Trace:
         self.input_names: list[str] = []
         self.captured: list[Tensor] = []
         self._capture_values: dict[int, Value] = {}
-        self._keep_alive: list[Any] = []
         self.scope: str = parent.scope if parent else ""
         self.phase: str = parent.phase if parent else "forward"
         self.closed = False

@@ -6,8 +6,6 @@ those of their parts, or not at all.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
 from accelkit.primitives.convolution import conv2d, conv2d_input_grad, conv2d_weight_grad
 from accelkit.primitives.shaping import concatenate, slice_
@@ -15,7 +13,6 @@ from accelkit.primitives.shaping import concatenate, slice_
 __all__ = ["split_grouped_convolutions"]
 
 _CONVOLUTIONS = {p.name for p in (conv2d, conv2d_input_grad, conv2d_weight_grad)}
-Add = Callable[..., tuple[Value, ...]]
 
 
 def split_grouped_convolutions(graph: Graph) -> Graph:

@@ -92,6 +92,11 @@ MISTAKES: dict[str, tuple[Any, type[AccelkitError], str]] = {
     ),
     "jit": (lambda x: ak.jit(x), OptionError, r"jit takes a function, got Tensor"),
     "grad": (lambda x: ak.grad(x), OptionError, r"grad takes a function, got Tensor"),
+    "donation": (
+        lambda x: ak.jit(lambda y: y, donate_argnums=1)(x),
+        OptionError,
+        r"donate_argnums=1 names no positional argument: the function was called with 1",
+    ),
     "argnums": (
         lambda x: ak.grad(lambda y: y.sum(), argnums=-2)(x),
         OptionError,
