@@ -4,7 +4,8 @@ A bundle is a folder::
 
     manifest.json    format, device identity, kernels with their signatures, programs, checksums
     kernels.bin      the device's binary of all kernels: one image
-    kernels.cl       instead of the binary, for vendor compilers (``--emit-sources``)
+    kernels.cl       instead of the binary, for vendor compilers (``--emit-sources``): every kernel
+                     in its single-work-item form
     build.sh         the vendor compilers' command lines (``--emit-sources``)
 
 A device opened with a bundle takes every kernel from it and never builds from source. The plan
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,43 +28,62 @@ import pyopencl as cl
 from accelkit.errors import CompileError, CorruptDataError, DataError, DeviceError
 from accelkit_opencl.failures import code_name, funnel
 from accelkit_opencl.kernels.source import KernelSource
+from accelkit_opencl.kernels.task import as_task
 from accelkit_opencl.plan import Plan
 from accelkit_opencl.products import Choice, Profile
 from accelkit_opencl.programs import build_from_binary
 from accelkit_opencl.runtime import Runtime
 
-__all__ = ["BundleProvider", "RecordingProvider", "write_bundle", "write_sources"]
+__all__ = ["BundleProvider", "seal", "write_bundle", "write_sources"]
 
 _FORMAT = "accelkit-opencl-bundle"
-_VERSION = 1
+_VERSION = 2
 _MANIFEST, _BINARY, _SOURCES = "manifest.json", "kernels.bin", "kernels.cl"
 
+_FORMS: dict[str, Callable[[KernelSource], KernelSource]] = {
+    "range": lambda source: source,
+    "task": as_task,
+}
+
 _BUILD_SCRIPT = """#!/bin/sh
-# Builds the bundle's kernels into one image with a vendor's offline compiler, then records its
-# checksum. Usage: ./build.sh aoc BOARD | ./build.sh v++ PLATFORM
+# Builds all kernels into one image with a vendor's offline compiler, then records its checksum and
+# the device that it is for.
+# Usage: ./build.sh aoc BOARD [DEVICE]      Intel FPGA SDK for OpenCL
+#        ./build.sh v++ PLATFORM [DEVICE]   AMD Vitis, for platforms with OpenCL C kernels
+# DEVICE is accelkit's name of the board, by default its preferred OpenCL device.
 set -eu
+usage() {{ echo "usage: $0 aoc BOARD [DEVICE] | v++ PLATFORM [DEVICE]" >&2; exit 2; }}
+[ $# -eq 2 ] || [ $# -eq 3 ] || usage
+cd "$(dirname "$0")"
 case "$1" in
-  aoc) aoc -board="$2" kernels.cl -o kernels.aocx && mv kernels.aocx kernels.bin ;;
-  v++) v++ -t hw --platform "$2" -c -k all kernels.cl -o kernels.xo \\
-       && v++ -t hw --platform "$2" -l kernels.xo -o kernels.xclbin \\
-       && mv kernels.xclbin kernels.bin ;;
-  *) echo "usage: $0 aoc BOARD | v++ PLATFORM" >&2; exit 2 ;;
+  aoc)
+    aoc -board="$2" kernels.cl -o kernels.aocx
+    mv kernels.aocx {binary} ;;
+  v++)
+    for kernel in {kernels}; do
+      v++ -c -t hw --platform "$2" -k "$kernel" kernels.cl -o "$kernel.xo"
+    done
+    v++ -l -t hw --platform "$2" ./*.xo -o kernels.xclbin
+    mv kernels.xclbin {binary} ;;
+  *) usage ;;
 esac
-python -m accelkit.opencl seal .
+"${{PYTHON:-python3}}" -m accelkit.opencl seal . --device "${{3:-opencl}}"
 """
 
 
-class RecordingProvider:
-    """Passes kernels through from another provider and remembers their sources."""
+class _Recorder:
+    """The kernels of some plans, each once."""
 
-    def __init__(self) -> None:
+    def __init__(self, plans: Iterable[Plan], form: Callable[[KernelSource], KernelSource]) -> None:
+        self._form = form
         self.sources: dict[str, KernelSource] = {}
-
-    def record(self, plans: Iterable[Plan]) -> None:
-        """Add all kernels of some plans."""
         for plan in plans:
-            for launch in plan.launches:
-                self.sources[launch.source.name] = launch.source
+            for source in self.of(plan):
+                self.sources[source.name] = source
+
+    def of(self, plan: Plan) -> list[KernelSource]:
+        """The kernels of a plan's launches, in order."""
+        return [self._form(launch.source) for launch in plan.launches]
 
     @property
     def text(self) -> str:
@@ -90,14 +110,13 @@ def write_bundle(
     Raises:
         CompileError: if the compiler refuses the kernels.
     """
-    recorder = RecordingProvider()
-    recorder.record(programs.values())
+    recorder = _Recorder(programs.values(), _FORMS["range"])
     program = build(recorder.text)
     with funnel("reading the binary of a bundle"):
         binary = program.get_info(cl.program_info.BINARIES)[0]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _BINARY).write_bytes(binary)
-    manifest = _manifest(programs, recorder, profile, runtime.identity)
+    manifest = _manifest(programs, recorder, profile, "range", runtime.identity)
     manifest["binary"] = {"file": _BINARY, "sha256": hashlib.sha256(binary).hexdigest()}
     _write_manifest(folder, manifest)
 
@@ -107,14 +126,14 @@ def write_sources(folder: Path, programs: Mapping[str, Plan], profile: Profile) 
 
     The device's identity and the binary's checksum are recorded afterwards by :func:`seal`.
     """
-    recorder = RecordingProvider()
-    recorder.record(programs.values())
+    recorder = _Recorder(programs.values(), _FORMS["task"])
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _SOURCES).write_text(recorder.text, encoding="utf-8")
     script = folder / "build.sh"
-    script.write_text(_BUILD_SCRIPT, encoding="utf-8")
+    kernels = " ".join(sorted(recorder.sources))
+    script.write_text(_BUILD_SCRIPT.format(kernels=kernels, binary=_BINARY), encoding="utf-8")
     script.chmod(0o755)
-    _write_manifest(folder, _manifest(programs, recorder, profile, None))
+    _write_manifest(folder, _manifest(programs, recorder, profile, "task", None))
 
 
 def seal(folder: Path, runtime: Runtime) -> None:
@@ -141,8 +160,9 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 def _manifest(
     programs: Mapping[str, Plan],
-    recorder: RecordingProvider,
+    recorder: _Recorder,
     profile: Profile,
+    form: str,
     identity: dict[str, str] | None,
 ) -> dict[str, Any]:
     return {
@@ -150,6 +170,7 @@ def _manifest(
         "version": _VERSION,
         "identity": identity,
         "profile": asdict(profile),
+        "form": form,
         "kernels": {
             name: {
                 "arguments": list(source.arguments),
@@ -158,11 +179,11 @@ def _manifest(
             }
             for name, source in sorted(recorder.sources.items())
         },
-        "programs": {name: _describe(plan) for name, plan in programs.items()},
+        "programs": {name: _describe(plan, recorder.of(plan)) for name, plan in programs.items()},
     }
 
 
-def _describe(plan: Plan) -> dict[str, Any]:
+def _describe(plan: Plan, sources: Sequence[KernelSource]) -> dict[str, Any]:
     """A plan's signature, launches and memory, for readers of the manifest."""
     return {
         "inputs": [str(spec) for spec in plan.inputs],
@@ -172,10 +193,10 @@ def _describe(plan: Plan) -> dict[str, Any]:
         "arena_lower_bound_bytes": plan.lower_bound_bytes,
         "launches": [
             {
-                "kernel": launch.source.name,
+                "kernel": source.name,
                 "arguments": [[s.kind, s.index, s.offset, s.size_bytes] for s in launch.arguments],
             }
-            for launch in plan.launches
+            for source, launch in zip(sources, plan.launches, strict=True)
         ],
     }
 
@@ -227,6 +248,7 @@ class BundleProvider:
         self.folder = folder
         manifest = read_manifest(folder)
         self.profile = _profile(manifest["profile"])
+        self.form = _FORMS[manifest["form"]]
         self._signatures = manifest["kernels"]
         self._program = self._load(manifest, runtime)
 

@@ -36,10 +36,10 @@ class Program:
     def __init__(self, plan: Plan, runtime: Runtime, provider: Provider) -> None:
         self.plan = plan
         self._runtime = runtime
-        kernels = provider.kernels([launch.source for launch in plan.launches])
+        sources = [provider.form(launch.source) for launch in plan.launches]
         self._launches = [
-            (kernel, launch.source.global_size, launch.source.local_size)
-            for kernel, launch in zip(kernels, plan.launches, strict=True)
+            (kernel, source.global_size, source.local_size)
+            for kernel, source in zip(provider.kernels(sources), sources, strict=True)
         ]
         self._constants = [runtime.put(array) for array in plan.constants]
         self._users: dict[tuple[str, int], list[tuple[cl.Kernel, int]]] = {}

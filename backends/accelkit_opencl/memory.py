@@ -126,7 +126,6 @@ class Memory:
             is not counted.
         peak_bytes: The most since the start or the last reset.
         pooled_bytes: Freed by their owners, kept for reuse.
-        reuses: Whether freed buffers are given out again.
     """
 
     def __init__(
@@ -144,7 +143,6 @@ class Memory:
         self.in_use_bytes = 0
         self.peak_bytes = 0
         self.pooled_bytes = 0
-        self.reuses = True
 
     def allocate(self, size_bytes: int) -> Allocation:
         """A buffer of at least this size, which returns to the pool with its last reference.
@@ -160,7 +158,7 @@ class Memory:
             )
         size = min(size, self._limit)
         with self._lock:
-            if self._free[size] and self.reuses:
+            if self._free[size]:
                 block = self._free[size].pop()
                 self.pooled_bytes -= size
             else:

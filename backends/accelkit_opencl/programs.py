@@ -33,6 +33,10 @@ _OPTIONS = ["-cl-std=CL1.2"]
 class Provider(Protocol):
     """Source of kernels for one device."""
 
+    def form(self, source: KernelSource) -> KernelSource:
+        """The form in which this provider has a kernel: other launch sizes, the same results."""
+        ...
+
     def kernels(self, sources: Sequence[KernelSource]) -> list[cl.Kernel]:
         """One fresh kernel object per source, in order.
 
@@ -64,7 +68,6 @@ class SourceProvider:
         runtime: The device.
         folder: Cache folder; None for the user's own.
         keep_binaries: Whether to cache binaries; None for "unless the runtime does so itself".
-        options: More options for the compiler.
     """
 
     def __init__(
@@ -73,16 +76,18 @@ class SourceProvider:
         folder: Path | None = None,
         *,
         keep_binaries: bool | None = None,
-        options: Sequence[str] = (),
     ) -> None:
         self._runtime = runtime
-        self._options = [*_OPTIONS, *options]
         self._folder = folder or cache_folder()
         if keep_binaries is None:
             keep_binaries = runtime.handle.platform.name not in _OWN_CACHE
         self._keep_binaries = keep_binaries
         self._programs: dict[str, cl.Program] = {}
         self._lock = threading.Lock()
+
+    def form(self, source: KernelSource) -> KernelSource:
+        """The kernel as it was planned."""
+        return source
 
     def kernels(self, sources: Sequence[KernelSource]) -> list[cl.Kernel]:
         """One fresh kernel object per source; equal sources share a program."""
@@ -117,7 +122,7 @@ class SourceProvider:
         return program
 
     def _key(self, source: str) -> str:
-        identity = json.dumps([self._runtime.identity, self._options, source], sort_keys=True)
+        identity = json.dumps([self._runtime.identity, _OPTIONS, source], sort_keys=True)
         return hashlib.sha256(identity.encode()).hexdigest()[:32]
 
     def build(self, source: str) -> cl.Program:
@@ -131,7 +136,7 @@ class SourceProvider:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", cl.CompilerWarning)
                 return cl.Program(runtime.context, source).build(
-                    options=self._options, devices=[runtime.handle], cache_dir=False
+                    options=_OPTIONS, devices=[runtime.handle], cache_dir=False
                 )
         except cl.Error as error:
             with tempfile.NamedTemporaryFile(

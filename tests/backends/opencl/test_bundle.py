@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pyopencl as cl
 import pytest
 from accelkit_opencl import OpenclBackend
 from accelkit_opencl.bundle import read_manifest, write_bundle, write_sources
@@ -141,24 +146,101 @@ def test_damaged_files_are_refused(changed: Path, runtime: Runtime, name: str, d
         OpenclBackend().open_bundle(changed, runtime.device)
 
 
-def test_sources_build_as_one_image(bundle: Path, tmp_path: Path, runtime: Runtime) -> None:
+# --- sources for vendor compilers ---------------------------------------------------------------
+
+COMPILER = """#!{python}
+# Stands in for a vendor's offline compiler: checks its arguments, and builds with the driver.
+import sys
+from pathlib import Path
+
+program, arguments = Path(sys.argv[0]).name, sys.argv[1:]
+if program == "v++" and arguments[0] == "-c":
+    *fixed, kernel, source, out, target = arguments[1:]
+    assert fixed == ["-t", "hw", "--platform", "card", "-k"] and source == "kernels.cl", arguments
+    assert "void %s(" % kernel in Path(source).read_text() and out == "-o", arguments
+    assert target == kernel + ".xo", arguments
+    Path(target).write_text(kernel)
+    sys.exit(0)
+if program == "v++":
+    *fixed, out, target = arguments
+    assert fixed[:5] == ["-l", "-t", "hw", "--platform", "card"], arguments
+    linked = [Path(name).read_text() for name in fixed[5:]]
+    text = Path("kernels.cl").read_text()
+    assert len(linked) == len(set(linked)) == text.count("__kernel"), arguments
+    assert [out, target] == ["-o", "kernels.xclbin"], arguments
+else:
+    assert arguments == ["-board=card", "kernels.cl", "-o", "kernels.aocx"], arguments
+    target = "kernels.aocx"
+
+import pyopencl as cl
+from accelkit.device import Device
+from accelkit_opencl.programs import SourceProvider
+from accelkit_opencl.runtime import open_device
+
+runtime = open_device(Device("opencl", "{kind}", {index}))
+built = SourceProvider(runtime, keep_binaries=False).build(Path("kernels.cl").read_text())
+Path(target).write_bytes(built.get_info(cl.program_info.BINARIES)[0])
+"""
+
+
+@pytest.fixture(scope="module")
+def sources(bundle: Path, runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same training step as sources. Depends on ``bundle`` for its losses."""
+    folder = tmp_path_factory.mktemp("sources")
     step = make_step(runtime)
     plan = step.compile(step.init(3, SHAPE), batch(0)).program.plan
-    profile = registry.backend("opencl").profile(runtime.device)
-    write_sources(tmp_path, {"train": plan}, profile)
-    assert (tmp_path / "build.sh").stat().st_mode & 0o100
-    text = (tmp_path / "kernels.cl").read_text()
-    program = SourceProvider(runtime, keep_binaries=False).build(text)
-    built = set(program.get_info(program_kernel_names()).split(";"))
-    assert built == set(read_manifest(tmp_path)["kernels"])
+    write_sources(folder, {"train": plan}, registry.backend("opencl").profile(runtime.device))
+    return folder
+
+
+def test_sources_are_single_work_items_in_one_program(sources: Path, runtime: Runtime) -> None:
+    manifest = read_manifest(sources)
+    text = (sources / "kernels.cl").read_text()
+    assert text.count("__kernel") == len(manifest["kernels"])
+    if runtime.is_cpu:  # GPU forms with local memory stay as they are
+        assert "get_global_id" not in text
+        for kernel in manifest["kernels"].values():
+            assert kernel["global_size"] == kernel["local_size"] == [1]
+    program = SourceProvider(runtime, keep_binaries=False).build(text)  # as OpenCL C 1.2
+    built = set(program.get_info(cl.program_info.KERNEL_NAMES).split(";"))
+    assert built == set(manifest["kernels"])
     with pytest.raises(DataError, match=r"sources only.*build\.sh"):
-        OpenclBackend().open_bundle(tmp_path, runtime.device)
+        OpenclBackend().open_bundle(sources, runtime.device)
 
 
-def program_kernel_names() -> int:
-    import pyopencl as cl
+@pytest.mark.parametrize("compiler", ["aoc", "v++"])
+def test_the_build_script_makes_a_bundle(
+    compiler: str,
+    bundle: Path,
+    sources: Path,
+    tmp_path: Path,
+    fresh: OpenclBackend,
+    runtime: Runtime,
+) -> None:
+    folder, programs = tmp_path / "sources", tmp_path / "bin"
+    shutil.copytree(sources, folder)
+    programs.mkdir()
+    device = runtime.device
+    script = COMPILER.format(python=sys.executable, kind=device.kind, index=device.index)
+    (programs / compiler).write_text(script)
+    (programs / compiler).chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}",
+        "PYTHON": sys.executable,
+    }
+    command = [folder / "build.sh", compiler, "card", str(device)]
+    subprocess.run(command, env=environment, check=True)
+    fresh.open_bundle(folder, device)
+    assert losses_of(make_step(runtime)) == json.loads((bundle / "losses.json").read_text())
 
-    return cl.program_info.KERNEL_NAMES
+
+def test_the_build_script_explains_its_arguments(sources: Path) -> None:
+    ended = subprocess.run(
+        [sources / "build.sh", "gcc", "card"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert "aoc BOARD [DEVICE] | v++ PLATFORM [DEVICE]" in ended.stderr
 
 
 def rewrite(folder: Path, manifest: dict) -> None:
