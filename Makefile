@@ -11,7 +11,7 @@ help:
 	@echo "install  create $(VENV) and install accelkit with every backend"
 	@echo "test     run all tests (WORKERS=$(WORKERS) processes)"
 	@echo "lint     check formatting, style, types and the CI workflow"
-	@echo "bench    measure accelkit against hand-written programs, side by side"
+	@echo "bench    measure accelkit against hand-written programs and peers, side by side"
 	@echo "opencl-runtimes  fetch Intel's OpenCL runtimes for tests (CPU and FPGA emulator)"
 	@echo "test-opencl      run the OpenCL tests on all fetched runtimes"
 	@echo "parity   prove that the installed backends agree on full AlexNet"
@@ -21,7 +21,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[all,dev,benchmarks]'
 	touch $(STAMP)
 
 test: $(STAMP)
@@ -34,7 +34,7 @@ lint: $(STAMP)
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/ci.yml
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.side_by_side
+	$(BIN)/python -m benchmarks
 
 parity: $(STAMP)
 	$(BIN)/python -m accelkit.parity --backend all --model alexnet --variant 2012 --steps 10 --batch-size 4

@@ -1,4 +1,4 @@
-"""The same training steps written in accelkit: one program for every backend."""
+"""The same steps in accelkit: one program for every backend."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 import accelkit as ak
-from accelkit import losses, nn, optim, train
+from accelkit import losses, models, nn, optim, train
+from accelkit.nn.module import flatten_names
 from accelkit.registry import backend as find_backend
 from accelkit.train.metrics import StepMetrics
+from benchmarks import architecture as arch
 from benchmarks.workload import Workload
 
 __all__ = ["build", "version"]
@@ -21,31 +23,28 @@ def version(backend: str) -> str:
     return f"accelkit {ak.__version__}, {driver}"
 
 
-def _model(workload: Workload) -> nn.Module:
-    if workload.model == "alexnet":
-        from accelkit_models.alexnet import alexnet
-
-        return alexnet(
-            "torchvision",
-            image_size=workload.image_size,
-            width=workload.width,
-            dropout=workload.dropout,
-        ).module
-    layers: list[nn.Module] = []
-    for dense in workload.dense:
-        layers.append(nn.Linear(dense.outputs))
-        if dense.relu:
-            layers.append(nn.ReLU())
-    return nn.Sequential(*layers)
+def _module(workload: Workload) -> nn.Module:
+    """The model that accelkit has under the workload's name."""
+    if workload.model == "mlp":
+        return nn.Sequential(*(
+            nn.Linear(layer.outputs) if isinstance(layer, arch.Dense) else nn.ReLU()
+            for layer in workload.network().layers
+        ))  # fmt: skip
+    name, _, variant = workload.model.partition("-")
+    options: dict[str, Any] = {"variant": variant or None}
+    options |= {"image_size": workload.image_size, "width": workload.width}
+    if name != "resnet18" and not workload.dropout:
+        options["dropout"] = 0.0
+    return models.build(name, **options).module
 
 
-class AccelkitProgram:
+class TrainingProgram:
     """Keeps the state between calls of the compiled step."""
 
     def __init__(self, workload: Workload, weights: dict[str, np.ndarray], *, backend: str) -> None:
         self.device = ak.device(f"{backend}:cpu")
-        self.train_step = train.TrainStep(
-            _model(workload),
+        self._step = train.TrainStep(
+            _module(workload),
             losses.SoftmaxCrossEntropy(),
             optim.sgd(
                 workload.learning_rate,
@@ -54,15 +53,42 @@ class AccelkitProgram:
             ),
             device=self.device,
         )
-        self.state = _with_parameters(
-            self.train_step.init(workload.seed, workload.input_shape), weights
-        )
+        self.state = _with_parameters(self._step.init(workload.seed, workload.input_shape), weights)
         self.batch = tuple(ak.asarray(array, device=self.device) for array in workload.batch())
 
     def step(self) -> _Loss:
         """Forward, backward, update; does not wait."""
-        self.state, metrics = self.train_step(self.state, self.batch)
+        self.state, metrics = self._step(self.state, self.batch)
         return _Loss(metrics)
+
+    def finish(self) -> None:
+        """Wait for everything that was started."""
+        find_backend(self.device.backend).synchronize(self.device)
+
+
+class EvaluationProgram:
+    """Forward and loss."""
+
+    def __init__(self, workload: Workload, weights: dict[str, np.ndarray], *, backend: str) -> None:
+        self.device = ak.device(f"{backend}:cpu")
+        module = _module(workload)
+        self._step = train.EvalStep(module, losses.SoftmaxCrossEntropy(), device=self.device)
+        parts = {
+            "parameters": module.init(workload.seed, workload.input_shape, device=self.device),
+            "state": module.init_state(workload.input_shape, device=self.device),
+        }
+        tensors = {
+            f"{part}.{name}": tensor
+            for part, nested in parts.items()
+            for name, tensor in flatten_names(nested)
+        }
+        state = train.TrainState(tensors, step=0, seed=workload.seed, device=self.device)
+        self.state = _with_parameters(state, weights)
+        self.batch = tuple(ak.asarray(array, device=self.device) for array in workload.batch())
+
+    def step(self) -> _Loss:
+        """The loss; does not wait."""
+        return _Loss(self._step(self.state, self.batch))
 
     def finish(self) -> None:
         """Wait for everything that was started."""
@@ -91,6 +117,9 @@ def _with_parameters(state: train.TrainState, weights: dict[str, np.ndarray]) ->
     return train.TrainState(tensors, step=state.step, seed=state.seed, device=state.device)
 
 
-def build(workload: Workload, weights: dict[str, np.ndarray], *, backend: str) -> AccelkitProgram:
+def build(
+    workload: Workload, weights: dict[str, np.ndarray], *, backend: str
+) -> TrainingProgram | EvaluationProgram:
     """Ready to step; the first step compiles."""
-    return AccelkitProgram(workload, weights, backend=backend)
+    made = TrainingProgram if workload.is_training else EvaluationProgram
+    return made(workload, weights, backend=backend)

@@ -1,29 +1,33 @@
 """The interface of the measured programs, and the list of them.
 
 A program is a module with ``build(workload, weights) -> Program`` and ``version() -> str``.
-Nothing in ``benchmarks/native`` uses accelkit.
+Nothing in ``benchmarks/native`` and ``benchmarks/peers`` uses accelkit.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import numpy as np
 
 from benchmarks.workload import Workload
 
-__all__ = ["PROGRAMS", "Program", "ProgramEntry"]
+__all__ = ["KINDS", "PROGRAMS", "Program", "ProgramEntry"]
+
+KINDS: Final = ("native", "peer", "accelkit")
 
 
 class Program(Protocol):
-    """A training step that is ready to run, with its state."""
+    """A step that is ready to run, with its state."""
 
     def step(self) -> Any:
-        """Start one training step; return its loss, a device scalar. Does not wait."""
+        """Start one step; return its loss, of which ``float`` waits. Does not wait itself."""
 
     def finish(self) -> None:
         """Wait until all started steps are done."""
@@ -34,23 +38,35 @@ class ProgramEntry:
     """How to find and describe a program.
 
     Attributes:
+        kind: ``"native"`` (hand-written in a framework), ``"peer"`` or ``"accelkit"``.
+        group: What it runs on: programs of one group are compared with each other.
         module: Its module.
-        framework: The importable name that it needs.
-        label: For the table.
-        rival: The program that it is compared with: the best of its framework; None for none.
+        requires: Importable names that it needs.
+        label: For tables.
         arguments: Further keyword arguments of the module's ``build`` and ``version``.
+        variables: Environment variables of its process, as a function: they may depend on what
+            is installed.
+        command: A command that must be there, or None.
+        warm_up_steps: Steps before it runs at full speed, the first included.
     """
 
+    kind: str
+    group: str
     module: str
-    framework: str
+    requires: tuple[str, ...]
     label: str
-    rival: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    variables: Callable[[], dict[str, str]] = dict
+    command: str | None = None
+    warm_up_steps: int = 2
 
     def missing(self) -> str | None:
         """Why the program cannot run here, or None."""
-        if importlib.util.find_spec(self.framework) is None:
-            return f"{self.framework} is not installed"
+        for name in self.requires:
+            if importlib.util.find_spec(name) is None:
+                return f"{name} is not installed"
+        if self.command is not None and shutil.which(self.command) is None:
+            return f"the command {self.command} is not installed"
         return None
 
     def version(self) -> str:
@@ -64,32 +80,83 @@ class ProgramEntry:
         return lambda workload, weights: build(workload, weights, **dict(self.arguments))
 
 
-def _accelkit(backend: str, rival: str) -> ProgramEntry:
+def _native(group: str, module: str, label: str) -> ProgramEntry:
+    return ProgramEntry("native", group, f"benchmarks.native.{module}", (group,), label)
+
+
+def _keras(backend: str, label: str) -> ProgramEntry:
     return ProgramEntry(
-        "benchmarks.accelkit_program", backend, f"accelkit, {backend}", rival, {"backend": backend}
+        "peer",
+        backend,
+        "benchmarks.peers.keras_program",
+        ("keras", backend),
+        f"Keras 3 on {label}",
+        variables=lambda: {"KERAS_BACKEND": backend},
     )
 
 
+def _opencl_library() -> dict[str, str]:
+    """tinygrad on the OpenCL loader that pyopencl brings, and so on the same drivers."""
+    variables = {"DEV": "CL"}
+    spec = importlib.util.find_spec("pyopencl")
+    if spec is not None and spec.submodule_search_locations:
+        folder = Path(spec.submodule_search_locations[0]) / ".libs"
+        for library in sorted(folder.glob("libOpenCL-*.so*")):
+            variables["OPENCL_PATH"] = str(library)
+    return variables
+
+
+def _accelkit(backend: str, framework: str, label: str) -> ProgramEntry:
+    return ProgramEntry(
+        "accelkit",
+        backend,
+        "benchmarks.accelkit_program",
+        (framework,),
+        f"accelkit on {label}",
+        {"backend": backend},
+    )
+
+
+_TINYGRAD: Final = "benchmarks.peers.tinygrad_program"
+
 PROGRAMS: Final[dict[str, ProgramEntry]] = {
-    "torch-eager": ProgramEntry(
-        "benchmarks.native.torch_eager", "torch", "PyTorch eager, NCHW, default SGD"
+    "torch-eager": _native("torch", "torch_eager", "PyTorch eager, NCHW, default SGD"),
+    "torch-channels-last": _native(
+        "torch", "torch_channels_last", "PyTorch eager, channels_last, fused SGD"
     ),
-    "torch-channels-last": ProgramEntry(
-        "benchmarks.native.torch_channels_last",
-        "torch",
-        "PyTorch eager, channels_last, fused SGD",
+    "torch-compile": _native(
+        "torch", "torch_compile", "PyTorch torch.compile, channels_last, fused SGD"
     ),
-    "torch-compile": ProgramEntry(
-        "benchmarks.native.torch_compile", "torch", "PyTorch torch.compile, fused SGD"
+    "jax-jit": _native("jax", "jax_jit", "JAX jit, NHWC, donated"),
+    "tensorflow-xla": _native("tensorflow", "tensorflow_xla", "TensorFlow function, XLA"),
+    "tensorflow-graph": _native(
+        "tensorflow", "tensorflow_graph", "TensorFlow function, graph mode"
     ),
-    "jax-jit": ProgramEntry("benchmarks.native.jax_jit", "jax", "JAX jit, NHWC, donated"),
-    "tensorflow-xla": ProgramEntry(
-        "benchmarks.native.tensorflow_xla", "tensorflow", "TensorFlow function, XLA"
+    "keras-torch": _keras("torch", "PyTorch"),
+    "keras-jax": _keras("jax", "JAX"),
+    "keras-tensorflow": _keras("tensorflow", "TensorFlow"),
+    "tinygrad-opencl": ProgramEntry(
+        "peer",
+        "opencl",
+        _TINYGRAD,
+        ("tinygrad", "pyopencl"),
+        "tinygrad on OpenCL",
+        variables=_opencl_library,
+        warm_up_steps=3,
     ),
-    "tensorflow-graph": ProgramEntry(
-        "benchmarks.native.tensorflow_graph", "tensorflow", "TensorFlow function, graph mode"
+    "tinygrad-cpu": ProgramEntry(
+        "peer",
+        "clang",
+        _TINYGRAD,
+        ("tinygrad",),
+        "tinygrad on its CPU device (clang)",
+        variables=lambda: {"DEV": "CPU"},
+        command="clang",
+        warm_up_steps=3,
     ),
-    "accelkit-torch": _accelkit("torch", rival="torch-channels-last"),
-    "accelkit-jax": _accelkit("jax", rival="jax-jit"),
-    "accelkit-tensorflow": _accelkit("tensorflow", rival="tensorflow-xla"),
+    "accelkit-torch": _accelkit("torch", "torch", "PyTorch"),
+    "accelkit-jax": _accelkit("jax", "jax", "JAX"),
+    "accelkit-tensorflow": _accelkit("tensorflow", "tensorflow", "TensorFlow"),
+    "accelkit-opencl": _accelkit("opencl", "pyopencl", "OpenCL"),
+    "accelkit-numpy": _accelkit("numpy", "numpy", "NumPy"),
 }

@@ -1,160 +1,115 @@
-"""Turns results of the side-by-side benchmark into JSON and Markdown."""
+"""The report in Markdown: one table per workload, and the tables of the other sections."""
 
 from __future__ import annotations
 
-import os
-import platform
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
-import numpy as np
-
-from benchmarks.measure import AGREEMENT_BOUND, Result, deviations, environment, ratio, summary
+from benchmarks.measure import AGREEMENT_BOUND
 from benchmarks.program import PROGRAMS
-from benchmarks.workload import Workload
+from benchmarks.results_file import Comparison, Figures, Measured, Report
 
-__all__ = ["COLUMNS", "SCHEMA_VERSION", "describe_machine", "markdown", "rows", "title", "to_json"]
+__all__ = ["COLUMNS", "markdown", "rows", "table", "title"]
 
-SCHEMA_VERSION: Final = 1
 COLUMNS: Final = (
     "program",
-    "framework",
-    "build, s",
     "step, ms: median",
     "IQR",
-    "min",
     "examples/s",
     "GFLOP/s",
+    "time / best hand-written",
+    "/ peer",
+    "/ best of all",
+    "compile, s",
     "peak memory, MiB",
+    "/ hand-written",
     "loss deviation",
-    "time / rival's",
+)
+_NOTE: Final = (
+    "Times are medians over all samples; ratios are medians over turns of the ratio between "
+    "programs that took turns with each other, below 1 is faster. Best hand-written: the fastest "
+    "hand-written program in the same framework; peer: Keras 3 on the same backend, or tinygrad "
+    "on the same OpenCL device; best of all: the fastest program that is not accelkit's. "
+    "Compile: the first step less a median one. Peak memory: largest resident set of the process "
+    "once warm, framework included. Loss deviation: largest relative difference from the median of "
+    "all programs over five steps of a small form of the network without dropout, before anything "
+    f"was timed (bound {AGREEMENT_BOUND:g})."
 )
 
 
-def describe_machine(threads: int) -> dict[str, Any]:
-    """What the figures depend on besides the programs."""
-    return {
-        "processor": _processor(),
-        "cpus": os.cpu_count(),
-        "threads": threads,
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "load_average_before": _load_average(),
-        "environment": environment(threads),
-    }
+def table(columns: Sequence[str], cells: Iterable[Sequence[str]], *, left: int = 1) -> str:
+    """A Markdown table; all columns but the first ``left`` are right-aligned."""
+    rules = ["---"] * left + ["---:"] * (len(columns) - left)
+    lines = [columns, rules, *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def to_json(
-    machine: dict[str, Any], measured: Sequence[tuple[Workload, Sequence[Result]]]
-) -> dict[str, Any]:
-    """Everything that was measured, raw samples included, as plain values."""
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "environment": machine,
-        "agreement_bound": AGREEMENT_BOUND,
-        "workloads": [
-            {
-                "workload": workload.to_json(),
-                "flops_per_step": workload.flops_per_step,
-                "results": [_result_json(result, workload, results) for result in results],
-            }
-            for workload, results in measured
-        ],
-    }
+def title(measured: Measured) -> str:
+    """One line that names the workload."""
+    workload = measured.workload
+    shape = "x".join(map(str, workload.input_shape))
+    task = "training" if workload.is_training else "inference"
+    return f"{workload.model}, {task}, input {shape}, float32, {workload.parameters:,} parameters"
 
 
-def rows(workload: Workload, results: Sequence[Result]) -> list[tuple[str, ...]]:
+def rows(measured: Measured) -> list[tuple[str, ...]]:
     """The table's cells, one row per program, in the order of ``COLUMNS``."""
-    return [_row(_result_json(result, workload, results)) for result in results]
+    found = [_row(figures) for figures in measured.figures()]
+    for name, error in measured.failures().items():
+        blank = ("",) * (len(COLUMNS) - 2)
+        found.append((PROGRAMS[name].label, f"failed: {_cell(error.splitlines()[0])}", *blank))
+    return found
 
 
-def markdown(machine: dict[str, Any], measured: Sequence[tuple[Workload, Sequence[Result]]]) -> str:
-    """The report as Markdown."""
+def markdown(report: Report) -> str:
+    """The whole report."""
+    environment = report.environment
     parts = [
-        f"{machine['processor']}, {machine['threads']} threads, {machine['system']}, "
-        f"Python {machine['python']}, load average before {machine['load_average_before']}.",
+        "# Benchmark",
+        f"{environment['cpu']}, {environment['threads']} threads, {environment['platform']}, "
+        f"Python {environment['python']}, commit {environment['commit']}, "
+        f"{environment['started']}.",
     ]
-    for workload, results in measured:
-        table = [COLUMNS, ("---",) * len(COLUMNS), *rows(workload, results)]
-        lines = "\n".join("| " + " | ".join(row) + " |" for row in table)
-        parts.append(f"### {title(workload)}\n\n{lines}")
-    parts.append(
-        "Loss deviation: largest relative difference from the median of all programs over five "
-        f"steps without dropout (bound {AGREEMENT_BOUND:g}). Time / rival's: median over turns "
-        "of the ratio to the best hand-written program of the same framework; below 1 is faster."
-    )
+    for name, measured in report.workloads.items():
+        parts.append(f"## {name}\n\n{title(measured)}\n\n{table(COLUMNS, rows(measured))}")
+        parts.append(f"![{name}]({name}.png)")
+    parts.append(_NOTE)
+    parts += _sections(report.sections)
+    versions = sorted({f.version for m in report.workloads.values() for f in m.figures()})
+    if versions:
+        parts.append("Versions: " + "; ".join(versions) + ".")
     return "\n\n".join(parts) + "\n"
 
 
-def title(workload: Workload) -> str:
-    """One line that names the workload."""
-    shape = "x".join(map(str, workload.input_shape))
-    dropout = f", dropout {workload.dropout}" if workload.dropout and workload.convolutions else ""
-    return f"{workload.model}, training, input {shape}, float32{dropout}"
+def _sections(sections: dict[str, Any]) -> Iterable[str]:
+    from benchmarks import layers, overheads, roofline
+
+    renderers = {"machine": roofline, "overheads": overheads, "layers": layers}
+    for name, module in renderers.items():
+        if name in sections:
+            yield module.markdown(sections[name])
 
 
-def _result_json(result: Result, workload: Workload, results: Sequence[Result]) -> dict[str, Any]:
-    entry = PROGRAMS[result.name]
-    report: dict[str, Any] = {
-        "name": result.name,
-        "label": entry.label,
-        "framework": result.version,
-        "losses": result.losses,
-        "loss_deviation": deviations(results).get(result.name),
-        "error": result.error,
-    }
-    if result.error is not None:
-        return report
-    times = summary(result)
-    rival = next((r for r in results if r.name == entry.rival and r.error is None), None)
-    return report | {
-        "build_s": result.build_s,
-        "step_time_s": {**times, "rounds": result.rounds_s},
-        "throughput_examples_per_s": workload.batch_size / times["median"],
-        "achieved_gflops": workload.flops_per_step / times["median"] / 1e9,
-        "peak_memory_bytes": result.peak_memory_bytes,
-        "peak_memory_method": "largest resident set of the process",
-        "rival": entry.rival,
-        "time_over_rival": None if rival is None else ratio(result, rival),
-    }
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
-def _row(report: dict[str, Any]) -> tuple[str, ...]:
-    deviation = report["loss_deviation"]
-    deviation_cell = "" if deviation is None else f"{deviation:.1e}"
-    if report["error"] is not None:
-        reason = report["error"].splitlines()[0]
-        blank = ("",) * (len(COLUMNS) - 6)
-        return (report["label"], report["framework"], "", f"failed: {reason}", *blank,
-                deviation_cell, "")  # fmt: skip
-    times = report["step_time_s"]
-    over_rival = report["time_over_rival"]
+def _row(figures: Figures) -> tuple[str, ...]:
     return (
-        report["label"],
-        report["framework"],
-        f"{report['build_s']:.1f}",
-        f"{times['median'] * 1e3:.4g}",
-        f"{times['iqr'] * 1e3:.3g}",
-        f"{times['min'] * 1e3:.4g}",
-        f"{report['throughput_examples_per_s']:.4g}",
-        f"{report['achieved_gflops']:.3g}",
-        f"{report['peak_memory_bytes'] / 2**20:.0f}",
-        deviation_cell,
-        "" if over_rival is None else f"{over_rival:.3f}",
+        figures.label,
+        f"{figures.step_s * 1e3:,.4g}",
+        f"{figures.iqr_s * 1e3:,.2g}",
+        f"{figures.examples_per_s:,.4g}",
+        f"{figures.gflops:,.3g}",
+        _ratio(figures.native),
+        _ratio(figures.peer),
+        _ratio(figures.best),
+        f"{figures.compile_s:.1f}",
+        f"{figures.peak_memory_bytes / 2**20:,.0f}",
+        "" if figures.native is None else f"{figures.native.memory:.2f}",
+        f"{figures.deviation:.1e}",
     )
 
 
-def _load_average() -> float | None:
-    """Processes that wanted to run during the last minute: above 0, the figures have rivals."""
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+def _ratio(comparison: Comparison | None) -> str:
+    return "" if comparison is None else f"{comparison.time:.3f}"

@@ -5,16 +5,24 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmarks.native.torch_common import TorchProgram, prepare, sgd, version
+from benchmarks.native.torch_common import (
+    EvaluationProgram,
+    TrainingProgram,
+    prepare,
+    program,
+    version,
+)
 from benchmarks.workload import Workload
 
 __all__ = ["build", "version"]
 
 
-def build(workload: Workload, weights: dict[str, np.ndarray]) -> TorchProgram:
+def build(
+    workload: Workload, weights: dict[str, np.ndarray]
+) -> TrainingProgram | EvaluationProgram:
     """Ready to step."""
     model, inputs, labels = prepare(workload, weights)
     model = model.to(memory_format=torch.channels_last)
     if inputs.ndim == 4:
         inputs = inputs.contiguous(memory_format=torch.channels_last)
-    return TorchProgram(model, inputs, labels, sgd(model, workload, fused=True))
+    return program(workload, model, inputs, labels)

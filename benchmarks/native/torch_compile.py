@@ -5,15 +5,25 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from benchmarks.native.torch_common import TorchProgram, prepare, sgd, version
+from benchmarks.native.torch_common import (
+    EvaluationProgram,
+    TrainingProgram,
+    prepare,
+    program,
+    version,
+)
 from benchmarks.workload import Workload
 
 __all__ = ["build", "version"]
 
 
-def build(workload: Workload, weights: dict[str, np.ndarray]) -> TorchProgram:
+def build(
+    workload: Workload, weights: dict[str, np.ndarray]
+) -> TrainingProgram | EvaluationProgram:
     """Ready to step; the first step compiles."""
     torch._dynamo.reset()
     model, inputs, labels = prepare(workload, weights)
-    optimizer = sgd(model, workload, fused=True)
-    return TorchProgram(torch.compile(model, dynamic=False), inputs, labels, optimizer)
+    model = model.to(memory_format=torch.channels_last)
+    if inputs.ndim == 4:
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    return program(workload, torch.compile(model, dynamic=False), inputs, labels)

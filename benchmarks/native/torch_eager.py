@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.native.torch_common import TorchProgram, prepare, sgd, version
+from benchmarks.native.torch_common import (
+    EvaluationProgram,
+    TrainingProgram,
+    prepare,
+    program,
+    version,
+)
 from benchmarks.workload import Workload
 
 __all__ = ["build", "version"]
 
 
-def build(workload: Workload, weights: dict[str, np.ndarray]) -> TorchProgram:
+def build(
+    workload: Workload, weights: dict[str, np.ndarray]
+) -> TrainingProgram | EvaluationProgram:
     """Ready to step."""
-    model, inputs, labels = prepare(workload, weights)
-    return TorchProgram(model, inputs, labels, sgd(model, workload, fused=False))
+    return program(workload, *prepare(workload, weights), fused=False)

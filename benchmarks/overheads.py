@@ -1,0 +1,225 @@
+"""What accelkit costs beside arithmetic: imports, eager dispatch, tracing, compiling, first steps.
+
+Every backend is measured in a process of its own. Imports are timed in fresh processes; eager
+operations beside the framework's own on arrays so small that arithmetic is nothing, in turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+import timeit
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from benchmarks.processes import environment
+
+__all__ = ["FRAMEWORKS", "OPERATIONS", "markdown", "measure_overheads"]
+
+FRAMEWORKS: Final = {
+    "numpy": "numpy",
+    "torch": "torch",
+    "jax": "jax",
+    "tensorflow": "tensorflow",
+    "opencl": "pyopencl",
+}
+OPERATIONS: Final = ("add", "multiply", "exp", "sum", "matmul")
+_CALLS: Final = 20
+
+
+def measure_overheads(
+    backends: Iterable[str], threads: int, *, peers: Iterable[str] = (), quick: bool = False
+) -> dict[str, Any]:
+    """Imports (of ``peers`` too), and per backend dispatch and the stages before the first step.
+
+    Returns:
+        ``imports_s`` by module and, under ``backends``, what :func:`measure_backend` returns, or
+        an ``error``.
+    """
+    backends = list(backends)
+    repeats = 1 if quick else 5
+    modules = ["accelkit", *(FRAMEWORKS[backend] for backend in backends), *peers]
+    found = {}
+    for backend in backends:
+        done = _python(
+            "-m", "benchmarks.overheads", backend, "--quick" if quick else "--full", threads=threads
+        )
+        if done.returncode:
+            found[backend] = {"error": done.stderr.strip().splitlines()[-1]}
+        else:
+            found[backend] = json.loads(done.stdout)
+    imports = {m: _import_time(m, repeats, threads) for m in modules}
+    known = {m: seconds for m, seconds in imports.items() if seconds is not None}
+    return {"imports_s": known, "backends": found}
+
+
+def _python(*arguments: str, threads: int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | environment(threads),
+        cwd=Path(__file__).resolve().parent.parent,
+        capture_output=True,
+        text=True,
+    )
+
+
+def _import_time(module: str, repeats: int, threads: int) -> float | None:
+    """Median seconds of ``import module`` in a fresh process, or None if it is missing."""
+    code = f"import time; t = time.perf_counter(); import {module}; print(time.perf_counter() - t)"
+    times = []
+    for repeat in range(repeats + 1):
+        done = _python("-c", code, threads=threads)
+        if done.returncode:
+            return None
+        if repeat:  # the first one wrote bytecode and warmed the disk's cache
+            times.append(float(done.stdout.splitlines()[-1]))
+    return statistics.median(times)
+
+
+def measure_backend(backend: str, *, quick: bool = False) -> dict[str, Any]:
+    """One backend's overheads, in this process.
+
+    Returns:
+        ``dispatch_us``: by operation, microseconds through accelkit and through the framework;
+        ``stages_s``: seconds of tracing with differentiation, of compiling (passes and planning
+        included) and of the first step of AlexNet's training; ``step_s`` of a later one;
+        ``primitives`` in the graph as traced and as compiled.
+    """
+    rounds = 3 if quick else 100
+    dispatch = {name: list(_dispatch(backend, name, rounds)) for name in OPERATIONS}
+    return {"dispatch_us": dispatch, **_stages(backend, quick=quick)}
+
+
+def _native(backend: str, operation: str, arrays: list[Any]) -> Callable[[], Any]:
+    """The framework's own call on the same arrays, waited for by nobody."""
+    modules = {"jax": "jax.numpy", "tensorflow": "tensorflow.math"}
+    module: Any = importlib.import_module(modules.get(backend, FRAMEWORKS[backend]))
+    name = operation
+    if backend == "torch":
+        name = {"multiply": "mul"}.get(operation, operation)
+    if backend == "tensorflow":
+        name = {"sum": "reduce_sum"}.get(operation, operation)
+        if operation == "matmul":
+            module = importlib.import_module("tensorflow.linalg")
+    function = getattr(module, name)
+    return lambda: function(*arrays)
+
+
+def _dispatch(backend: str, operation: str, rounds: int) -> tuple[float, float | None]:
+    """Best microseconds of one eager operation through accelkit, and of the native one."""
+    import accelkit as ak
+    from accelkit import registry
+
+    count = 1 if operation in ("exp", "sum") else 2
+    device = ak.device(f"{backend}:cpu")
+    tensors = [ak.asarray(np.ones((4, 4), np.float32), device=device) for _ in range(count)]
+    function = getattr(ak, operation)
+    native = None
+    if backend != "opencl":  # buffers have no operations of their own there
+        native = _native(backend, operation, [t.native for t in tensors])
+    synchronize = registry.backend(backend).synchronize
+    ours, theirs = [], []
+    for _ in range(rounds + 1):
+        ours.append(timeit.timeit(lambda: function(*tensors), number=_CALLS) / _CALLS)
+        synchronize(device)
+        if native is not None:
+            theirs.append(timeit.timeit(native, number=_CALLS) / _CALLS)
+    return min(ours[1:]) * 1e6, min(theirs[1:]) * 1e6 if theirs else None
+
+
+def _stages(backend: str, *, quick: bool) -> dict[str, Any]:
+    import accelkit as ak
+    from accelkit import losses, models, optim, registry, train
+
+    options = {"image_size": 95, "width": 0.125} if quick else {}
+    model = models.build("alexnet", **options)
+    optimizer = optim.sgd(0.01, momentum=0.9, weight_decay=5e-4)
+    device = ak.device(f"{backend}:cpu")
+    step = train.TrainStep(model.module, losses.SoftmaxCrossEntropy(), optimizer, device=device)
+    shape = (8, *model.input_shape)
+    state = step.init(0, shape)
+    batch = (np.zeros(shape, np.float32), np.zeros(shape[0], np.int32))
+    step.graph(state, batch)  # imports what tracing needs
+    times = [time.perf_counter()]
+    traced = step.graph(state, batch)
+    times.append(time.perf_counter())
+    compiled = step.compile(state, batch)
+    times.append(time.perf_counter())
+    for _ in range(4):
+        state, metrics = step(state, batch)
+        float(metrics["loss"])
+        registry.backend(backend).synchronize(device)
+        times.append(time.perf_counter())
+    trace, compile_, first, *later = np.diff(times).tolist()
+    return {
+        "stages_s": {"trace": trace, "compile": max(0.0, compile_ - trace), "first step": first},
+        "step_s": statistics.median(later),
+        "primitives": [len(traced), len(compiled.graph)],
+    }
+
+
+def markdown(section: Mapping[str, Any]) -> str:
+    """Tables of imports, dispatch and stages."""
+    from benchmarks.report import table
+
+    good = {name: b for name, b in section["backends"].items() if "error" not in b}
+    failed = {name: b["error"] for name, b in section["backends"].items() if "error" in b}
+    imports = table(
+        ("import", "ms"), [(m, f"{s * 1e3:,.0f}") for m, s in section["imports_s"].items()]
+    )
+    dispatch = table(
+        ("operation on 4x4, us: accelkit / native", *good),
+        [
+            (name, *(_pair(backend["dispatch_us"][name]) for backend in good.values()))
+            for name in OPERATIONS
+        ],
+    )
+    stages = table(
+        ("AlexNet, training, batch 8, s", *good),
+        [
+            *(
+                (name, *(f"{b['stages_s'][name]:.3f}" for b in good.values()))
+                for name in ("trace", "compile", "first step")
+            ),
+            ("a later step", *(f"{b['step_s']:.3f}" for b in good.values())),
+            (
+                "primitives traced / compiled",
+                *(f"{b['primitives'][0]} / {b['primitives'][1]}" for b in good.values()),
+            ),
+        ],
+    )
+    notes = [f"{name} failed: {error}" for name, error in failed.items()]
+    parts = ["## Overheads", imports, dispatch, stages, *notes]
+    return "\n\n".join(parts)
+
+
+def _pair(times: list[float | None]) -> str:
+    ours, theirs = times
+    return f"{ours:.1f}" if theirs is None else f"{ours:.1f} / {theirs:.1f}"
+
+
+def main() -> None:
+    """Print one backend's overheads as JSON: what :func:`measure_overheads` starts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("backend", choices=FRAMEWORKS)
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true")
+    size.add_argument("--full", action="store_true")
+    options = parser.parse_args()
+    with contextlib.redirect_stdout(sys.stderr):
+        found = measure_backend(options.backend, quick=options.quick)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
