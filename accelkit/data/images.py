@@ -129,6 +129,8 @@ def open_image(data: bytes, name: str, *, max_pixels: int = MAX_PIXELS) -> Encod
         CorruptDataError: if it is no image, is damaged, or is too large.
         DataError: if no decoder for it is installed.
     """
+    if not data:
+        raise CorruptDataError(f"The image {name} is empty: its file holds no byte.")
     if data.startswith(_JPEG_MAGIC) and (module := simplejpeg()) is not None:
         try:
             height, width, space, _ = module.decode_jpeg_header(data)
@@ -187,9 +189,11 @@ def _guarded(action: Callable[[], _Result], name: str) -> _Result:
     try:
         return action()
     except Exception as error:
-        raise CorruptDataError(
-            f"The image {name} cannot be decoded: {type(error).__name__}: {error}."
-        ) from error
+        # Pillow's own text for an unknown format names a Python object and its address.
+        unknown = type(error).__name__ == "UnidentifiedImageError"
+        text = f"{type(error).__name__}: {error}".rstrip(".")
+        reason = "it is of no known image format" if unknown else text
+        raise CorruptDataError(f"The image {name} cannot be decoded: {reason}.") from error
 
 
 def _decode_by_pillow(module: ModuleType, data: bytes, factor: int) -> Pixels:

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 
 from accelkit import dtypes, registry
 from accelkit.backend import translated
-from accelkit.data.batches import Batch
+from accelkit.data.batches import Batch, Position
 from accelkit.data.closing import Closing
 from accelkit.data.loader import Loader
 from accelkit.data.records import Array
@@ -81,6 +81,15 @@ class WaitTimes:
     starved_s: float = 0.0
     step_s: float = 0.0
 
+    def __sub__(self, earlier: WaitTimes) -> WaitTimes:
+        """What was added since a copy was taken."""
+        return WaitTimes(
+            self.data_s - earlier.data_s,
+            self.transfer_s - earlier.transfer_s,
+            self.starved_s - earlier.starved_s,
+            self.step_s - earlier.step_s,
+        )
+
     @property
     def starved_share(self) -> float:
         """Share of the time that the step waited for a batch, 0 to 1."""
@@ -99,7 +108,8 @@ class Prefetcher(Closing, Generic[OnDevice]):
 
     A thread takes batches from the loader and calls ``put_batch``, which should start the
     transfer and return. With a depth of 2, one batch is computed on while the next one is
-    transferred.
+    transferred. At the end of an epoch the thread goes on with the next one, so that its first
+    batches are there after an evaluation; :meth:`close` gives them back.
 
     Args:
         loader: Its batches are taken; nothing else may iterate over it meanwhile.
@@ -135,57 +145,72 @@ class Prefetcher(Closing, Generic[OnDevice]):
         self._position = loader.position
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+        self._ready: queue.Queue[Any] = queue.Queue()
+        self._is_between_epochs = False
+
+    @property
+    def position(self) -> Position:
+        """Where the batch after the last one that was yielded starts."""
+        return self._position
 
     def __iter__(self) -> Iterator[tuple[OnDevice, Batch]]:
-        """The rest of the loader's current epoch."""
-        self.close()
-        self._stop.clear()
-        # The step holds one batch and the thread another, beyond those in the queue.
-        ready: queue.Queue[Any] = queue.Queue(max(1, self._depth - 1))
-        self._thread = threading.Thread(
-            target=self._fill, args=(ready,), name="accelkit-prefetch", daemon=True
-        )
-        self._thread.start()
+        """The rest of the current epoch."""
+        if not self._is_between_epochs:
+            self._start()
+        self._is_between_epochs = False
         try:
-            while True:
-                start = time.perf_counter()
-                item = ready.get()
-                given = time.perf_counter()
-                self.times.starved_s += given - start
-                if item is None:
-                    return
-                if isinstance(item, BaseException):
-                    raise item
+            while (item := self._next()) is not None:
                 on_device, batch = item
-                if isinstance(on_device, Transfer):
-                    on_device = on_device.arrive()
+                given = time.perf_counter()
                 self._position = batch.position
                 yield on_device, batch
                 self.times.step_s += time.perf_counter() - given
+            self._is_between_epochs = True
         finally:
-            self.close()
+            if not self._is_between_epochs:
+                self.close()
 
-    def _fill(self, ready: queue.Queue[Any]) -> None:
+    def _start(self) -> None:
+        self.close()
+        self._stop.clear()
+        # The step holds one batch and the thread another, beyond those in the queue.
+        self._ready = queue.Queue(max(1, self._depth - 1))
+        self._thread = threading.Thread(target=self._fill, name="accelkit-prefetch", daemon=True)
+        self._thread.start()
+
+    def _next(self) -> tuple[OnDevice, Batch] | None:
+        """Wait for a batch; None at the end of the epoch."""
+        start = time.perf_counter()
+        item = self._ready.get()
+        self.times.starved_s += time.perf_counter() - start
+        if isinstance(item, BaseException):
+            raise item
+        if item is None:
+            return None
+        on_device, batch = item
+        return on_device.arrive() if isinstance(on_device, Transfer) else on_device, batch
+
+    def _fill(self) -> None:
         try:
-            batches = iter(self._loader)
             while not self._stop.is_set():
                 start = time.perf_counter()
-                batch = next(batches, None)
-                loaded = time.perf_counter()
-                self.times.data_s += loaded - start
-                if batch is None:
-                    break
-                item = (self._put(batch.arrays()), batch)
-                self.times.transfer_s += time.perf_counter() - loaded
-                self._offer(ready, item)
-            self._offer(ready, None)
+                for batch in self._loader:
+                    loaded = time.perf_counter()
+                    self.times.data_s += loaded - start
+                    item = (self._put(batch.arrays()), batch)
+                    self.times.transfer_s += time.perf_counter() - loaded
+                    self._offer(item)
+                    if self._stop.is_set():
+                        return
+                    start = time.perf_counter()
+                self._offer(None)
         except BaseException as error:  # it belongs to the consumer, whatever it is
-            self._offer(ready, error)
+            self._offer(error)
 
-    def _offer(self, ready: queue.Queue[Any], item: object) -> None:
+    def _offer(self, item: object) -> None:
         while not self._stop.is_set():
             try:
-                ready.put(item, timeout=0.1)
+                self._ready.put(item, timeout=0.1)
             except queue.Full:
                 continue
             return
@@ -200,4 +225,5 @@ class Prefetcher(Closing, Generic[OnDevice]):
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+            self._is_between_epochs = False
             self._loader.seek(self._position)

@@ -23,8 +23,9 @@ from accelkit.data import (
     finished,
     open_source,
 )
-from accelkit.data.records import image_of
-from accelkit.errors import DataError, OptionError
+from accelkit.data.images import Image
+from accelkit.data.records import Array, image_of
+from accelkit.errors import CorruptDataError, DataError, OptionError
 from accelkit.tensor import Tensor
 
 __all__ = ["Parts", "assemble", "build_model", "evaluation_parts", "normalisation"]
@@ -199,12 +200,33 @@ def _channels(loader: Loader) -> int:
 
 
 def _is_photographic(source: Source) -> bool:
-    return isinstance(source[0].content, bytes) or isinstance(source, PackedSource)
+    content, _ = _first_readable(source)
+    return isinstance(content, bytes) or isinstance(source, PackedSource)
+
+
+def _first_readable(source: Source) -> tuple[bytes | Array, Image]:
+    """Content and image of the first sample that can be read; the loader decides about others.
+
+    Raises:
+        CorruptDataError: the last one's, if none of the first hundred can be.
+    """
+    count = min(100, len(source))
+    for index in range(count):
+        try:
+            record = source[index]
+            image = image_of(record)
+            image.pixels()
+        except CorruptDataError:
+            if index == count - 1:
+                raise
+            continue
+        return record.content, image
+    raise DataError(f"{source!r} is empty.")
 
 
 def _training_transform(augment: str, source: Source, model: models.Model) -> Transform | None:
     size = model.input_shape[0]
-    image = image_of(source[0])
+    _, image = _first_readable(source)
     if augment == "auto":
         augment = "random_resized" if _is_photographic(source) else "none"
     if augment == "none":
@@ -219,7 +241,7 @@ def _training_transform(augment: str, source: Source, model: models.Model) -> Tr
 
 def _plain_transform(source: Source, model: models.Model) -> Transform | None:
     height, width = model.input_shape[:2]
-    image = image_of(source[0])
+    _, image = _first_readable(source)
     if _is_photographic(source) or (image.height, image.width) != (height, width):
         return Resize(height, width)
     return None

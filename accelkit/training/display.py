@@ -7,6 +7,8 @@ import time
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from accelkit.training.speed import Speed
+
 __all__ = ["Display", "Progress", "make_display"]
 
 
@@ -21,12 +23,10 @@ class Progress:
         steps: How many there are to be.
         values: The last training metrics.
         evaluation: The last evaluation's metrics.
-        images_per_s: Training throughput since the run began or was resumed.
-        shares: Share of the time in which the step waited for data or for transfers, or computed.
-        bottleneck: What makes the run as slow as it is.
+        speed: Throughput, waits and bottleneck; None until it is known.
         memory: Memory in use, and how it was read.
         skipped: Images that could not be read.
-        remaining_s: Estimated time left.
+        remaining_s: Estimated time left; None until it is known.
         is_final: Whether the run is over.
     """
 
@@ -36,19 +36,24 @@ class Progress:
     steps: int = 1
     values: dict[str, float] = field(default_factory=dict)
     evaluation: dict[str, float] = field(default_factory=dict)
-    images_per_s: float = 0.0
-    shares: dict[str, float] = field(default_factory=dict)
-    bottleneck: str = ""
+    speed: Speed | None = None
     memory: str = ""
     skipped: int = 0
-    remaining_s: float = 0.0
+    remaining_s: float | None = None
     is_final: bool = False
 
-    def speed(self) -> str:
+    def speed_text(self) -> str:
         """Throughput, waits and bottleneck in one line."""
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items())
-        limit = f", limited by {self.bottleneck}" if self.bottleneck else ""
-        return f"{self.images_per_s:.1f} images/s ({shares}{limit})"
+        if self.speed is None:
+            return ""
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in self.speed.shares.items())
+        return (
+            f"{self.speed.images_per_s:.1f} images/s ({shares}, limited by {self.speed.bottleneck})"
+        )
+
+    def remaining_text(self) -> str:
+        """The time left, hours:minutes:seconds."""
+        return "" if self.remaining_s is None else f"{_duration(self.remaining_s)} left"
 
 
 class Display(Protocol):
@@ -88,11 +93,16 @@ class _Plain:
         if now - self._last < self._interval_s and not progress.is_final:
             return
         self._last = now
-        skipped = f"  {progress.skipped} skipped" if progress.skipped else ""
+        parts = (
+            _figures(progress.values),
+            progress.speed_text(),
+            progress.memory,
+            f"{progress.skipped} skipped" if progress.skipped else "",
+            progress.remaining_text(),
+        )
         print(
             f"epoch {progress.epoch}/{progress.epochs}  step {progress.step}/{progress.steps}  "
-            f"{_figures(progress.values)}  {progress.speed()}  {progress.memory}{skipped}  "
-            f"{_duration(progress.remaining_s)} left",
+            + "  ".join(filter(None, parts)),
             flush=True,
         )
 
@@ -137,23 +147,26 @@ class _Live:
     @staticmethod
     def _table(progress: Progress) -> Any:
         from rich.table import Table
+        from rich.text import Text
 
         table = Table.grid(padding=(0, 2))
         rows = {
             "training": _figures(progress.values),
             "evaluation": _figures(progress.evaluation),
-            "speed": progress.speed(),
+            "speed": progress.speed_text(),
             "memory": progress.memory,
             "skipped": f"{progress.skipped} images" if progress.skipped else "",
         }
         for name, text in rows.items():
             if text:
-                table.add_row(f"[bold]{name}[/bold]", text)
+                table.add_row(Text(name, style="bold"), Text(text))
         return table
 
     def message(self, text: str) -> None:
         """Print it above the table."""
-        self._live.console.print(text, markup=False, highlight=False)
+        from rich.text import Text
+
+        self._live.console.print(Text(text))
 
     def close(self) -> None:
         """Stop drawing."""

@@ -84,6 +84,7 @@ def _close_loaders(parts: Parts) -> None:
 
 def _report(options: argparse.Namespace, outcome: Outcome, display: Display) -> None:
     figures = "  ".join(f"{name} {value:.4f}" for name, value in outcome.evaluation.items())
+    figures = f" Evaluation: {figures}." if figures else ""
     where = f" The checkpoints are in {options.checkpoint}." if options.checkpoint else ""
     if outcome.interrupted:
         display.message(f"Stopped at step {outcome.state.step}.{where}")
@@ -93,5 +94,5 @@ def _report(options: argparse.Namespace, outcome: Outcome, display: Display) -> 
             f"Time to a top-1 accuracy of {options.target_accuracy:g}: {outcome.elapsed_s:.1f} s"
         )
     display.message(
-        f"Done: {outcome.state.step} steps in {outcome.elapsed_s:.1f} s.  {figures}{where}"
+        f"Done: {outcome.state.step} steps in {outcome.elapsed_s:.1f} s.{figures}{where}"
     )

@@ -6,7 +6,7 @@ import argparse
 import collections
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from accelkit import registry
 from accelkit.checkpoint import CheckpointManager, Metric, restore_state, save_state
@@ -18,8 +18,11 @@ from accelkit.training.display import Display, Progress
 from accelkit.training.interruption import Interruption
 from accelkit.training.logs import RunLog
 from accelkit.training.options import recorded_options
+from accelkit.training.speed import SpeedMeter
 
 __all__ = ["Outcome", "Trainer"]
+
+Batches: TypeAlias = Prefetcher[dict[str, Any]]
 
 _UNREAD_STEPS = 2  # how far the metrics that are read lag behind, so that the device stays busy
 _REFRESH_S = 0.25
@@ -74,10 +77,11 @@ class Trainer:
         self.interruption = interruption
         self.progress = Progress(epochs=options.epochs, steps=parts.steps)
         self._unread: collections.deque[tuple[int, int, StepMetrics]] = collections.deque()
-        self._images = 0
+        self._meter = SpeedMeter()
         self._started = time.perf_counter()
         self._first_step = 0
         self._elapsed_before_s = 0.0
+        self._first_done = self._started
         self._shown = 0.0
         self._evaluation_due = False
 
@@ -118,20 +122,10 @@ class Trainer:
     def run(self, state: TrainState) -> Outcome:
         """Train to the end, the target, or the first signal."""
         self._started = time.perf_counter()
-        loader = self.parts.loader
-        target_reached = False
-        if self._evaluation_due:
-            state, target_reached = self._finish_epoch(state, loader.position.epoch)
-        while (
-            loader.position.epoch < self.options.epochs
-            and not target_reached
-            and not self.interruption
-        ):
-            epoch = loader.position.epoch
-            state = self._train_epoch(state)
-            if loader.position.epoch == epoch or self.interruption:
-                break
-            state, target_reached = self._finish_epoch(state, epoch + 1)
+        put_batch = to_device(self.parts.step.device)
+        batches: Batches = Prefetcher(self.parts.loader, put_batch)
+        with batches:
+            state, target_reached = self._train(state, batches)
         self._read_metrics(0)
         if self.manager is not None:
             self.manager.wait()
@@ -145,30 +139,44 @@ class Trainer:
             bool(self.interruption),
         )
 
+    def _train(self, state: TrainState, batches: Batches) -> tuple[TrainState, bool]:
+        """Epochs and evaluations; whether the target accuracy was reached."""
+        target_reached = False
+        if self._evaluation_due:
+            state, target_reached = self._finish_epoch(state, batches, batches.position.epoch)
+        while (
+            batches.position.epoch < self.options.epochs
+            and not target_reached
+            and not self.interruption
+        ):
+            epoch = batches.position.epoch
+            state = self._train_epoch(state, batches)
+            if batches.position.epoch == epoch or self.interruption:
+                break
+            state, target_reached = self._finish_epoch(state, batches, epoch + 1)
+        return state, target_reached
+
     @property
     def elapsed_s(self) -> float:
         """Time spent on this run, earlier parts included."""
         return self._elapsed_before_s + time.perf_counter() - self._started
 
-    def _train_epoch(self, state: TrainState) -> TrainState:
-        """Train to the end of the loader's epoch, or to a signal."""
-        epoch = self.parts.loader.position.epoch
+    def _train_epoch(self, state: TrainState, batches: Batches) -> TrainState:
+        """Train to the end of the current epoch, or to a signal."""
+        epoch = batches.position.epoch
         every = self.options.checkpoint_every
-        put_batch = to_device(self.parts.step.device)
-        prefetcher: Prefetcher[dict[str, Any]] = Prefetcher(self.parts.loader, put_batch)
-        with prefetcher as batches:
-            for arrays, batch in batches:
-                if not batch.weight.any():
-                    continue  # nothing of it could be read
-                state = self._step(state, arrays, batch, epoch)
-                self._measure(batches)
-                self._show()
-                is_last = batch.position.epoch > epoch
-                if self.interruption:
-                    self._save(state, batches.state(), evaluation_due=is_last)
-                    break
-                if every and state.step % every == 0 and not is_last:
-                    self._save(state, batches.state())
+        for arrays, batch in batches:
+            if not batch.weight.any():
+                continue  # nothing of it could be read
+            state = self._step(state, arrays, batch, epoch)
+            self._meter.add(int(batch.weight.sum()), batches.times)
+            self._show()
+            is_last = batch.position.epoch > epoch
+            if self.interruption:
+                self._save(state, batches.state(), evaluation_due=is_last)
+                break
+            if every and state.step % every == 0 and not is_last:
+                self._save(state, batches.state())
         return state
 
     def _step(
@@ -176,11 +184,12 @@ class Trainer:
     ) -> TrainState:
         is_first = state.step == self._first_step
         state, metrics = self.parts.step(state, arrays)
-        if is_first and self.parts.step.memory_choice is not None:
-            self.display.message(str(self.parts.step.memory_choice))
+        if is_first:
+            self._first_done = time.perf_counter()
+            if self.parts.step.memory_choice is not None:
+                self.display.message(str(self.parts.step.memory_choice))
         self._unread.append((state.step, epoch + 1, metrics))
         self._read_metrics(_UNREAD_STEPS)
-        self._images += int(batch.weight.sum())
         self.progress.skipped += len(batch.skipped)
         self.progress.epoch, self.progress.step = epoch + 1, state.step
         return state
@@ -195,7 +204,9 @@ class Trainer:
                 rate = self.parts.schedule(step - 1)
                 self.log.step(step, epoch, {"learning_rate": rate, **values})
 
-    def _finish_epoch(self, state: TrainState, epochs_done: int) -> tuple[TrainState, bool]:
+    def _finish_epoch(
+        self, state: TrainState, batches: Batches, epochs_done: int
+    ) -> tuple[TrainState, bool]:
         """Evaluate and save after an epoch; whether the target accuracy is reached."""
         self._read_metrics(0)
         loader = self.parts.evaluation_loader
@@ -210,7 +221,7 @@ class Trainer:
             shown = "  ".join(f"{name} {value:.4f}" for name, value in values.items())
             self.display.message(f"epoch {epochs_done}: evaluation {shown}")
             metric = Metric("top1", values["top1"])
-        self._save(state, self.parts.loader.state(), metric=metric)
+        self._save(state, batches.state(), metric=metric)
         target = self.options.target_accuracy
         return state, bool(target is not None and metric is not None and metric.value >= target)
 
@@ -245,31 +256,22 @@ class Trainer:
 
     # --- figures --------------------------------------------------------------------------------
 
-    def _measure(self, batches: Prefetcher[Any]) -> None:
-        """How the time was spent, and in what the run is limited."""
-        times = batches.times
-        total = times.starved_s + times.step_s
-        cause = "transfer" if times.transfer_s > times.data_s else "data"
-        shares = {"data": 0.0, "transfer": 0.0, "compute": times.step_s / total if total else 0.0}
-        shares[cause] = times.starved_share
-        self.progress.shares = shares
-        self.progress.bottleneck = times.bottleneck()
-
     def _show(self, *, force: bool = False) -> None:
         now = time.perf_counter()
         if now - self._shown < _REFRESH_S and not force:
             return
         self._shown = now
-        spent = now - self._started
-        done = self.progress.step - self._first_step
-        self.progress.images_per_s = self._images / spent if spent else 0.0
-        self.progress.remaining_s = (
-            spent / done * (self.progress.steps - self.progress.step) if done > 0 else 0.0
-        )
+        progress = self.progress
+        progress.speed = self._meter.speed()
+        done = progress.step - self._first_step
+        if done > 1:  # the first step compiles
+            each_s = (now - self._first_done) / (done - 1)
+            progress.remaining_s = each_s * (progress.steps - progress.step)
         device = self.parts.step.device
         memory = registry.backend(device.backend).memory(device)
         if memory.in_use_bytes is not None:
-            self.progress.memory = f"{memory.in_use_bytes / 2**20:.0f} MiB ({memory.method})"
-        self.display.update(self.progress)
-        speed = {"images_per_s": self.progress.images_per_s, **self.progress.shares}
-        self.log.timing(self.progress.step, speed)
+            progress.memory = f"{memory.in_use_bytes / 2**20:.0f} MiB ({memory.method})"
+        self.display.update(progress)
+        if progress.speed is not None:
+            figures = {"images_per_s": progress.speed.images_per_s, **progress.speed.shares}
+            self.log.timing(progress.step, figures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +313,30 @@ class TestPrefetcher:
                 next(iterator)
             assert len(put) <= 6 + depth + 1
 
+    def test_the_next_epoch_is_begun_before_it_is_asked_for(self) -> None:
+        reached = threading.Event()
+        seen: list[int] = []
+
+        def transfer(arrays: dict[str, np.ndarray]) -> None:
+            seen.append(len(arrays["targets"]))
+            if len(seen) > 5:
+                reached.set()
+
+        loader = Loader(numbers(10), batch_size=2, seed=4)
+        expected = epochs(Loader(numbers(10), batch_size=2, seed=4), 3)
+        with Prefetcher(loader, transfer) as batches:
+            first = [content(batch) for _, batch in batches]
+            assert batches.position == Position(1, 0)
+            assert reached.wait(10)
+            batches.close()  # gives back what was made ahead
+            assert loader.position == Position(1, 0)
+            second = [content(batch) for _, batch in batches]
+            iterator = iter(batches)
+            third = [content(next(iterator)[1])]
+            assert batches.state() == loader.state(Position(2, 2))
+        assert first + second + third == expected[:11]
+        assert loader.position == Position(2, 2)
+
     def test_state_is_that_of_the_last_batch_used(self) -> None:
         loader = Loader(numbers(30), batch_size=3, seed=4)
         everything = [content(batch) for batch in Loader(numbers(30), batch_size=3, seed=4)]
@@ -361,5 +386,8 @@ class TestPrefetcher:
         assert times.bottleneck() == "data"
         times.transfer_s = 0.7
         assert times.bottleneck() == "transfer"
+        earlier = replace(times)
+        times.step_s += 1.0
+        assert (times - earlier).starved_share == 0.0
         with pytest.raises(OptionError):
             Prefetcher(Loader(numbers(8), batch_size=2), dict, depth=0)

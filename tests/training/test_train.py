@@ -115,8 +115,8 @@ def test_target_accuracy_stops_the_run(tmp_path: Path, capsys: pytest.CaptureFix
 def test_memory_limit_prints_its_choice_and_keeps_the_curve(
     tmp_path: Path, reference: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(tmp_path, "--memory-limit=4MiB", progress="plain") == 0
-    assert re.search(r"memory limit 4 MiB: \d+ micro-batches", capsys.readouterr().out)
+    assert run(tmp_path, "--memory-limit=1MiB", progress="plain") == 0
+    assert re.search(r"memory limit 1 MiB: \d+ micro-batches", capsys.readouterr().out)
     got, expected = (read_log(place / "log") for place in (tmp_path, reference))
     for one, other in zip(got, expected, strict=True):
         assert one.get("loss", 0.0) == pytest.approx(other.get("loss", 0.0), rel=1e-5)
@@ -126,6 +126,9 @@ def test_live_display(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert run(tmp_path, "--epochs=1", progress="rich") == 0
     shown = capsys.readouterr().out
     assert "Done: 6 steps" in shown
+    assert "epoch 1: evaluation loss" in shown
+    assert "training" in shown
+    assert "[bold]" not in shown  # messages leave the table's style alone
 
 
 def test_the_learning_rate_cannot_change_silently(
