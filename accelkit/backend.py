@@ -89,6 +89,13 @@ class Executable(ABC):
 class Backend(ABC):
     """Base class of all backends.
 
+    ``devices``, ``put``, ``get``, ``spec`` and ``compile`` must be written. Everything else has a
+    default that is right for arrays in host memory and computed at once; what a backend overrides
+    says what is special about it: how it runs one primitive (``run``, ``implementation``,
+    ``supports``, ``dtype_names``), where arrays are and how they travel (``device_of``, ``owns``,
+    ``copy`` and DLPack), when they are ready (``synchronize``), what they take (``memory``) and
+    what its failures mean (``translate``).
+
     Attributes:
         name: Its name in the registry and in device names.
         table: Native implementations by primitive name.
@@ -221,9 +228,6 @@ class Backend(ABC):
     def owns(self, array: object) -> bool:
         """Whether ``array`` is a native array of this backend."""
         return False
-
-    def delete(self, array: Any) -> None:  # noqa: B027 - reference counting frees by default
-        """Free a native array's memory now, where the framework allows it."""
 
     def translate(self, error: BaseException) -> AccelkitError:
         """The accelkit error for a framework's exception, which becomes its cause."""

@@ -122,10 +122,6 @@ class JaxBackend(Backend):
         with wide_types():
             return jax.numpy.array(array, copy=True, device=runtime.jax_device(device))
 
-    def delete(self, array: Any) -> None:
-        if not array.is_deleted():
-            array.delete()
-
     def device_of(self, array: Any) -> Device:
         (native,) = array.devices()
         return runtime.device_name(native)

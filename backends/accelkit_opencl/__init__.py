@@ -108,9 +108,6 @@ class OpenclBackend(Backend):
     def owns(self, array: object) -> bool:
         return isinstance(array, DeviceArray)
 
-    def delete(self, array: DeviceArray) -> None:
-        array.allocation.free()
-
     def synchronize(self, device: Device) -> None:
         open_device(device).synchronize()
 

@@ -110,10 +110,6 @@ class TensorflowBackend(Backend):
         # Tensors never change, and a reading of a variable is not touched by later steps.
         return as_tensor(array)
 
-    def delete(self, array: Any) -> None:
-        if isinstance(array, VariableArray) and not array.is_consumed:
-            array.consume()
-
     def device_of(self, array: Any) -> Device:
         name = tf.DeviceSpec.from_string(array.device)
         return Device("tensorflow", name.device_type.lower(), name.device_index)

@@ -160,9 +160,6 @@ class TorchBackend(Backend):
     def owns(self, array: object) -> bool:
         return isinstance(array, torch.Tensor)
 
-    def delete(self, array: Any) -> None:
-        array.data = torch.empty(0, dtype=array.dtype, device=array.device)
-
     def translate(self, error: BaseException) -> AccelkitError:
         text = str(error)
         if isinstance(error, torch.OutOfMemoryError) or (

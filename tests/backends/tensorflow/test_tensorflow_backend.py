@@ -151,10 +151,9 @@ def test_variable_arrays_are_tensors_to_tensorflow() -> None:
     assert np.asarray(state[1]).sum() == 2000.0
 
 
-def test_deleted_arrays_are_gone() -> None:
+def test_consumed_arrays_are_gone() -> None:
     (state,) = _steps(1)
-    TENSORFLOW.delete(state[0])
-    TENSORFLOW.delete(state[0])
+    state[0].consume()
     with pytest.raises(StateConsumedError):
         TENSORFLOW.get(state[0])
 
