@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,12 +25,12 @@ from accelkit.errors import AccelkitError, CapabilityError, DTypeError
 from accelkit.graph import Graph, Node, TensorSpec, Value
 from accelkit.primitives.primitive import PRIMITIVES, Primitive
 from accelkit_opencl.bundle import BundleProvider
-from accelkit_opencl.compile import OpenclExecutable, Program
+from accelkit_opencl.compile import GroupTooLargeError, OpenclExecutable, Program
 from accelkit_opencl.exchange import export, import_shared, is_immutable
 from accelkit_opencl.expressions import EXPRESSIONS
 from accelkit_opencl.failures import translate
 from accelkit_opencl.nodes import NODE_RULES
-from accelkit_opencl.plan import make_plan
+from accelkit_opencl.plan import Plan, make_plan
 from accelkit_opencl.products import Profile
 from accelkit_opencl.programs import Provider, SourceProvider
 from accelkit_opencl.runtime import DeviceArray, Runtime, describe, discover, open_device
@@ -217,16 +218,23 @@ class OpenclBackend(Backend):
             self._profiles[device] = provider.profile
             self._eager = {key: p for key, p in self._eager.items() if key[1] is not device}
 
+    def _plan(self, graph: Graph, device: Device, donate: frozenset[int]) -> Plan:
+        limit = open_device(device).handle.max_mem_alloc_size
+        return make_plan(graph, donate, self.profile(device), limit_bytes=limit)
+
     def _program(self, graph: Graph, device: Device, donate: frozenset[int]) -> Program:
         self._check_dtypes(graph, device)
         runtime = open_device(device)
-        plan = make_plan(
-            graph,
-            donate,
-            self.profile(device),
-            limit_bytes=runtime.handle.max_mem_alloc_size,
-        )
-        return Program(plan, runtime, self._provider(runtime))
+        provider = self._provider(runtime)
+        try:
+            return Program(self._plan(graph, device, donate), runtime, provider)
+        except GroupTooLargeError as error:
+            profile = self.profile(device)
+            if isinstance(provider, BundleProvider) or error.limit >= profile.max_group:
+                raise
+            with self._lock:  # smaller tiles from now on
+                self._profiles[device] = replace(profile, max_group=error.limit)
+        return self._program(graph, device, donate)
 
     def profile(self, device: Device) -> Profile:
         """What the choice of kernels on a device depends on, the tuner's results included."""

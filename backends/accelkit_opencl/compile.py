@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -10,15 +11,46 @@ import pyopencl as cl
 
 from accelkit.backend import Executable
 from accelkit.device import Device
-from accelkit.errors import BackendError
+from accelkit.errors import BackendError, CompileError
 from accelkit.graph import Graph
 from accelkit_opencl.failures import translate
+from accelkit_opencl.kernels.source import KernelSource
 from accelkit_opencl.memory import Allocation
 from accelkit_opencl.plan import Plan
 from accelkit_opencl.programs import Provider
 from accelkit_opencl.runtime import DeviceArray, Runtime
 
-__all__ = ["OpenclExecutable", "Program"]
+__all__ = ["GroupTooLargeError", "OpenclExecutable", "Program"]
+
+
+class GroupTooLargeError(CompileError):
+    """A kernel needs larger work-groups than the device can run.
+
+    Attributes:
+        limit: Work-items of the largest group that it can run.
+    """
+
+    def __init__(self, source: KernelSource, limit: int) -> None:
+        super().__init__(
+            f"The kernel {source.name} needs work-groups of {math.prod(source.local_size)} items; "
+            f"this device runs at most {limit} of it."
+        )
+        self.limit = limit
+
+
+def _fitting_group(source: KernelSource, limit: int) -> tuple[int, ...]:
+    """The kernel's work-group, or a smaller one where the kernel does not depend on its size.
+
+    Raises:
+        GroupTooLargeError: if the kernel needs this very size.
+    """
+    group = list(source.local_size)
+    if math.prod(group) > limit and "reqd_work_group_size" in source.source:
+        raise GroupTooLargeError(source, limit)
+    while math.prod(group) > limit:
+        largest = group.index(max(group))
+        group[largest] = group[largest] // 2 if group[largest] % 2 == 0 else 1
+    return tuple(group)
 
 
 class Program:
@@ -31,6 +63,10 @@ class Program:
         plan: What to run.
         runtime: Where.
         provider: Source of the kernels.
+
+    Raises:
+        CompileError: if a kernel cannot be had.
+        GroupTooLargeError: if the device cannot run one in its work-groups.
     """
 
     def __init__(self, plan: Plan, runtime: Runtime, provider: Provider) -> None:
@@ -38,7 +74,9 @@ class Program:
         self._runtime = runtime
         sources = [provider.form(launch.source) for launch in plan.launches]
         self._launches = [
-            (kernel, source.global_size, source.local_size)
+            (kernel, source.global_size, _fitting_group(source, runtime.group_limit(kernel)))
+            if math.prod(source.local_size) > 1
+            else (kernel, source.global_size, source.local_size)
             for kernel, source in zip(provider.kernels(sources), sources, strict=True)
         ]
         self._constants = [runtime.put(array) for array in plan.constants]

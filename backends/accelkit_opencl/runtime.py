@@ -203,6 +203,12 @@ class Runtime:
 
     # --- kernels -------------------------------------------------------------------------------
 
+    def group_limit(self, kernel: cl.Kernel) -> int:
+        """Most work-items of a group in which the device can run a kernel."""
+        information = cl.kernel_work_group_info.WORK_GROUP_SIZE
+        limit: int = kernel.get_work_group_info(information, self.handle)
+        return limit
+
     def launch(
         self, kernels: Sequence[BoundKernel], used: Iterable[Block], written: Iterable[Block]
     ) -> None:
