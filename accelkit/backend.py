@@ -106,6 +106,8 @@ class Backend(ABC):
             - ``"deterministic"``: the same program gives the same bits every time,
             - ``"asynchronous"``: calls return before the device is done,
             - ``"donation"``: donated inputs are reused for outputs,
+            - ``"fusion"``: chains of elementwise primitives become one kernel, and what is
+              between them takes no memory,
             - ``"native_control_flow"``: cond and scan are not unrolled.
     """
 
@@ -159,6 +161,22 @@ class Backend(ABC):
             donate: Positions of inputs whose memory may be reused for outputs.
             options: Precision and determinism.
         """
+
+    def planned_bytes(self, graph: Graph, device: Device, donate: frozenset[int]) -> int | None:
+        """Memory that a prepared graph would take beyond its inputs, if this backend plans it
+        itself and can tell without compiling; None otherwise."""
+        return None
+
+    def keeps_barriers(self, device: Device) -> bool:
+        """Whether compiled programs honour the primitive ``barrier``, by it or by their order.
+
+        Otherwise programs are cut there, and compiled in parts.
+        """
+        return True
+
+    def has_own_memory(self, device: Device) -> bool:
+        """Whether the device's memory is another than the host's."""
+        return device.kind != "cpu"
 
     def run(
         self,

@@ -14,6 +14,7 @@ from accelkit.device import Device, current_device
 from accelkit.errors import CompileError, DeviceMismatchError, OptionError, OutOfMemoryError
 from accelkit.graph import Graph
 from accelkit.ops.coercion import asarray
+from accelkit.parts import PartedExecutable
 from accelkit.tensor import Tensor
 from accelkit.tracing import active_trace, leaked, trace_graph
 
@@ -26,6 +27,7 @@ def compile_graph(
     *,
     donate: Iterable[int] = (),
     options: CompileOptions | None = None,
+    finish: Callable[[Graph], Graph] | None = None,
 ) -> Executable:
     """Prepare a graph for a device's backend and compile it.
 
@@ -34,6 +36,7 @@ def compile_graph(
         device: Where it will run.
         donate: Positions of inputs whose memory may be reused for outputs.
         options: Precision and determinism.
+        finish: A last pass over the prepared graph.
 
     Raises:
         CapabilityError: if the backend lacks a primitive that has no definition.
@@ -41,9 +44,21 @@ def compile_graph(
     """
     backend = registry.backend(device.backend)
     prepared = passes.prepare(graph, backend)
+    if finish is not None:
+        prepared = finish(prepared)
+
+    def compile_part(part: Graph, donated: frozenset[int]) -> Executable:
+        return backend.compile(part, device, donate=donated, options=options)
+
+    positions = frozenset(donate)
+    cuts = [] if backend.keeps_barriers(device) else passes.cut_at_barriers(prepared)
     try:
         with translated(backend):
-            return backend.compile(prepared, device, donate=frozenset(donate), options=options)
+            if not cuts:
+                return compile_part(prepared, positions)
+            return PartedExecutable(
+                prepared, backend, device, cuts=cuts, donate=positions, compile_part=compile_part
+            )
     except OutOfMemoryError as error:
         raise describe_memory(error, prepared) from error
     except Exception as error:

@@ -144,6 +144,11 @@ class Graph:
             input_names=self.input_names,
         )
 
+    @property
+    def input_bytes(self) -> int:
+        """Size of all inputs."""
+        return sum(v.spec.memory_bytes for v in self.inputs)
+
     def last_uses(self) -> dict[Value, int]:
         """Position of the last node that reads each value; ``len(nodes)`` for outputs.
 

@@ -6,26 +6,41 @@ from typing import TYPE_CHECKING
 
 from accelkit.graph import Graph
 from accelkit.passes.cleanup import eliminate_dead_code
+from accelkit.passes.cost import graph_cost, node_cost
 from accelkit.passes.grouped_convolution import split_grouped_convolutions
 from accelkit.passes.inline import inline_composites
 from accelkit.passes.memory import MemoryPlan, plan_memory, plan_values, updated_in_place
+from accelkit.passes.micro_batches import merge_products, update_by_products
+from accelkit.passes.partition import Part, cut_at_barriers, partition
 from accelkit.passes.precision import mixed_precision
+from accelkit.passes.rematerialisation import Rematerialised, rematerialise
 from accelkit.passes.schedule import update_early
 from accelkit.passes.simplify import simplify
+from accelkit.primitives.scheduling import barrier
 
 if TYPE_CHECKING:
     from accelkit.backend import Backend
 
 __all__ = [
     "MemoryPlan",
+    "Part",
+    "Rematerialised",
+    "barrier",
+    "cut_at_barriers",
     "eliminate_dead_code",
+    "graph_cost",
     "inline_composites",
+    "merge_products",
     "mixed_precision",
+    "node_cost",
+    "partition",
     "plan_memory",
     "plan_values",
     "prepare",
+    "rematerialise",
     "simplify",
     "split_grouped_convolutions",
+    "update_by_products",
     "update_early",
     "updated_in_place",
 ]

@@ -8,15 +8,28 @@ can need less than the most that is alive at one moment: the lower bound.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from accelkit.graph import Graph, Value
+from accelkit.graph import Graph, Node, Value
 
-__all__ = ["Interval", "MemoryPlan", "plan_memory", "plan_values", "updated_in_place"]
+__all__ = [
+    "Interval",
+    "Lives",
+    "MemoryPlan",
+    "plan_memory",
+    "plan_values",
+    "updated_in_place",
+    "value_lives",
+]
 
 ALIGNMENT_BYTES = 128  # a cache line pair, and the longest OpenCL vector
+# Results that are their operand under another index: they need no memory.
+VIEWS = frozenset({"alias", "barrier", "reshape", "stop_gradient"})
+# What a fused kernel does by index arithmetic.
+_MOVES = frozenset({"broadcast_to", "full", "iota", "pad", "reverse", "slice", "transpose"})
 
 
 class Interval(NamedTuple):
@@ -52,7 +65,8 @@ class ArenaPlan(NamedTuple):
         return sum(self.slab_bytes)
 
 
-def _aligned(memory_bytes: int) -> int:
+def aligned(memory_bytes: int) -> int:
+    """Bytes that a block takes in an arena."""
     return -(-memory_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
@@ -64,7 +78,7 @@ def plan_memory(intervals: Sequence[Interval], *, slab_limit_bytes: int | None =
         slab_limit_bytes: Largest slab, for devices that limit the size of one buffer; a block
             that is larger gets a slab of its own. One slab holds everything if None.
     """
-    sizes = [_aligned(block.memory_bytes) for block in intervals]
+    sizes = [aligned(block.memory_bytes) for block in intervals]
     places = [Place(0, 0)] * len(intervals)
     slabs: list[list[int]] = []
     slab_bytes: list[int] = []
@@ -144,58 +158,137 @@ class MemoryPlan:
         return "\n".join(lines)
 
 
-def updated_in_place(graph: Graph, donate: Collection[int]) -> dict[Value, Value]:
+class Lives(NamedTuple):
+    """When the values of a graph occupy memory of their own.
+
+    Attributes:
+        blocks: First and last position of each value that has memory in the arena, views of it
+            included.
+        source: The value whose memory each value has; itself if it has its own.
+    """
+
+    blocks: dict[Value, tuple[int, int]]
+    source: dict[Value, Value]
+
+    def profile(self, length: int) -> list[int]:
+        """Bytes alive at each of ``length`` positions."""
+        change = [0] * (length + 2)
+        for value, (first, last) in self.blocks.items():
+            change[first] += aligned(value.spec.memory_bytes)
+            change[last + 1] -= aligned(value.spec.memory_bytes)
+        return list(itertools.accumulate(change))[:length]
+
+
+def positions(graph: Graph, *, fused: bool) -> dict[Node, int]:
+    """Where each node runs: with ``fused``, a link of an elementwise chain at the chain's end.
+
+    A link has one reader, which is elementwise; it needs no memory. It is elementwise itself and
+    of the same shape, or only moves elements.
+    """
+    index = {node: i for i, node in enumerate(graph.nodes)}
+    if not fused:
+        return index
+    readers: dict[Value, list[Node]] = {}
+    for node in graph.nodes:
+        for value in node.inputs:
+            readers.setdefault(value, []).append(node)
+    outputs = set(graph.outputs)
+    for node in reversed(graph.nodes):
+        value, *others = node.outputs
+        found = set(readers.get(value, ()))
+        if others or value in outputs or len(found) != 1:
+            continue
+        (reader,) = found
+        same = reader.outputs[0].spec.shape == value.spec.shape
+        joins = node.primitive.name in _MOVES or (node.primitive.elementwise and same)
+        if joins and reader.primitive.elementwise:
+            index[node] = index[reader]
+    return index
+
+
+def updated_in_place(
+    graph: Graph, donate: Collection[int], *, fused: bool = False
+) -> dict[Value, Value]:
     """Outputs of update nodes that can take the memory of a donated input.
 
     Args:
         graph: Any graph.
         donate: Positions of donated inputs.
+        fused: Whether chains of elementwise nodes run as one.
 
     Returns:
-        By output: the input that the same node reads last, of the same shape and dtype.
+        By output: the input that the same node, or its chain, reads last, of the same shape and
+        dtype.
     """
-    last = graph.last_uses()
-    free = {graph.inputs[i] for i in donate} - set(graph.outputs)
+    index = positions(graph, fused=fused)
+    last = _last_reads(graph, index)
+    outputs = set(graph.outputs)
+    free = {graph.inputs[i] for i in donate} - outputs
     found: dict[Value, Value] = {}
+    reads: dict[int, list[Value]] = {}
     for position, node in enumerate(graph.nodes):
-        if node.phase != "update":
+        reads.setdefault(index[node], []).extend(node.inputs)
+        if node.phase != "update" or index[node] != position:
             continue
         for output in node.outputs:
-            for value in node.inputs:
+            for value in reads[position]:
                 if value in free and value.spec == output.spec and last[value] == position:
                     found[output] = value
                     free.discard(value)
+                    if output not in outputs:  # it may be replaced itself
+                        free.add(output)
                     break
     return found
 
 
-def plan_values(graph: Graph, *, donate: Collection[int] = (), largest: int = 5) -> MemoryPlan:
+def _last_reads(graph: Graph, index: Mapping[Node, int]) -> dict[Value, int]:
+    last: dict[Value, int] = {}
+    for node in graph.nodes:
+        for value in node.inputs:
+            last[value] = max(last.get(value, -1), index[node])
+    last.update(dict.fromkeys(graph.outputs, len(graph.nodes)))
+    return last
+
+
+def value_lives(graph: Graph, *, donate: Collection[int] = (), fused: bool = False) -> Lives:
+    """When each value of a graph needs memory; see :func:`plan_values`."""
+    index = positions(graph, fused=fused)
+    last = _last_reads(graph, index)
+    in_place = updated_in_place(graph, donate, fused=fused)
+    source: dict[Value, Value] = {}
+    blocks: dict[Value, tuple[int, int]] = {}
+    for position, node in enumerate(graph.nodes):
+        at = index[node]
+        for value in node.outputs:
+            root = value
+            if node.primitive.name in VIEWS and node.inputs:
+                viewed = node.inputs[value.index if node.primitive.multiple_outputs else 0]
+                root = source.get(viewed, viewed)
+            source[value] = root
+            end = max(last.get(value, at), at)
+            if root in blocks:
+                blocks[root] = blocks[root][0], max(blocks[root][1], end)
+            elif root.node is not None and root not in in_place and at == position:
+                blocks[root] = position, end
+    return Lives(blocks, source)
+
+
+def plan_values(
+    graph: Graph, *, donate: Collection[int] = (), fused: bool = False, largest: int = 5
+) -> MemoryPlan:
     """Plan the arena of a graph's intermediates; values that are views share their source's.
 
     Args:
         graph: A prepared graph.
         donate: Positions of inputs whose memory updates take over; see :func:`updated_in_place`.
+        fused: Whether chains of elementwise nodes become one kernel, without memory between.
         largest: How many of the largest values to name.
     """
-    last = graph.last_uses()
-    in_place = updated_in_place(graph, donate)
-    source: dict[Value, Value] = {}
-    life: dict[Value, list[int]] = {}
-    for position, node in enumerate(graph.nodes):
-        for value in node.outputs:
-            root = value
-            if node.primitive.name == "reshape":
-                root = source.get(node.inputs[0], node.inputs[0])
-            source[value] = root
-            end = last.get(value, position)
-            if root in life:
-                life[root][1] = max(life[root][1], end)
-            elif root.node is not None and root not in in_place:
-                life[root] = [position, end]
-    values = list(life)
-    plan = plan_memory([Interval(v.spec.memory_bytes, *life[v]) for v in values])
+    lives = value_lives(graph, donate=donate, fused=fused)
+    values = list(lives.blocks)
+    plan = plan_memory([Interval(v.spec.memory_bytes, *lives.blocks[v]) for v in values])
     offsets = dict(zip(values, plan.offsets, strict=True))
-    offsets.update({v: offsets[r] for v, r in source.items() if r in offsets})
+    offsets.update({v: offsets[r] for v, r in lives.source.items() if r in offsets})
     ranked = sorted(values, key=lambda v: -v.spec.memory_bytes)[:largest]
     return MemoryPlan(
         offsets=offsets,

@@ -13,6 +13,7 @@ from accelkit.primitives import (
     pooling,
     random,
     reductions,
+    scheduling,
     shaping,
 )
 from accelkit.primitives.primitive import PRIMITIVES, Primitive, get, primitive
@@ -31,5 +32,6 @@ __all__ = [
     "primitive",
     "random",
     "reductions",
+    "scheduling",
     "shaping",
 ]

@@ -6,11 +6,13 @@ Scalars that change from step to step (learning rate, bias corrections) are oper
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from accelkit.errors import DTypeError, ShapeError
 from accelkit.graph import TensorSpec
 from accelkit.primitives.elementwise import sqrt
+from accelkit.primitives.linear_algebra import matmul
 from accelkit.primitives.primitive import primitive
 
 
@@ -67,6 +69,57 @@ sgd_update = primitive(
 
     g += weight_decay * p; v' = momentum * v + g; p' = p - learning_rate * v', or with Nesterov
     momentum p' = p - learning_rate * (g + momentum * v').""",
+)
+
+
+def _sgd_matmul_infer(
+    p: TensorSpec,
+    a: TensorSpec,
+    b: TensorSpec,
+    v: TensorSpec,
+    learning_rate: TensorSpec,
+    *,
+    transpose_a: bool,
+    transpose_b: bool,
+    **options: Any,
+) -> tuple[TensorSpec, ...]:
+    (g,) = matmul.infer([a, b], {"transpose_a": transpose_a, "transpose_b": transpose_b})
+    return _sgd_infer(p, g, v, learning_rate, **options)
+
+
+def _sgd_matmul_definition(
+    p: Any,
+    a: Any,
+    b: Any,
+    v: Any,
+    learning_rate: Any,
+    *,
+    transpose_a: bool,
+    transpose_b: bool,
+    **options: Any,
+) -> tuple[Any, Any]:
+    g = matmul(a, b, transpose_a=transpose_a, transpose_b=transpose_b)
+    new_p, new_v = sgd_update(p, g, v, learning_rate, **options)
+    return new_p, new_v
+
+
+def _sgd_matmul_flops(
+    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], parameters: Mapping[str, Any]
+) -> int:
+    transposes = {key: parameters[key] for key in ("transpose_a", "transpose_b")}
+    return matmul.flops(inputs[1:3], outputs[:1], transposes) + 6 * inputs[0].size
+
+
+sgd_update_matmul = primitive(
+    "sgd_update_matmul",
+    _sgd_matmul_infer,
+    definition=_sgd_matmul_definition,
+    flops=_sgd_matmul_flops,
+    multiple_outputs=True,
+    doc="""(p, a, b, v, learning_rate) to (p', v'): sgd_update with the gradient op(a) @ op(b).
+
+    A native form updates p and v in place, piece by piece, so that the gradient of a large matrix
+    never exists as a whole.""",
 )
 
 

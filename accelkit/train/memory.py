@@ -1,23 +1,46 @@
-"""Making a batch fit: how many micro-batches a memory limit asks for."""
+"""Making a step fit: what is kept, what is computed again, what is done in parts.
+
+None of the means changes the mathematics, the batch or the learning rate, and random masks are
+those of the whole batch:
+
+- *micro-batches* (:mod:`accelkit.train.program`): fewer samples at a time; gradients add up;
+- *products merged* (:func:`accelkit.passes.merge_products`): of large matrices the operands of the
+  gradient are kept instead of a running sum;
+- *rematerialisation* (:func:`accelkit.passes.rematerialise`): idle values are computed again;
+- *early updates*: a gradient is consumed as soon as it exists, that of a large matrix without
+  ever existing as a whole (:func:`accelkit.passes.update_by_products`);
+- *host state* (:mod:`accelkit.train.offload`): optimizer slots stay in the host's memory.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from accelkit import passes
 from accelkit.backend import Backend
+from accelkit.device import Device
 from accelkit.errors import OptionError
-from accelkit.graph import Graph
+from accelkit.graph import Graph, Node, Value
 from accelkit.train.program import StepProgram
 
-__all__ = ["MemoryChoice", "choose_accumulation", "parse_bytes", "predicted_peak_bytes"]
+__all__ = [
+    "MemoryChoice",
+    "MemoryMeans",
+    "Planner",
+    "Remat",
+    "as_remat",
+    "parse_bytes",
+    "predicted_peak_bytes",
+]
 
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+_MOST_MICRO_BATCHES = 16  # they are unrolled: more would take long to compile
+_ATTEMPTS = 4  # at a target that the backend's own plan meets
+_EXPENSIVE = frozenset({"conv2d", "depthwise_conv2d", "matmul"})
 
-# Arithmetic per byte of memory traffic at which both take the same time, typical of CPUs and GPUs.
-_BALANCE_FLOPS_PER_BYTE = 20.0
+Remat = bool | float | str | tuple[str, ...]
 
 
 def parse_bytes(amount: int | str) -> int:
@@ -37,84 +60,259 @@ def parse_bytes(amount: int | str) -> int:
     return int(float(match[1]) * _UNITS[match[2]])
 
 
+def as_remat(given: bool | float | str | Sequence[str]) -> Remat:
+    """The checked form of ``TrainStep``'s ``remat=``.
+
+    Raises:
+        OptionError: if it is none of the forms.
+    """
+    if isinstance(given, bool) or given == "auto":
+        return given
+    if isinstance(given, float | int) and 0.0 < given < 1.0:
+        return float(given)
+    if isinstance(given, list | tuple) and given and all(isinstance(s, str) for s in given):
+        return tuple(given)
+    raise OptionError(
+        f"remat must be True, 'auto', a fraction of the memory for intermediates between 0 and 1, "
+        f"or a list of layers such as ['features'], got {given!r}."
+    )
+
+
+@dataclass(frozen=True)
+class MemoryMeans:
+    """By what means a step saves memory.
+
+    Attributes:
+        accumulate: Number of micro-batches.
+        remat: Which values are computed again: False for none; True for all that lower the
+            peak; ``"auto"`` for those that need no product or convolution; a fraction to come
+            down to; names of layers; or, as an integer, a number of bytes for intermediates.
+        early_update: Whether large gradients go into their update piece by piece.
+        host_state: Whether optimizer slots are kept on the host.
+    """
+
+    accumulate: int = 1
+    remat: Remat | int = False
+    early_update: bool = False
+    host_state: bool = False
+
+    def __str__(self) -> str:
+        found = [f"{self.accumulate} micro-batches"] if self.accumulate > 1 else []
+        found += ["rematerialisation"] if self.remat is not False else []
+        found += ["early updates"] if self.early_update else []
+        found += ["optimizer state on the host"] if self.host_state else []
+        return ", ".join(found) or "nothing to be done"
+
+    def before_preparation(self, graph: Graph) -> Graph:
+        """The rewrites of a traced step."""
+        if self.accumulate > 1:
+            graph = passes.merge_products(graph)
+        return passes.update_by_products(graph) if self.early_update else graph
+
+    def after_preparation(self, graph: Graph, backend: Backend, donate: Sequence[int]) -> Graph:
+        """The rewrites of a step that is ready to compile."""
+        if self.remat is False:
+            return graph
+        return self.recompute(graph, backend, donate).graph
+
+    def recompute(
+        self, graph: Graph, backend: Backend, donate: Sequence[int]
+    ) -> passes.Rematerialised:
+        """Drop values by what ``remat`` says."""
+        target, may_drop, may_repeat = 0.0, None, None
+        remat = self.remat
+        if isinstance(remat, tuple):
+            may_drop = _inside(remat)
+        elif isinstance(remat, float):
+            fused = "fusion" in backend.capabilities
+            target = remat * passes.plan_values(graph, donate=donate, fused=fused).lower_bound_bytes
+        elif remat == "auto":
+            may_repeat = _is_cheap
+        elif not isinstance(remat, bool | str):
+            target = remat
+        return passes.rematerialise(
+            graph,
+            target_bytes=int(target),
+            donate=donate,
+            fused="fusion" in backend.capabilities,
+            barriers=backend.supports(passes.barrier, {}),
+            may_drop=may_drop,
+            may_repeat=may_repeat,
+        )
+
+
+def _inside(scopes: Sequence[str]) -> Callable[[Value], bool]:
+    def inside(value: Value) -> bool:
+        scope = "" if value.node is None else value.node.scope
+        return any(scope == name or scope.startswith(f"{name}.") for name in scopes)
+
+    return inside
+
+
+def _is_cheap(node: Node) -> bool:
+    return node.primitive.name not in _EXPENSIVE
+
+
 @dataclass(frozen=True)
 class MemoryChoice:
     """How a step was made to fit its memory limit.
 
     Attributes:
         limit_bytes: What was asked for.
-        accumulate: Number of micro-batches; the batch and its result stay the same.
+        means: What is done.
         predicted_peak_bytes: Inputs, state and the arena of intermediates.
-        unplanned_peak_bytes: The same without micro-batches.
-        predicted_slowdown: Time relative to one pass, from arithmetic and memory traffic.
+        unplanned_peak_bytes: The same if nothing were done.
+        predicted_slowdown: Time relative to the step as it would be without a limit, from
+            arithmetic and memory traffic.
     """
 
     limit_bytes: int
-    accumulate: int
+    means: MemoryMeans
     predicted_peak_bytes: int
     unplanned_peak_bytes: int
     predicted_slowdown: float
 
+    @property
+    def accumulate(self) -> int:
+        """Number of micro-batches."""
+        return self.means.accumulate
+
     def __str__(self) -> str:
         return (
-            f"memory limit {self.limit_bytes / 2**20:.0f} MiB: {self.accumulate} micro-batches, "
-            f"predicted peak {self.predicted_peak_bytes / 2**20:.0f} MiB instead of "
+            f"memory limit {self.limit_bytes / 2**20:.0f} MiB: {self.means}; predicted peak "
+            f"{self.predicted_peak_bytes / 2**20:.0f} MiB instead of "
             f"{self.unplanned_peak_bytes / 2**20:.0f} MiB, predicted time "
-            f"{self.predicted_slowdown:.2f} times that of one pass"
+            f"{self.predicted_slowdown:.2f} times that without a limit"
         )
 
 
-def _donated(program: StepProgram) -> list[int]:
-    changed = set(program.changed)
-    return [i for i, name in enumerate(program.state_names) if name in changed]
+def predicted_peak_bytes(
+    graph: Graph, backend: Backend, device: Device, donate: Sequence[int]
+) -> int:
+    """State, batch and everything in between, for a prepared graph.
+
+    As the backend plans it, or else by liveness.
+    """
+    return graph.input_bytes + _arena_bytes(graph, backend, device, donate)
 
 
-def predicted_peak_bytes(program: StepProgram, graph: Graph, backend: Backend) -> int:
-    """State, batch and the arena of everything in between, as planned by liveness."""
-    prepared = passes.prepare(graph, backend)
-    plan = passes.plan_values(prepared, donate=_donated(program))
-    return plan.input_bytes + plan.arena_bytes
+def _arena_bytes(graph: Graph, backend: Backend, device: Device, donate: Sequence[int]) -> int:
+    exact = backend.planned_bytes(graph, device, frozenset(donate))
+    if exact is not None:
+        return exact
+    fused = "fusion" in backend.capabilities
+    return passes.plan_values(graph, donate=donate, fused=fused).lower_bound_bytes
 
 
-def _time(graph: Graph) -> float:
-    """Relative time of one execution: arithmetic plus memory traffic of large operations."""
-    traffic = sum(
-        sum(v.spec.memory_bytes for v in (*node.inputs, *node.outputs)) for node in graph.nodes
-    )
-    return graph.flops() + _BALANCE_FLOPS_PER_BYTE * traffic
+@dataclass(frozen=True)
+class _Option:
+    """A way to run the step that was looked at."""
+
+    means: MemoryMeans
+    peak_bytes: int
+    cost: float
 
 
-def choose_accumulation(
-    build: Callable[[int], tuple[StepProgram, Graph]],
-    batch_size: int,
-    limit_bytes: int,
-    backend: Backend,
-) -> MemoryChoice:
-    """The smallest number of micro-batches whose predicted peak is within the limit.
+class Planner:
+    """Looks for the fastest way to run a step within a limit.
 
     Args:
         build: Traces the step for a number of micro-batches: the program, and its graph after
             the precision pass.
         batch_size: Number of samples; micro-batches have equal size.
-        limit_bytes: What may be used.
-        backend: For which the graph is prepared.
-
-    Raises:
-        OptionError: if none fits; the message tells the smallest limit that can be met.
+        backend, device: Where the step runs.
+        may_accumulate: False for models with batch statistics.
     """
-    unplanned: tuple[int, float] | None = None
-    smallest: int | None = None
-    for count in (k for k in range(1, batch_size + 1) if batch_size % k == 0):
-        program, graph = build(count)
-        peak = predicted_peak_bytes(program, graph, backend)
-        unplanned = unplanned or (peak, _time(graph))
-        if peak <= limit_bytes:
-            slowdown = _time(graph) / unplanned[1]
-            return MemoryChoice(limit_bytes, count, peak, unplanned[0], slowdown)
-        smallest = peak if smallest is None else min(smallest, peak)
-    assert smallest is not None
-    raise OptionError(
-        f"A batch of {batch_size} cannot be trained within {limit_bytes / 2**20:.1f} MiB: even in "
-        f"micro-batches it needs {smallest / 2**20:.1f} MiB. That is the smallest limit that can "
-        f"be met; use it, a smaller model, or an optimizer with fewer slots."
-    )
+
+    def __init__(
+        self,
+        build: Callable[[int], tuple[StepProgram, Graph]],
+        batch_size: int,
+        backend: Backend,
+        device: Device,
+        *,
+        may_accumulate: bool,
+    ) -> None:
+        self._build = build
+        self._batch_size = batch_size
+        self._backend = backend
+        self._device = device
+        most = min(batch_size, _MOST_MICRO_BATCHES) if may_accumulate else 1
+        self._counts = [k for k in range(1, most + 1) if batch_size % k == 0]
+
+    def choose(self, limit_bytes: int, *, scale: float = 1.0) -> MemoryChoice:
+        """The option with the smallest predicted time whose predicted peak is within the limit.
+
+        Args:
+            limit_bytes: What may be used.
+            scale: Intermediates that a compiler was seen to need, relative to the prediction.
+
+        Raises:
+            OptionError: if none fits; the message tells the smallest limit that can be met.
+        """
+        first: _Option | None = None
+        best: _Option | None = None
+        smallest: int | None = None
+        for option in self._options(limit_bytes, scale):
+            first = first or option
+            smallest = min(option.peak_bytes, smallest or option.peak_bytes)
+            if option.peak_bytes <= limit_bytes and (best is None or option.cost < best.cost):
+                best = option
+        assert first is not None
+        assert smallest is not None
+        if best is None:
+            raise OptionError(
+                f"A batch of {self._batch_size} cannot be trained within "
+                f"{limit_bytes / 2**20:.1f} MiB: with every means it needs "
+                f"{smallest / 2**20:.1f} MiB. That is the smallest limit that can be met; use it, "
+                f"a smaller model, or an optimizer with fewer slots."
+            )
+        return MemoryChoice(
+            limit_bytes, best.means, best.peak_bytes, first.peak_bytes, best.cost / first.cost
+        )
+
+    def _options(self, limit_bytes: int, scale: float) -> Iterator[_Option]:
+        """Options from the fastest to the smallest; the first one is to do nothing."""
+        for count in self._counts:
+            program, traced = self._build(count)
+            plain = MemoryMeans(count)
+            early = replace(plain, early_update=True)
+            for means in (plain, early):
+                graph = passes.prepare(means.before_preparation(traced), self._backend)
+                option = self._evaluate(means, graph, program, scale)
+                yield option
+                if option.peak_bytes <= limit_bytes:
+                    return  # more micro-batches would only take longer
+            yield from self._with_recomputation(early, graph, program, limit_bytes, scale)
+
+    def _with_recomputation(
+        self,
+        means: MemoryMeans,
+        graph: Graph,
+        program: StepProgram,
+        limit_bytes: int,
+        scale: float,
+    ) -> Iterator[_Option]:
+        """Options that come down to the limit, if they can.
+
+        The search goes by liveness; where the backend's own plan needs more, it aims lower.
+        """
+        arena = max(0, int((limit_bytes - graph.input_bytes) / scale))
+        before: int | None = None
+        for _ in range(_ATTEMPTS):
+            chosen = replace(means, remat=arena)
+            changed = chosen.after_preparation(graph, self._backend, program.donated)
+            option = self._evaluate(chosen, changed, program, scale)
+            yield option
+            excess = option.peak_bytes - limit_bytes
+            if excess <= 0 or arena == 0 or option.peak_bytes == before:
+                return
+            before = option.peak_bytes
+            arena = max(0, arena - int(excess / scale))
+
+    def _evaluate(
+        self, means: MemoryMeans, graph: Graph, program: StepProgram, scale: float
+    ) -> _Option:
+        arena = _arena_bytes(graph, self._backend, self._device, program.donated)
+        cost = passes.graph_cost(graph, fused="fusion" in self._backend.capabilities)
+        return _Option(means, graph.input_bytes + int(scale * arena), cost)

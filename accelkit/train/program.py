@@ -11,6 +11,7 @@ from accelkit.autodiff import value_and_grad
 from accelkit.errors import OptionError, StateError
 from accelkit.graph import Graph, TensorSpec, Value
 from accelkit.nn.module import flatten_names, nest
+from accelkit.primitives.scheduling import barrier
 from accelkit.primitives.shaping import reshape, slice_
 from accelkit.random.stream import Stream
 from accelkit.tensor import Tensor
@@ -79,6 +80,12 @@ class StepProgram:
     metric_names: tuple[str, ...]
     output: TensorSpec
     captured: tuple[Tensor, ...]
+
+    @property
+    def donated(self) -> list[int]:
+        """Positions of the state tensors that the program replaces."""
+        changed = set(self.changed)
+        return [i for i, name in enumerate(self.state_names) if name in changed]
 
     def require_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Refuse a state of another model, optimizer or precision.
@@ -187,14 +194,27 @@ class _Part(NamedTuple):
     valid: Tensor | None
 
     def plus(self, other: _Part) -> _Part:
-        """Both micro-batches together."""
+        """Both micro-batches together: sums that are there before the next one begins."""
         both = None if self.valid is None or other.valid is None else self.valid & other.valid
-        return _Part(
-            {n: v + other.values[n] for n, v in self.values.items()},
-            {n: g + other.gradients[n] for n, g in self.gradients.items()},
-            {},
-            both,
+        values = {n: v + other.values[n] for n, v in self.values.items()}
+        trace = active_trace()
+        assert trace is not None
+        with trace.labelled(phase="update"):  # moved to where the second gradient is made
+            gradients = {n: barrier(g + other.gradients[n])[0] for n, g in self.gradients.items()}
+        return _Part(values, gradients, {}, both)
+
+    def before(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """A batch that is there once this micro-batch is done, for compilers that choose an order.
+
+        The backward pass ends in the first layer; of its gradients the smallest is waited for.
+        """
+        names = list(self.gradients)
+        layer = names[0].rpartition(".")[0]
+        last = min(
+            (n for n in names if n.rpartition(".")[0] == layer),
+            key=lambda n: self.gradients[n].spec.memory_bytes,
         )
+        return barrier(*batch, self.gradients[last])[: len(batch)]
 
 
 def _train_step(
@@ -258,7 +278,8 @@ def _forward_and_backward(
     total: _Part | None = None
     for index in range(count):
         rows = slice(index * micro, (index + 1) * micro)
-        inputs, targets, weights = (part[rows] if count > 1 else part for part in batch)
+        parts = batch if total is None else total.before(batch)
+        inputs, targets, weights = (part[rows] if count > 1 else part for part in parts)
         stream.restart()
 
         def loss_function(

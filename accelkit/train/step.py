@@ -32,7 +32,7 @@ from accelkit.random.philox import subkey
 from accelkit.registry import backend
 from accelkit.tensor import Tensor
 from accelkit.train.batch import Batch, as_batch, on_device, padded
-from accelkit.train.memory import MemoryChoice, choose_accumulation, parse_bytes
+from accelkit.train.memory import MemoryChoice, MemoryMeans, Planner, as_remat, parse_bytes
 from accelkit.train.metrics import StepMetrics
 from accelkit.train.precision import Policy, policy
 from accelkit.train.program import INITIAL_LOSS_SCALE, StepProgram, build_train_program
@@ -42,6 +42,7 @@ from accelkit.train.state import TrainState
 __all__ = ["TrainStep"]
 
 NONFINITE = ("raise", "skip", "ignore")
+_COMPILATIONS = 3  # until a compiler's plan is within a memory limit
 
 
 class Compiled(NamedTuple):
@@ -51,12 +52,21 @@ class Compiled(NamedTuple):
     executable: Executable
 
 
-def compile_step(program: StepProgram, device: Device, precision: Policy) -> Compiled:
+def compile_step(
+    program: StepProgram, device: Device, precision: Policy, means: MemoryMeans | None = None
+) -> Compiled:
     """Compile a traced step under a precision policy, donating the state that it changes."""
-    changed = set(program.changed)
-    donate = [i for i, name in enumerate(program.state_names) if name in changed]
-    graph = narrowed(program.graph, precision)
-    return Compiled(program, compile_graph(graph, device, donate=donate, options=precision.options))
+    means = means or MemoryMeans()
+    donate = program.donated
+    runs_on = backend(device.backend)
+    executable = compile_graph(
+        means.before_preparation(narrowed(program.graph, precision)),
+        device,
+        donate=donate,
+        options=precision.options,
+        finish=lambda graph: means.after_preparation(graph, runs_on, donate),
+    )
+    return Compiled(program, executable)
 
 
 def narrowed(graph: Graph, precision: Policy) -> Graph:
@@ -86,8 +96,15 @@ class TrainStep:
         accumulate: Number of micro-batches into which a batch is cut to save memory. Gradients
             are added up before the update, and dropout masks are those of the whole batch, so
             the result is the same. Refused for models with batch statistics.
-        memory_limit: Bytes, or a text such as ``"8GiB"``: the smallest ``accumulate`` with which
-            the step is predicted to fit is chosen; see :attr:`memory_choice`.
+        remat: Which values of the forward pass are computed again for the backward pass instead
+            of being kept: True for every one that lowers the peak; ``"auto"`` for those that
+            take no product or convolution; a fraction such as 0.5, to which the memory for
+            intermediates is to come down if it can; or names of layers, e.g. ``["features"]``,
+            whose values may be dropped. The results are the same bits, masks included.
+        memory_limit: Bytes, or a text such as ``"8GiB"``, for state, batch and intermediates:
+            micro-batches, rematerialisation, early updates and optimizer state on the host are
+            combined into the plan with the smallest predicted time that fits. The batch and the
+            learning rate stay as they are. See :attr:`memory_choice`.
 
     Example:
         >>> import numpy as np
@@ -117,14 +134,18 @@ class TrainStep:
         preprocess: Callable[[Tensor], Tensor] | None = None,
         on_nonfinite: str = "raise",
         accumulate: int = 1,
+        remat: bool | float | str | Sequence[str] = False,
         memory_limit: int | str | None = None,
     ) -> None:
         if on_nonfinite not in NONFINITE:
             raise OptionError(
                 f"on_nonfinite must be one of {', '.join(NONFINITE)}, got {on_nonfinite!r}."
             )
-        if memory_limit is not None and accumulate != 1:
-            raise OptionError("Give either accumulate= or memory_limit=, which chooses it.")
+        recompute = as_remat(remat)
+        if memory_limit is not None and (accumulate != 1 or recompute is not False):
+            raise OptionError(
+                "Give either accumulate= and remat=, or memory_limit=, which chooses them."
+            )
         self.device = current_device() if device is None else find_device(device)
         self.precision = precision
         self.on_nonfinite = on_nonfinite
@@ -144,6 +165,9 @@ class TrainStep:
         )
         self.memory_limit_bytes = None if memory_limit is None else parse_bytes(memory_limit)
         self.memory_choice: MemoryChoice | None = None
+        self._means = MemoryMeans(
+            accumulate, recompute, early_update=recompute is not False or accumulate > 1
+        )
         self.last_checkpoint: str | None = None
         self._compiled: dict[Any, Compiled] = {}
         self._unit_weights: dict[int, Tensor] = {}
@@ -309,11 +333,11 @@ class TrainStep:
         return self._batch_statistics
 
     def _require_independent_samples(self, batch: Batch) -> None:
-        wanted = self.recipe.accumulate > 1 or self.memory_limit_bytes is not None
-        if wanted and self._uses_batch_statistics(batch):
+        if self.recipe.accumulate > 1 and self._uses_batch_statistics(batch):
             raise OptionError(
                 "The model uses batch statistics (batch normalisation), which micro-batches would "
-                "change. Train it without accumulate= and memory_limit=, or use LayerNorm."
+                "change. Save memory by remat= or memory_limit=, which know other means, or use "
+                "LayerNorm."
             )
 
     def _compile(self, tensors: dict[str, Tensor], batch: Batch) -> Compiled:
@@ -324,24 +348,44 @@ class TrainStep:
         found = self._compiled.get(key)
         if found is None:
             self._require_independent_samples(batch)
-            self._fit(tensors, specs)
-            program = self._trace(tensors, specs)
-            found = self._compiled[key] = compile_step(program, self.device, self._policy)
+            if self.memory_limit_bytes is not None and self.memory_choice is None:
+                found = self._fit(tensors, specs, batch)
+            else:
+                program = self._trace(tensors, specs)
+                found = compile_step(program, self.device, self._policy, self._means)
+            self._compiled[key] = found
         return found
 
-    def _fit(self, tensors: dict[str, Tensor], specs: list[TensorSpec]) -> None:
-        """Choose the number of micro-batches for the memory limit, once."""
-        if self.memory_limit_bytes is None or self.memory_choice is not None:
-            return
+    def _fit(self, tensors: dict[str, Tensor], specs: list[TensorSpec], batch: Batch) -> Compiled:
+        """Choose how to stay within the memory limit, and compile; again if the compiler's own
+        plan turns out to need more than was predicted."""
+        limit = self.memory_limit_bytes
+        assert limit is not None
 
         def build(count: int) -> tuple[StepProgram, Graph]:
             self.recipe = replace(self.recipe, accumulate=count)
             program = self._trace(tensors, specs)
             return program, narrowed(program.graph, self._policy)
 
-        self.memory_choice = choose_accumulation(
-            build, specs[0].shape[0], self.memory_limit_bytes, backend(self.device.backend)
+        planner = Planner(
+            build,
+            specs[0].shape[0],
+            backend(self.device.backend),
+            self.device,
+            may_accumulate=not self._uses_batch_statistics(batch),
         )
+        scale = 1.0
+        for _ in range(_COMPILATIONS):
+            choice = planner.choose(limit, scale=scale)
+            program = build(choice.accumulate)[0]
+            compiled = compile_step(program, self.device, self._policy, choice.means)
+            self._means, self.memory_choice = choice.means, choice
+            inputs = compiled.executable.graph.input_bytes
+            needed = compiled.executable.temporary_memory_bytes()
+            if needed is None or inputs + needed <= limit:
+                break
+            scale *= needed / (choice.predicted_peak_bytes - inputs)
+        return compiled
 
     def _trace(self, tensors: dict[str, Tensor], specs: list[TensorSpec]) -> StepProgram:
         weights = TensorSpec(specs[0].shape[:1], self.recipe.dtype)

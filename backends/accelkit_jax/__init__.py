@@ -47,6 +47,7 @@ class JaxBackend(Backend):
             "deterministic",
             "asynchronous",
             "donation",
+            "fusion",
             "native_control_flow",
         }
     )
@@ -217,6 +218,9 @@ class JaxBackend(Backend):
         from accelkit.passes import prepare
 
         return prepare(parameter, self)
+
+    def keeps_barriers(self, device: Device) -> bool:
+        return device.kind != "cpu"  # there XLA drops them before it merges equal expressions
 
     def compile(
         self,

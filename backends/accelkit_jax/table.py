@@ -14,12 +14,13 @@ from accelkit_jax.convolution import CONVOLUTION
 from accelkit_jax.elementwise import ELEMENTWISE
 from accelkit_jax.philox import RANDOM
 from accelkit_jax.reductions import REDUCTIONS
+from accelkit_jax.scheduling import SCHEDULING
 from accelkit_jax.shaping import SHAPING
 
 __all__ = ["PRECISE", "RANDOM", "TABLE"]
 
 # These take a `precision`: how reduced-precision units may be used.
-PRECISE: Final = frozenset({"matmul", *CONVOLUTION})
+PRECISE: Final = frozenset({"matmul", "sgd_update_matmul", *CONVOLUTION})
 
 TABLE: Final[dict[str, Callable[..., Any]]] = {
     **ELEMENTWISE,
@@ -28,4 +29,5 @@ TABLE: Final[dict[str, Callable[..., Any]]] = {
     **CONVOLUTION,
     **RANDOM,
     **CONTROL,
+    **SCHEDULING,
 }

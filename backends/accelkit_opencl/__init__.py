@@ -46,6 +46,7 @@ _NATIVE = frozenset(
         *NODE_RULES,
         *REDUCTIONS,
         *VIEW_PRIMITIVES,
+        "barrier",
         "cast",
         "constant",
         "full",
@@ -61,7 +62,14 @@ class OpenclBackend(Backend):
     name: ClassVar[str] = "opencl"
     table: Mapping[str, Callable[..., Any]] = {}
     capabilities = frozenset(
-        {"float64", "deterministic", "asynchronous", "donation", "fast_grouped_convolution"}
+        {
+            "float64",
+            "deterministic",
+            "asynchronous",
+            "donation",
+            "fast_grouped_convolution",
+            "fusion",
+        }
     )
 
     def __init__(self) -> None:
@@ -217,6 +225,12 @@ class OpenclBackend(Backend):
             self._providers[device] = provider
             self._profiles[device] = provider.profile
             self._eager = {key: p for key, p in self._eager.items() if key[1] is not device}
+
+    def planned_bytes(self, graph: Graph, device: Device, donate: frozenset[int]) -> int:
+        return self._plan(graph, device, donate).memory_bytes
+
+    def has_own_memory(self, device: Device) -> bool:
+        return not open_device(device).shares_host_memory
 
     def _plan(self, graph: Graph, device: Device, donate: frozenset[int]) -> Plan:
         limit = open_device(device).handle.max_mem_alloc_size

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from accelkit.graph import Node
 from accelkit_opencl.kernels import indexing, philox
 from accelkit_opencl.kernels.convolution import Convolution
+from accelkit_opencl.kernels.epilogue import Epilogue
 from accelkit_opencl.kernels.fused import Body, Read, elementwise_kernel
-from accelkit_opencl.kernels.matmul_cpu import Matmul
+from accelkit_opencl.kernels.matmul_cpu import Matmul, MomentumUpdate
 from accelkit_opencl.kernels.pooling import Pooling, pooling_kernel
 from accelkit_opencl.kernels.response_norm import ResponseNorm, response_norm_kernel
 from accelkit_opencl.kernels.source import KernelSource, ctype
@@ -24,11 +25,12 @@ from accelkit_opencl.products import (
     lower_forward,
     lower_input_gradient,
     lower_matmul,
+    lower_matmul_update,
     lower_weight_gradient,
 )
 from accelkit_opencl.views import View, row_major
 
-__all__ = ["NODE_RULES", "lower_node", "product_of"]
+__all__ = ["NODE_RULES", "lower_node", "lower_product", "product_of"]
 
 Rule = Callable[[Node, Profile], Lowering]
 
@@ -86,12 +88,40 @@ def _matmul_of(node: Node) -> Matmul:
 
 
 def _product(node: Node, profile: Profile) -> Lowering:
-    found = product_of(node)
-    if found is None:  # an empty sum
+    if product_of(node) is None:  # an empty sum
         return _fill(node, profile, 0)
+    return lower_product(node, profile)
+
+
+def lower_product(node: Node, profile: Profile, epilogue: Epilogue | None = None) -> Lowering:
+    """The launches of a matrix product or a convolution, an epilogue's arguments among them."""
+    found = product_of(node)
+    assert found is not None, f"{node.primitive.name} is no product, or an empty one"
     kind, product = found
     lower, names = _PRODUCTS[kind]
-    return _named(lower(product, profile), dict(zip(names, ("in0", "in1"), strict=True)))
+    fused = {} if epilogue is None else {"epilogue": epilogue}
+    lowering = lower(product, profile, **fused)
+    return _named(lowering, dict(zip(names, ("in0", "in1"), strict=True)))
+
+
+def _matmul_update(node: Node, profile: Profile) -> Lowering:
+    """``sgd_update_matmul``: operands (p, a, b, v, rate), results (p', v')."""
+    out, p = node.outputs[0].spec, node.parameters
+    a = node.inputs[1].spec
+    transposed = p["transpose_a"]
+    product = Matmul(
+        math.prod(out.shape[:-2]),
+        out.shape[-2],
+        out.shape[-1],
+        a.shape[-2] if transposed else a.shape[-1],
+        transposed,
+        p["transpose_b"],
+        ctype(out.dtype.name),
+    )
+    update = MomentumUpdate(p["momentum"], p["weight_decay"], p["nesterov"])
+    names = ("p", "a", "b", "v", "rate", "new_p", "new_v")
+    buffers = dict(zip(names, ("in0", "in1", "in2", "in3", "in4", "out0", "out1"), strict=True))
+    return _named(lower_matmul_update(product, update, profile), buffers)
 
 
 _PRODUCTS: dict[str, tuple[Callable[..., Lowering], tuple[str, str]]] = {
@@ -287,4 +317,5 @@ NODE_RULES: dict[str, Rule] = {
     "take_along_axis_grad": _take_along,
     "random_keep_mask": _random_keep_mask,
     "random_uniform": _random_uniform,
+    "sgd_update_matmul": _matmul_update,
 }

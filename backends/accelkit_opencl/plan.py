@@ -12,11 +12,13 @@ import numpy as np
 
 from accelkit.graph import Graph, TensorSpec, Value
 from accelkit.passes.memory import Interval, plan_memory
+from accelkit_opencl.fusion import ProductStep, fuse_products
+from accelkit_opencl.kernels.epilogue import Epilogue
 from accelkit_opencl.kernels.fused import Body, elementwise_kernel
 from accelkit_opencl.kernels.reductions import reduction_kernels
 from accelkit_opencl.kernels.source import KernelSource
-from accelkit_opencl.nodes import lower_node
-from accelkit_opencl.products import Profile
+from accelkit_opencl.nodes import lower_node, lower_product
+from accelkit_opencl.products import Lowering, Profile
 from accelkit_opencl.schedule import ElementwiseStep, NodeStep, ReductionStep, Schedule, Step
 
 __all__ = ["Plan", "PlannedLaunch", "Storage", "make_plan"]
@@ -67,6 +69,18 @@ class Plan:
     slab_bytes: tuple[int, ...]
     lower_bound_bytes: int
 
+    @property
+    def memory_bytes(self) -> int:
+        """What the program takes while it runs, beyond its inputs."""
+        fresh = zip(self.outputs, self.reused, strict=True)
+        outputs = sum(spec.memory_bytes for spec, reused in fresh if reused is None)
+        constants = sum(array.nbytes for array in self.constants)
+        return sum(self.slab_bytes) + outputs + constants
+
+
+# Operands that kernels of a primitive read only where they write a result.
+_OVERWRITING = {"sgd_update_matmul": (0, 3)}
+
 
 @dataclass
 class _Work:
@@ -77,7 +91,13 @@ class _Work:
     in_place: frozenset[Value]  # inputs that may be overwritten by this very step
 
 
-def _work(step: Step) -> _Work:
+def _work(step: Step | ProductStep) -> _Work:
+    if isinstance(step, ProductStep):
+        after = _work(step.after)
+        operands = step.product.operands
+        reads = [value for value in after.reads if value is not step.result]
+        # Other work-items still read the product's operands while this one writes.
+        return _Work([*operands, *reads], after.writes, after.in_place.difference(operands))
     if isinstance(step, ElementwiseStep):
         written = step.body.written
         return _Work(
@@ -87,7 +107,9 @@ def _work(step: Step) -> _Work:
         )
     if isinstance(step, ReductionStep):
         return _Work(list(step.values.values()), [step.out], frozenset())
-    return _Work(list(step.operands), list(step.node.outputs), frozenset())
+    elementwise = _OVERWRITING.get(step.node.primitive.name, ())
+    in_place = frozenset(step.operands[position] for position in elementwise)
+    return _Work(list(step.operands), list(step.node.outputs), in_place)
 
 
 def make_plan(graph: Graph, donate: frozenset[int], profile: Profile, *, limit_bytes: int) -> Plan:
@@ -101,7 +123,10 @@ def make_plan(graph: Graph, donate: frozenset[int], profile: Profile, *, limit_b
     """
     donated = frozenset(graph.inputs[i] for i in donate)
     schedule = Schedule(graph, donated)
-    works = [_work(step) for step in schedule.steps]
+    steps: list[Step | ProductStep] = list(schedule.steps)
+    if profile.cpu:
+        steps = fuse_products(schedule.steps, schedule.outputs)
+    works = [_work(step) for step in steps]
     reused = _reuse(schedule, works, donated)
     storage: dict[Value, Storage] = {}
     for position, value in enumerate(graph.inputs):
@@ -111,8 +136,7 @@ def make_plan(graph: Graph, donate: frozenset[int], profile: Profile, *, limit_b
             storage[value] = Storage("output", position)
     constants = _constants(graph, storage)
     lowered = [
-        _lower(step, {schedule.outputs[i]: v for i, v in reused.items()}, profile)
-        for step in schedule.steps
+        _lower(step, {schedule.outputs[i]: v for i, v in reused.items()}, profile) for step in steps
     ]
     slabs, bound = _assign_arena(works, lowered, storage, limit_bytes)
     launches = [
@@ -196,20 +220,17 @@ def _scratch(size_bytes: int) -> Value:
     return Value(TensorSpec((size_bytes,), uint8))
 
 
-def _lower(step: Step, taken: dict[Value, Value], profile: Profile) -> _Lowered:
-    if isinstance(step, NodeStep):
-        lowering = lower_node(step.node, profile)
-        buffers = {f"in{i}": taken.get(v, v) for i, v in enumerate(step.operands)}
-        buffers.update({f"out{i}": taken.get(v, v) for i, v in enumerate(step.node.outputs)})
-        scratch = {name: _scratch(size) for name, size in lowering.scratch_bytes.items()}
-        buffers.update(scratch)
-        return _Lowered(
-            [
-                (launch.source, tuple(buffers[name] for name in launch.buffers))
-                for launch in lowering.launches
-            ],
-            list(scratch.values()),
+def _lower(step: Step | ProductStep, taken: dict[Value, Value], profile: Profile) -> _Lowered:
+    if isinstance(step, ProductStep):
+        body, values = _merge_in_place(step.after, taken)
+        epilogue = Epilogue.of(body, step.argument, step.result.spec.shape[-1])
+        assert epilogue is not None, "fuse_products has checked it"
+        return _launches(
+            lower_product(step.product.node, profile, epilogue), step.product, values, taken
         )
+    if isinstance(step, NodeStep):
+        results = {f"out{i}": taken.get(v, v) for i, v in enumerate(step.node.outputs)}
+        return _launches(lower_node(step.node, profile), step, results, taken)
     if isinstance(step, ElementwiseStep):
         body, merged = _merge_in_place(step, taken)
         if 0 in body.shape:
@@ -228,6 +249,22 @@ def _lower(step: Step, taken: dict[Value, Value], profile: Profile) -> _Lowered:
         return _Lowered([(kernels[0], (*inputs, out))], [])
     partials = _scratch(partial * step.reduction.dtype.itemsize)
     return _Lowered([(kernels[0], (*inputs, partials)), (kernels[1], (partials, out))], [partials])
+
+
+def _launches(
+    lowering: Lowering, step: NodeStep, results: dict[str, Value], taken: dict[Value, Value]
+) -> _Lowered:
+    """A lowering with the values of its buffers."""
+    buffers = {f"in{i}": taken.get(v, v) for i, v in enumerate(step.operands)}
+    scratch = {name: _scratch(size) for name, size in lowering.scratch_bytes.items()}
+    buffers.update({**results, **scratch})
+    return _Lowered(
+        [
+            (launch.source, tuple(buffers[name] for name in launch.buffers))
+            for launch in lowering.launches
+        ],
+        list(scratch.values()),
+    )
 
 
 def _merge_in_place(

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from accelkit_opencl.kernels import blocked_gpu, convolution_cpu, matmul_cpu
 from accelkit_opencl.kernels.blocked_gpu import Block, Product
 from accelkit_opencl.kernels.convolution import Convolution, Gather
-from accelkit_opencl.kernels.matmul_cpu import Matmul
+from accelkit_opencl.kernels.epilogue import Epilogue
+from accelkit_opencl.kernels.matmul_cpu import Matmul, MomentumUpdate
 from accelkit_opencl.kernels.source import KernelSource, ceil_div, itemsize_of
 from accelkit_opencl.kernels.tile import Tile, best_tile
 
@@ -26,6 +27,7 @@ __all__ = [
     "lower_forward",
     "lower_input_gradient",
     "lower_matmul",
+    "lower_matmul_update",
     "lower_weight_gradient",
 ]
 
@@ -162,22 +164,33 @@ def candidates(kind: str, product: Matmul | Convolution, profile: Profile) -> li
 # --- matrix products ---------------------------------------------------------------------------
 
 
-def lower_matmul(product: Matmul, profile: Profile, choice: Choice | None = None) -> Lowering:
-    """Buffers "a", "b" and "out"."""
+def lower_matmul(
+    product: Matmul,
+    profile: Profile,
+    choice: Choice | None = None,
+    *,
+    epilogue: Epilogue | None = None,
+) -> Lowering:
+    """Buffers "a", "b" and "out", or the epilogue's in place of "out" (CPU forms only)."""
+    out = _results(epilogue, profile)
     choice = choice or profile.choice("matmul", product)
     if not profile.cpu:
         return _blocked(blocked_gpu.matmul_product(product), ("a", "b", "out"), profile)
     width = profile.width(product.dtype)
     tile = _tile(product.m, product.n, profile, product.dtype, choice)
     if product.m <= _SKINNY_ROWS and not product.transpose_b:
-        source = matmul_cpu.direct_kernel(product, tile)
-        return Lowering((Launch(source, ("a", "b", "out")),))
+        source = matmul_cpu.direct_kernel(product, tile, epilogue=epilogue)
+        return Lowering((Launch(source, ("a", "b", *out)),))
     if product.m <= _SKINNY_ROWS and not product.transpose_a:
         rows, columns = (6, 4) if profile.registers >= 32 else (3, 3)
         source = matmul_cpu.dot_kernel(
-            product, width, rows=min(rows, product.m), columns=min(columns, product.n)
+            product,
+            width,
+            rows=min(rows, product.m),
+            columns=min(columns, product.n),
+            epilogue=epilogue,
         )
-        return Lowering((Launch(source, ("a", "b", "out")),))
+        return Lowering((Launch(source, ("a", "b", *out)),))
     left, right = matmul_cpu.packed_sizes(product, tile)
     itemsize = itemsize_of(product.dtype)
     return Lowering(
@@ -185,38 +198,91 @@ def lower_matmul(product: Matmul, profile: Profile, choice: Choice | None = None
             Launch(matmul_cpu.pack_left_kernel(product, tile), ("a", "left")),
             Launch(matmul_cpu.pack_right_kernel(product, tile), ("b", "right")),
             Launch(
-                matmul_cpu.packed_kernel(product, tile, unroll=choice.unroll),
-                ("left", "right", "out"),
+                matmul_cpu.packed_kernel(product, tile, unroll=choice.unroll, epilogue=epilogue),
+                ("left", "right", *out),
             ),
         ),
         {"left": left * itemsize, "right": right * itemsize},
     )
 
 
+def lower_matmul_update(product: Matmul, update: MomentumUpdate, profile: Profile) -> Lowering:
+    """Buffers "p", "a", "b", "v", "rate", "new_p" and "new_v".
+
+    On CPUs the gradient goes from registers into the update; elsewhere through a scratch buffer.
+    """
+    names = MomentumUpdate.ARGUMENTS
+    if profile.cpu:
+        choice = profile.choice("matmul", product)
+        tile = _tile(product.m, product.n, profile, product.dtype, choice)
+        left, right = matmul_cpu.packed_sizes(product, tile)
+        itemsize = itemsize_of(product.dtype)
+        kernel = matmul_cpu.packed_kernel(product, tile, unroll=choice.unroll, update=update)
+        return Lowering(
+            (
+                Launch(matmul_cpu.pack_left_kernel(product, tile), ("a", "left")),
+                Launch(matmul_cpu.pack_right_kernel(product, tile), ("b", "right")),
+                Launch(kernel, ("left", "right", *names)),
+            ),
+            {"left": left * itemsize, "right": right * itemsize},
+        )
+    found = lower_matmul(product, profile)
+    launches = [
+        Launch(launch.source, tuple("gradient" if b == "out" else b for b in launch.buffers))
+        for launch in found.launches
+    ]
+    size = product.batch * product.m * product.n
+    launches.append(Launch(update.kernel(size, product.dtype), ("gradient", *names)))
+    scratch = {**found.scratch_bytes, "gradient": size * itemsize_of(product.dtype)}
+    return Lowering(tuple(launches), scratch)
+
+
 # --- convolutions ------------------------------------------------------------------------------
 
 
-def lower_forward(conv: Convolution, profile: Profile, choice: Choice | None = None) -> Lowering:
-    """Buffers "x", "w" and "out"."""
+def lower_forward(
+    conv: Convolution,
+    profile: Profile,
+    choice: Choice | None = None,
+    *,
+    epilogue: Epilogue | None = None,
+) -> Lowering:
+    """Buffers "x", "w" and "out", or the epilogue's in place of "out" (CPU forms only)."""
     choice = choice or profile.choice("forward", conv)
     if not profile.cpu:
         return _blocked(blocked_gpu.forward_product(conv), ("x", "w", "out"), profile)
-    return _gathers("x", [conv.forward()], profile, choice)
+    return _gathers("x", [conv.forward()], profile, choice, epilogue)
 
 
 def lower_input_gradient(
     conv: Convolution,
     profile: Profile,
     choice: Choice | None = None,
+    *,
+    epilogue: Epilogue | None = None,
 ) -> Lowering:
-    """Buffers "g", "w" and "out"."""
+    """Buffers "g", "w" and "out", or the epilogue's in place of "out" (CPU forms only)."""
     choice = choice or profile.choice("input gradient", conv)
     if not profile.cpu:
         return _blocked(blocked_gpu.input_gradient_product(conv), ("g", "w", "out"), profile)
-    return _gathers("g", list(conv.input_gradient()), profile, choice)
+    return _gathers("g", list(conv.input_gradient()), profile, choice, epilogue)
 
 
-def _gathers(source: str, gathers: Sequence[Gather], profile: Profile, choice: Choice) -> Lowering:
+def _results(epilogue: Epilogue | None, profile: Profile) -> tuple[str, ...]:
+    if epilogue is None:
+        return ("out",)
+    assert profile.cpu, "the GPU forms have no epilogues"
+    return epilogue.arguments
+
+
+def _gathers(
+    source: str,
+    gathers: Sequence[Gather],
+    profile: Profile,
+    choice: Choice,
+    epilogue: Epilogue | None,
+) -> Lowering:
+    out = _results(epilogue, profile)
     launches, scratch = [], {}
     itemsize = itemsize_of(gathers[0].dtype)
     padded = source
@@ -235,9 +301,9 @@ def _gathers(source: str, gathers: Sequence[Gather], profile: Profile, choice: C
         row = gather.step[0] * gather.padded[1] * gather.source[2] * itemsize
         block_rows = max(1, (choice.block_bytes or _SECOND_CACHE_BYTES) // row)
         kernel = convolution_cpu.gather_kernel(
-            gather, tile, block_rows=block_rows, unroll=choice.unroll
+            gather, tile, block_rows=block_rows, unroll=choice.unroll, epilogue=epilogue
         )
-        launches.append(Launch(kernel, (padded, packed, "out")))
+        launches.append(Launch(kernel, (padded, packed, *out)))
     return Lowering(tuple(launches), scratch)
 
 

@@ -115,6 +115,10 @@ class Schedule:
             self._visit_view(node)
         elif name == "constant":
             self.views[node.outputs[0]] = View.of(node.outputs[0])
+        elif name == "barrier":
+            self._close_bases([self.views[v] for v in node.inputs])
+            found = [self.views[v] for v in node.inputs]
+            self.views.update(zip(node.outputs, found, strict=True))
         elif node.primitive.elementwise:
             self._visit_elementwise(node)
         elif name in REDUCTIONS:

@@ -57,7 +57,7 @@ class TensorflowBackend(Backend):
             "native_control_flow",
         }
         if has_xla():
-            capabilities.add("xla")
+            capabilities |= {"fusion", "xla"}
         only_cpu = all(device.kind == "cpu" for device in runtime.discover())
         # TensorFlow's switch for deterministic GPU kernels is one-way and for the whole process.
         capabilities.add("deterministic" if only_cpu else "asynchronous")
@@ -145,6 +145,9 @@ class TensorflowBackend(Backend):
             return better.get(name) or self.implementation(node.primitive, device)
 
         return find
+
+    def keeps_barriers(self, device: Device) -> bool:
+        return device.kind != "cpu"  # there XLA drops them before it merges equal expressions
 
     def compile(
         self,

@@ -19,6 +19,11 @@ from accelkit_tensorflow.shaping import SHAPING, scalar
 
 __all__ = ["RANDOM", "TABLE", "XLA_TABLE"]
 
+
+def _barrier(*operands: Any) -> tuple[Any, ...]:
+    return operands
+
+
 TABLE: Final[dict[str, Callable[..., Any]]] = {
     **ELEMENTWISE,
     **REDUCTIONS,
@@ -26,6 +31,7 @@ TABLE: Final[dict[str, Callable[..., Any]]] = {
     **CONVOLUTION,
     **RANDOM,
     **CONTROL,
+    "barrier": _barrier,
 }
 
 
@@ -55,7 +61,11 @@ def _xla_pad(
     )
 
 
+def _xla_barrier(*operands: Any) -> tuple[Any, ...]:
+    return tuple(_xla_operations().xla_optimization_barrier(input=operands))
+
+
 # Better forms inside of a compiled program, where XLA has them.
 XLA_TABLE: Final[dict[str, Callable[..., Any]]] = (
-    {} if _xla_operations() is None else {"pad": _xla_pad}
+    {} if _xla_operations() is None else {"barrier": _xla_barrier, "pad": _xla_pad}
 )

@@ -128,6 +128,11 @@ class TorchBackend(Backend):
 
         return TorchExecutable(self, graph, device, donate, options or CompileOptions())
 
+    def planned_bytes(self, graph: Graph, device: Device, donate: frozenset[int]) -> int:
+        from accelkit_torch.compile import planned_bytes
+
+        return planned_bytes(graph, donate)
+
     def synchronize(self, device: Device) -> None:
         torch_devices.synchronize(device)
 

@@ -51,7 +51,23 @@ def _adam_update(
     return p - (m / denominator).mul_(learning_rate / correction1), m, v
 
 
+def _sgd_update_matmul(
+    p: Tensor,
+    a: Tensor,
+    b: Tensor,
+    v: Tensor,
+    learning_rate: Tensor,
+    *,
+    transpose_a: bool,
+    transpose_b: bool,
+    **options: Any,
+) -> tuple[Tensor, Tensor]:
+    g = torch.matmul(a.mT if transpose_a else a, b.mT if transpose_b else b)
+    return _sgd_update(p, g, v, learning_rate, **options)
+
+
 OPTIMIZER: dict[str, Callable[..., Any]] = {
     "sgd_update": _sgd_update,
+    "sgd_update_matmul": _sgd_update_matmul,
     "adam_update": _adam_update,
 }

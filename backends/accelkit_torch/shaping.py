@@ -5,6 +5,7 @@ The creation functions take the torch device as an additional argument ``device`
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from typing import Any
 
@@ -23,12 +24,10 @@ _HALF = frozenset({torch.float16, torch.bfloat16})
 
 def from_numpy(array: np.ndarray) -> Tensor:
     """A tensor in host memory of torch's own, with a copy of ``array``."""
-    own = FROM_NUMPY[array.dtype]
-    copy = torch.empty(array.shape, dtype=own)
-    if own is torch.bfloat16:  # which NumPy knows as a foreign type only
-        copy.view(torch.int16).numpy()[...] = array.view(np.int16)
-    else:
-        copy.numpy()[...] = array
+    copy = torch.empty(array.shape, dtype=FROM_NUMPY[array.dtype])
+    # Not through `copy.numpy()`: torch takes memory that NumPy has seen for shared for good.
+    source = np.ascontiguousarray(array)
+    ctypes.memmove(copy.data_ptr(), source.ctypes.data, source.nbytes)
     return copy
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -59,49 +61,150 @@ def test_micro_batches_change_nothing(device: str) -> None:
         np.testing.assert_allclose(other[name], value, rtol=1e-9, atol=1e-13, err_msg=name)
 
 
-def test_a_limit_chooses_the_fewest_micro_batches_that_fit() -> None:
-    model = nn.Sequential(
-        nn.Conv2d(16, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 3),
-        nn.ReLU(),
-        nn.GlobalAvgPool2d(),
-        nn.Linear(5),
+WIDE = nn.Sequential(
+    nn.Conv2d(16, 3, padding=1),
+    nn.ReLU(),
+    nn.Conv2d(16, 3),
+    nn.ReLU(),
+    nn.GlobalAvgPool2d(),
+    nn.Linear(5),
+)
+WIDE_SHAPE = (4, 24, 24, 3)
+
+
+def wide_step(device: str = "numpy", model: nn.Module = WIDE, **options) -> train.TrainStep:
+    return train.TrainStep(
+        model,
+        losses.SoftmaxCrossEntropy(),
+        optim.sgd(0.01, momentum=0.9, weight_decay=1e-3),
+        device=device,
+        **options,
     )
-    shape = (16, 16, 16, 3)
-    images = np.zeros(shape, np.float32)
-    labels = np.zeros(16, np.int32)
 
-    def step(**options) -> train.TrainStep:
-        return train.TrainStep(
-            model,
-            losses.SoftmaxCrossEntropy(),
-            optim.sgd(0.01, momentum=0.9),
-            device="numpy",
-            **options,
-        )
 
-    backend = registry.backend("numpy")
-    free = step()
-    state = free.init(0, shape)
-    program = free._compile(
-        state.tensors, train.batch.as_batch((images, labels), free.recipe.loss, free.recipe.dtype)
-    ).program
-    peak = predicted_peak_bytes(program, program.graph, backend)
-    limited = step(memory_limit=peak // 2)
-    limited.compile(state, (images, labels))
+def wide_batch(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal(WIDE_SHAPE).astype(np.float32), rng.integers(0, 5, 4)
+
+
+def wide_curve(step: train.TrainStep) -> tuple[list[float], dict[str, np.ndarray]]:
+    state, found = step.init(0, WIDE_SHAPE), []
+    for index in range(3):
+        state, report = step(state, wide_batch(index))
+        found.append(report["loss"])
+    return found, state.to_host()
+
+
+def peak_of(step: train.TrainStep) -> int:
+    executable = step.compile(step.init(0, WIDE_SHAPE), wide_batch())
+    donate = [i for i, name in enumerate(executable.graph.input_names) if "." in name]
+    backend = registry.backend(step.device.backend)
+    return predicted_peak_bytes(executable.graph, backend, step.device, donate)
+
+
+def test_a_limit_takes_the_fastest_means_that_fit() -> None:
+    peak = peak_of(wide_step())
+    limited = wide_step(memory_limit=peak // 2)
+    assert peak_of(limited) <= peak // 2
     choice = limited.memory_choice
     assert choice is not None
-    assert choice.accumulate > 1
     assert choice.predicted_peak_bytes <= peak // 2
     assert choice.unplanned_peak_bytes == peak
-    assert f"{choice.accumulate} micro-batches" in str(choice)
-    roomy = step(memory_limit=peak)
-    roomy.compile(state, (images, labels))
+    assert choice.predicted_slowdown > 1.0
+    assert str(choice.means) in str(choice)
+    roomy = wide_step(memory_limit=2 * peak)
+    peak_of(roomy)
     assert roomy.memory_choice is not None
-    assert roomy.memory_choice.accumulate == 1
-    with pytest.raises(OptionError, match=r"smallest limit that can be met"):
-        step(memory_limit="10KiB").compile(state, (images, labels))
+    assert str(roomy.memory_choice.means) == "nothing to be done"
+    assert roomy.memory_choice.predicted_slowdown == 1.0
+
+
+def test_the_smallest_limit_is_told_and_can_be_met() -> None:
+    state, batch = wide_step().init(0, WIDE_SHAPE), wide_batch()
+    with pytest.raises(OptionError, match=r"smallest limit that can be met") as caught:
+        wide_step(memory_limit="10KiB").compile(state, batch)
+    found = re.search(r"needs ([0-9.]+) MiB", str(caught.value))
+    assert found is not None
+    smallest = int((float(found[1]) + 0.1) * 2**20)
+    step = wide_step(memory_limit=smallest)
+    assert peak_of(step) <= smallest
+    state, report = step(state, batch)
+    assert np.isfinite(report["loss"])
+
+
+@pytest.mark.parametrize("device", BACKENDS)
+def test_a_limit_changes_nothing_but_memory(device: str) -> None:
+    free = wide_step(device, precision="float64")
+    whole, state = wide_curve(free)
+    step = wide_step(device, precision="float64", memory_limit=int(0.7 * peak_of(free)))
+    parts, other = wide_curve(step)
+    assert step.memory_choice is not None
+    assert str(step.memory_choice.means) != "nothing to be done"
+    np.testing.assert_allclose(parts, whole, rtol=1e-12)
+    for name, value in state.items():
+        np.testing.assert_allclose(other[name], value, rtol=1e-9, atol=1e-13, err_msg=name)
+
+
+@pytest.mark.parametrize("remat", [True, "auto", 0.5, ["0", "1", "2"]])
+def test_recomputed_values_are_the_same_bits(remat: bool | str | float | list[str]) -> None:
+    whole, state = curve(make("numpy"))
+    again, other = curve(make("numpy", remat=remat))
+    assert again == whole
+    for name, value in state.items():
+        np.testing.assert_array_equal(other[name], value, err_msg=name)
+
+
+@pytest.mark.parametrize("device", BACKENDS)
+def test_rematerialisation_on_every_backend(device: str) -> None:
+    """The masks are the same, or the losses would differ by far more than rounding."""
+    whole, state = curve(make(device))
+    again, other = curve(make(device, remat=True))
+    np.testing.assert_allclose(again, whole, rtol=1e-12)
+    for name, value in state.items():
+        np.testing.assert_allclose(other[name], value, rtol=1e-9, atol=1e-13, err_msg=name)
+
+
+def test_what_is_computed_again() -> None:
+    batch = wide_batch()
+    layers = (nn.Conv2d(8, 3, padding=1), nn.ReLU(), nn.Dropout(0.5))
+    model = nn.Sequential(*layers * 4, nn.GlobalAvgPool2d(), nn.Linear(5))
+    counts = {}
+    for remat in (False, True, "auto", ["3", "4", "5"]):
+        step = wide_step(model=model, remat=remat)
+        counts[str(remat)] = step.compile(step.init(0, WIDE_SHAPE), batch).graph.counts()
+    plain = counts["False"]
+    assert counts["True"]["conv2d"] > plain["conv2d"]
+    assert counts["auto"]["conv2d"] == plain["conv2d"]
+    assert sum(counts["auto"].values()) > sum(plain.values())
+    assert counts["['3', '4', '5']"]["conv2d"] <= plain["conv2d"] + 1
+
+
+def test_a_fraction_is_come_down_to() -> None:
+    model = nn.Sequential(*(layer for _ in range(6) for layer in (nn.Linear(8), nn.Tanh())))
+    arenas = []
+    for remat in (False, 0.7):
+        step = wide_step(model=model, remat=remat)
+        inputs = np.ones((512, 8), np.float32)
+        state = step.init(0, inputs.shape)
+        graph = step.compile(state, (inputs, np.zeros(512, np.int32))).graph
+        donate = [i for i, name in enumerate(graph.input_names) if "." in name]
+        arenas.append(passes.plan_values(graph, donate=donate).lower_bound_bytes)
+    assert arenas[1] <= 0.7 * arenas[0]
+
+
+def test_batch_statistics_are_kept_whole_under_a_limit() -> None:
+    layers = (nn.Conv2d(8, 3, padding=1), nn.BatchNorm(), nn.ReLU())
+    model = nn.Sequential(*layers * 4, nn.GlobalAvgPool2d(), nn.Linear(5))
+    whole, state = wide_curve(wide_step(model=model))
+    peak = peak_of(wide_step(model=model))
+    step = wide_step(model=model, memory_limit=int(0.9 * peak))
+    parts, other = wide_curve(step)
+    assert step.memory_choice is not None
+    assert step.memory_choice.accumulate == 1
+    assert step.memory_choice.means.remat is not False
+    assert parts == whole
+    for name, value in state.items():
+        np.testing.assert_array_equal(other[name], value, err_msg=name)
 
 
 def test_batch_statistics_refuse_micro_batches() -> None:
@@ -116,8 +219,12 @@ def test_batch_statistics_refuse_micro_batches() -> None:
 def test_bad_options() -> None:
     with pytest.raises(OptionError, match="positive integer"):
         make("numpy", accumulate=0)
-    with pytest.raises(OptionError, match="either accumulate= or memory_limit="):
-        make("numpy", accumulate=2, memory_limit="1GiB")
+    for chosen in ({"accumulate": 2}, {"remat": True}):
+        with pytest.raises(OptionError, match=r"either accumulate= and remat=, or memory_limit="):
+            make("numpy", memory_limit="1GiB", **chosen)
+    for remat in (2.0, "all", [], [3], 0.0):
+        with pytest.raises(OptionError, match="remat must be True"):
+            make("numpy", remat=remat)
     step = make("numpy", accumulate=3)
     with pytest.raises(OptionError, match=r"does not divide the batch of 8.*1, 2, 4, 8"):
         step(step.init(0, SHAPE), batch(0))

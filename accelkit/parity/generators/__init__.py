@@ -8,6 +8,7 @@ from accelkit.parity.generators import (
     products,
     random,
     reductions,
+    scheduling,
     shaping,
 )
 
@@ -19,5 +20,6 @@ __all__ = [
     "products",
     "random",
     "reductions",
+    "scheduling",
     "shaping",
 ]

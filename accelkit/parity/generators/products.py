@@ -39,6 +39,34 @@ def matmul(name: str, source: Source) -> Case:
     )
 
 
+@cases("sgd_update_matmul", only=("float32", "float64"))
+def sgd_update_matmul(name: str, source: Source) -> Case:
+    """Gradients of one row up to several register tiles, with every option of the update."""
+    m, n = source.choose((1, 5, 17, 70)), source.choose((1, 5, 33))
+    k = source.choose((1, 3, 17))
+    swap_a, swap_b = source.flag(), source.flag()
+    a = source.normal((k, m) if swap_a else (m, k))
+    b = source.normal((n, k) if swap_b else (k, n))
+    p, v = source.normal((m, n)), source.normal((m, n))
+    rate = source.rounded(0.05)
+    parameters = {
+        "transpose_a": swap_a,
+        "transpose_b": swap_b,
+        "momentum": source.choose((0.9, 0.5)),
+        "weight_decay": source.choose((0.0, 5e-4)),
+        "nesterov": source.flag(),
+    }
+    return Case(
+        name,
+        (p, a, b, v, rate),
+        parameters,
+        gradients=(0, 1, 2, 3),
+        floor=3.0 + math.sqrt(k),
+        length=k,
+        gradient_length=max(m, n),
+    )
+
+
 def _window(source: Source) -> tuple[Shape, Shape, dict[str, Any]]:
     """Image size, kernel size, and strides, padding and dilation that leave something over."""
     image = source.choose(((7, 6), (5, 5), (9, 4), (11, 10)))

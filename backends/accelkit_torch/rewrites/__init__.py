@@ -12,7 +12,11 @@ from accelkit_torch.rewrites.products import (
     add_bias_in_matmul,
     merge_convolution_gradients,
 )
-from accelkit_torch.rewrites.updates import accumulate_into_momentum, fuse_updates
+from accelkit_torch.rewrites.updates import (
+    accumulate_into_momentum,
+    fuse_updates,
+    split_product_updates,
+)
 
 __all__ = ["rewrite_for_torch"]
 
@@ -28,6 +32,7 @@ def rewrite_for_torch(
         use_pooling_indices: Whether gradients of max-pooling may use torch's own kernel.
     """
     graph = drop_identities(graph)
+    graph = split_product_updates(graph)
     graph = add_bias_in_convolution(graph)
     graph = merge_convolution_gradients(graph)
     graph = pool_before_relu(graph)

@@ -6,10 +6,30 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
+from accelkit.primitives import get
 from accelkit_torch import fused
-from accelkit_torch.rewrites.common import is_result_of, replacement, used_once, users_of
+from accelkit_torch.rewrites.common import is_result_of, used_once, users_of
 
-__all__ = ["accumulate_into_momentum", "fuse_updates"]
+__all__ = ["accumulate_into_momentum", "fuse_updates", "split_product_updates"]
+
+
+def split_product_updates(graph: Graph) -> Graph:
+    """``sgd_update_matmul`` as a product and an update, which the rewrites below put together."""
+
+    def visit(builder: GraphBuilder, node: Node) -> bool:
+        if node.primitive.name != "sgd_update_matmul":
+            return False
+        p, a, b, v, rate = (builder[value] for value in node.inputs)
+        label = {"scope": node.scope, "phase": node.phase}
+        options = dict(node.parameters)
+        transposes = {name: options.pop(name) for name in ("transpose_a", "transpose_b")}
+        (g,) = builder.add(get("matmul"), [a, b], transposes, **label)
+        outputs = builder.add(get("sgd_update"), [p, g, v, rate], options, **label)
+        for old, new in zip(node.outputs, outputs, strict=True):
+            builder[old] = new
+        return True
+
+    return rewrite(graph, visit)
 
 
 def accumulate_into_momentum(graph: Graph, donate: frozenset[int]) -> Graph:
@@ -40,13 +60,12 @@ def accumulate_into_momentum(graph: Graph, donate: frozenset[int]) -> Graph:
         update = chosen.get(node.outputs[0])
         if update is None:
             return False
-        (builder[node.outputs[0]],) = replacement(
-            builder,
-            node,
+        (builder[node.outputs[0]],) = builder.add(
             fused.ACCUMULATE_MATMUL,
-            (update.inputs[2], *node.inputs),
-            scale=update.parameters["momentum"],
-            **node.parameters,
+            [builder[v] for v in (update.inputs[2], *node.inputs)],
+            {"scale": update.parameters["momentum"], **node.parameters},
+            scope=node.scope,
+            phase=update.phase,
         )
         return True
 

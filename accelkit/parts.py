@@ -1,0 +1,125 @@
+"""Programs in several parts, compiled each on its own and run one after the other.
+
+Some compilers drop barriers before they look for equal expressions and choose an order of their
+own; what must not be merged or moved is then given to them in parts. Between parts, values can
+also travel: optimizer slots that are kept on the host are on the device only while the part that
+updates them runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from accelkit.backend import Backend, Executable
+from accelkit.device import Device
+from accelkit.graph import Graph, Value
+from accelkit.passes.cleanup import eliminate_dead_code
+from accelkit.passes.partition import Part, partition
+
+__all__ = ["PartedExecutable"]
+
+Compile = Callable[[Graph, frozenset[int]], Executable]
+
+
+class PartedExecutable(Executable):
+    """Several executables as one.
+
+    Args:
+        graph: The whole program, prepared.
+        backend, device: Where it runs.
+        cuts: Positions before which the program is cut.
+        donate: Positions of inputs whose memory may be reused.
+        host: Positions of inputs that come from the host as NumPy arrays; outputs that take
+            their place go back there.
+        compile_part: Compiles one part, with the inputs that it may overwrite.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        backend: Backend,
+        device: Device,
+        *,
+        cuts: Collection[int],
+        donate: Collection[int],
+        compile_part: Compile,
+        host: Collection[int] = (),
+        host_outputs: Collection[int] = (),
+    ) -> None:
+        self.graph = graph
+        self.device = device
+        self._backend = backend
+        graph = eliminate_dead_code(graph)
+        self._parts = partition(graph, cuts)
+        self._inputs, self._outputs = graph.inputs, _resolved(graph)
+        self._host = {graph.inputs[i] for i in host}
+        self._host_outputs = {self._outputs[i] for i in host_outputs}
+        last = {v: number for number, part in enumerate(self._parts) for v in part.inputs}
+        kept = set(self._outputs)
+        mine = (set(graph.inputs) - {graph.inputs[i] for i in donate}) | kept
+        self._last = [
+            [v for v in part.inputs if last[v] == number and v not in kept]
+            for number, part in enumerate(self._parts)
+        ]
+        self._executables = []
+        for part, dying in zip(self._parts, self._last, strict=True):
+            free = {v for v in dying if v not in mine}
+            positions = frozenset(i for i, v in enumerate(part.inputs) if v in free)
+            self._executables.append(compile_part(part.graph, positions))
+        self.compile_time_s = sum(e.compile_time_s for e in self._executables)
+
+    @property
+    def parts(self) -> Sequence[Executable]:
+        """The executables in order."""
+        return self._executables
+
+    def __call__(self, arrays: Sequence[Any]) -> list[Any]:
+        environment = dict(zip(self._inputs, arrays, strict=True))
+        for part, executable, dying in zip(self._parts, self._executables, self._last, strict=True):
+            self._run(part, executable, environment)
+            for value in dying:
+                environment.pop(value, None)
+        return [environment[v] for v in self._outputs]
+
+    def _run(self, part: Part, executable: Executable, environment: dict[Value, Any]) -> None:
+        operands = [
+            self._backend.put(environment[v], self.device)
+            if v in self._host and isinstance(environment[v], np.ndarray)
+            else environment[v]
+            for v in part.inputs
+        ]
+        results = executable(operands)
+        del operands
+        for value, result in zip(part.outputs, results, strict=True):
+            to_host = value in self._host_outputs
+            environment[value] = self._backend.get(result) if to_host else result
+
+    def temporary_memory_bytes(self) -> int | None:
+        """The most that is alive between and inside of the parts, beyond the program's inputs."""
+        given, returned = set(self._inputs), set(self._outputs)
+        alive: set[Value] = set()
+        most = 0
+        for part, executable, dying in zip(self._parts, self._executables, self._last, strict=True):
+            own = executable.temporary_memory_bytes()
+            if own is None:
+                return None
+            alive.update(v for v in part.outputs if v not in returned)
+            slots = sum(v.spec.memory_bytes for v in part.inputs if v in self._host)
+            crossing = sum(v.spec.memory_bytes for v in alive - given)
+            most = max(most, own + crossing + slots)
+            alive.difference_update(dying)
+        return most - sum(v.spec.memory_bytes for v in self._host)
+
+
+def _resolved(graph: Graph) -> tuple[Value, ...]:
+    """The graph's outputs, barriers seen through."""
+
+    def resolve(value: Value) -> Value:
+        while value.node is not None and value.node.primitive.name == "barrier":
+            value = value.node.inputs[value.index]
+        return value
+
+    return tuple(resolve(v) for v in graph.outputs)
