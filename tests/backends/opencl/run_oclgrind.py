@@ -33,9 +33,9 @@ def find_oclgrind() -> tuple[Path, dict[str, str]]:
         return Path(installed), {}
     if not (FOLDER / "usr/bin/oclgrind").exists():
         fetch(FOLDER)
-    (library,) = FOLDER.glob("usr/lib/*/liboclgrind-*.so")
-    (headers,) = FOLDER.glob("usr/lib/*/oclgrind/*/")
-    environment = {"LD_LIBRARY_PATH": str(library.parent), "OCLGRIND_PCH_DIR": str(headers)}
+    (headers,) = FOLDER.glob("usr/lib/*/oclgrind/*/")  # lib/MACHINE/oclgrind/VERSION
+    libraries = headers.parents[1]
+    environment = {"LD_LIBRARY_PATH": str(libraries), "OCLGRIND_PCH_DIR": str(headers)}
     return FOLDER / "usr/bin/oclgrind", environment
 
 
@@ -51,7 +51,8 @@ def fetch(folder: Path) -> None:
     closure = [line for line in output(listing) if line[0] not in " |<"]
     wanted = [name for name in closure if "oclgrind" in name or not is_installed(name)]
     with tempfile.TemporaryDirectory() as scratch:
-        subprocess.run(["apt-get", "download", "-qq", *wanted], cwd=scratch, check=True)
+        download = ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root"]
+        subprocess.run([*download, *wanted], cwd=scratch, check=True)
         folder.mkdir(parents=True, exist_ok=True)
         for package in Path(scratch).glob("*.deb"):
             subprocess.run(["dpkg", "-x", str(package), str(folder)], check=True)
