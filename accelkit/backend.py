@@ -136,6 +136,13 @@ class Backend(ABC):
         native = self.put(array, device)
         return lambda: native
 
+    def stage(self, array: np.ndarray, device: Device) -> Any:
+        """An operand of compiled programs from a small host array that nobody changes any more.
+
+        By default a copy as by :meth:`put`. A backend whose programs take host memory saves it.
+        """
+        return self.put(array, device)
+
     @abstractmethod
     def get(self, array: Any) -> np.ndarray:
         """Copy a native array to the host, waiting for it."""

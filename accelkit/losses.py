@@ -11,6 +11,7 @@ from accelkit.arguments import require_fraction
 from accelkit.dtypes import dtype as as_dtype
 from accelkit.errors import DTypeError, OptionError, ShapeError
 from accelkit.graph import TensorSpec
+from accelkit.primitives.bookkeeping import labels_in_range
 from accelkit.tensor import Tensor
 
 __all__ = ["Loss", "MeanSquaredError", "SoftmaxCrossEntropy", "check_labels"]
@@ -30,8 +31,11 @@ class Loss:
     def check(self, targets: np.ndarray, outputs: TensorSpec) -> None:
         """Refuse targets on the host that do not fit outputs of this spec."""
 
-    def valid(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
-        """Inside the compiled step: whether each sample's target is valid; None if always."""
+    def valid(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor | None:
+        """Inside the compiled step: bool[], whether every target that counts is valid.
+
+        Targets of samples whose weight is 0 do not count. None if targets always are.
+        """
         return None
 
 
@@ -80,10 +84,9 @@ class SoftmaxCrossEntropy(Loss):
         """Labels must be integers in range, one per row of logits."""
         check_labels(targets, outputs.shape[-1])
 
-    def valid(self, outputs: Tensor, targets: Tensor) -> Tensor | None:
-        """Whether each sample's labels are in range."""
-        inside = (targets >= 0) & (targets < outputs.shape[-1])
-        return inside if inside.ndim == 1 else ops.all(inside, axis=tuple(range(1, inside.ndim)))
+    def valid(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor | None:
+        """Whether all labels that count are in range."""
+        return labels_in_range(targets, weights, classes=outputs.shape[-1])
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@
 """
 
 from accelkit.primitives import (
+    bookkeeping,
     control,
     convolution,
     elementwise,
@@ -21,6 +22,7 @@ from accelkit.primitives.primitive import PRIMITIVES, Primitive, get, primitive
 __all__ = [
     "PRIMITIVES",
     "Primitive",
+    "bookkeeping",
     "control",
     "convolution",
     "elementwise",

@@ -11,6 +11,7 @@ from accelkit.autodiff import value_and_grad
 from accelkit.errors import OptionError, StateError
 from accelkit.graph import Graph, TensorSpec, Value
 from accelkit.nn.module import flatten_names, nest
+from accelkit.primitives.bookkeeping import step_report
 from accelkit.primitives.scheduling import barrier
 from accelkit.primitives.shaping import reshape, slice_
 from accelkit.random.stream import Stream
@@ -49,11 +50,6 @@ class SiteStream(Stream):
         """The key of the next call at this place."""
         row = self.sites.setdefault(self._site(path), len(self.sites) + 1)
         return self._row(row)
-
-    def step_number(self) -> Tensor:
-        """The step as int32[]."""
-        low = slice_(self.table, start=(0, 0), stop=(1, 1), step=(1, 1))
-        return ops.astype(reshape(low, shape=()), dtypes.int32)
 
 
 @dataclass(frozen=True)
@@ -118,12 +114,6 @@ def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
 def _strip(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     start = prefix + "."
     return {n[len(start) :]: t for n, t in tensors.items() if n.startswith(start)}
-
-
-def _first_step(watch: Tensor, position: int, happened: Tensor, step: Tensor) -> Tensor:
-    """Entry of ``watch``: the first step in which something happened, -1 for never."""
-    before = watch[position]
-    return ops.where(happened & (before < 0), step, before)
 
 
 def build_train_program(
@@ -233,8 +223,7 @@ def _train_step(
     scale = tensors["loss_scale"][0] if recipe.scale_loss else None
     total = _forward_and_backward(recipe, tensors, trainable, batch, stream, scale, details)
     loss, gradients = total.values["loss"], total.gradients
-    finite = ops.isfinite(loss)
-    keep = finite if recipe.skip_nonfinite else None
+    keep = ops.isfinite(loss) if recipe.skip_nonfinite else None
     if scale is not None:
         gradients = {n: g / scale for n, g in gradients.items()}
         keep = _all_finite(gradients)
@@ -244,10 +233,11 @@ def _train_step(
         changed = _where(keep, changed, tensors)
     if scale is not None and keep is not None:
         changed["loss_scale"] = _next_loss_scale(tensors["loss_scale"], keep)
-    changed["watch"] = _watch(tensors["watch"], total.valid, finite, stream.step_number())
+    valid = ops.ones((), dtype=dtypes.bool_) if total.valid is None else total.valid
+    values = [ops.astype(value, recipe.dtype) for value in total.values.values()]
     details["metrics"] = tuple(total.values)
-    observed = ops.astype(changed["watch"], recipe.dtype)
-    return changed, ops.concat([ops.stack(list(total.values.values())), observed])
+    changed["watch"], report = step_report(tensors["watch"], stream.table, valid, *values)
+    return changed, report
 
 
 def _forward_and_backward(
@@ -261,8 +251,8 @@ def _forward_and_backward(
 ) -> _Part:
     """One micro-batch after the other, added up.
 
-    Every micro-batch's loss is divided by the weight of the whole batch, and its dropout masks
-    are the rows of the whole batch's, so the sum is what one pass would give.
+    Every sample's loss counts by its share of the weight of the whole batch, and a micro-batch's
+    dropout masks are the rows of the whole batch's, so the sum is what one pass would give.
     """
     count = recipe.accumulate
     size = batch[0].shape[0]
@@ -274,19 +264,21 @@ def _forward_and_backward(
     frozen = {n: p for n, p in _strip(tensors, "parameters").items() if n not in trainable}
     old_state = nest(_strip(tensors, "state"))
     weight = ops.sum(batch[2])
+    shares = batch[2] / weight
     micro = size // count
     total: _Part | None = None
     for index in range(count):
         rows = slice(index * micro, (index + 1) * micro)
-        parts = batch if total is None else total.before(batch)
-        inputs, targets, weights = (part[rows] if count > 1 else part for part in parts)
+        everything = (*batch, shares)
+        parts = everything if total is None else total.before(everything)
+        inputs, targets, weights, share = (part[rows] if count > 1 else part for part in parts)
         stream.restart()
 
         def loss_function(
             chosen: dict[str, Tensor],
             inputs: Tensor = inputs,
             targets: Tensor = targets,
-            weights: Tensor = weights,
+            share: Tensor = share,
             first_sample: int = index * micro,
         ) -> tuple[Tensor, Any]:
             outputs, new_state = recipe.model.apply(
@@ -297,7 +289,7 @@ def _forward_and_backward(
                 state=old_state,
                 first_sample=first_sample,
             )
-            loss = ops.sum(recipe.evaluate(outputs, targets) * weights) / weight
+            loss = ops.sum(recipe.evaluate(outputs, targets) * share)
             return loss if scale is None else loss * scale, (loss, outputs, new_state)
 
         (_, (loss, outputs, new_state)), gradients = value_and_grad(loss_function, has_aux=True)(
@@ -307,17 +299,11 @@ def _forward_and_backward(
         for metric in recipe.metrics:
             values[metric.name] = ops.sum(metric(outputs, targets) * weights) / weight
         details["output"] = outputs.spec
-        valid = _all_valid(recipe, outputs, targets, weights)
+        valid = recipe.loss.valid(outputs, targets, weights)
         part = _Part(values, gradients, dict(flatten_names(new_state)), valid)
         total = part if total is None else total.plus(part)
     assert total is not None
     return total
-
-
-def _all_valid(recipe: Recipe, outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor | None:
-    """Whether all targets of samples that count are valid; None if they always are."""
-    valid = recipe.loss.valid(outputs, targets)
-    return None if valid is None else ops.all(valid | (weights == 0.0))
 
 
 def _where(
@@ -346,12 +332,6 @@ def _next_loss_scale(state: Tensor, finite: Tensor) -> Tensor:
     good = ops.stack([ops.where(is_due, grown, scale), ops.where(is_due, steps * 0.0, steps)])
     bad = ops.stack([ops.clip(scale * 0.5, min=1.0), steps * 0.0])
     return ops.where(finite, good, bad)
-
-
-def _watch(watch: Tensor, valid: Tensor | None, finite: Tensor, step: Tensor) -> Tensor:
-    """The first step with a loss that is not finite, and the first with invalid targets."""
-    bad = ~valid if valid is not None else ops.isnan(step)
-    return ops.stack([_first_step(watch, 0, ~finite, step), _first_step(watch, 1, bad, step)])
 
 
 def _update(
@@ -395,7 +375,7 @@ def build_eval_program(
         values = {"loss": _weighted_mean(recipe.evaluate(outputs, targets), weights)}
         values |= {m.name: _weighted_mean(m(outputs, targets), weights) for m in recipe.metrics}
         details["metrics"], details["output"] = tuple(values), outputs.spec
-        valid = _all_valid(recipe, outputs, targets, weights)
+        valid = recipe.loss.valid(outputs, targets, weights)
         none = ops.full_like(values["loss"], -1.0)
         bad = none if valid is None else ops.where(valid, none, 0.0)
         return [ops.stack([*values.values(), none, bad])]

@@ -172,6 +172,7 @@ class TrainStep:
         self._compiled: dict[Any, Compiled] = {}
         self._unit_weights: dict[int, Tensor] = {}
         self._batch_statistics: bool | None = None
+        self._last_scalars: tuple[bytes, Tensor] | None = None
         self._returned: Callable[[], TrainState | None] = lambda: None  # a state known to fit
 
     def __repr__(self) -> str:
@@ -431,9 +432,6 @@ class TrainStep:
         """Batch, scalars and keys on the device; nothing here waits for it."""
         if isinstance(batch.targets, np.ndarray):
             self.recipe.loss.check(batch.targets, program.output)
-        dtype = self.recipe.dtype
-        numbers = self.optimizer.scalars(state.step)
-        scalars = np.array([numbers[name] for name in program.scalar_names], dtype.numpy)
         rows = [(state.step & 0xFFFFFFFF, state.step >> 32)]
         rows += [subkey(state.seed, state.step, path, i) for path, i in program.sites]
         weights = (
@@ -445,10 +443,23 @@ class TrainStep:
             on_device(batch.inputs, self.device, "inputs"),
             on_device(batch.targets, self.device, "targets"),
             weights,
-            put(scalars, self.device),
-            put(np.array(rows, np.uint32), self.device),
+            self._scalars(program, state.step),
+            self._staged(np.array(rows, np.uint32)),
             *program.captured,
         ]
+
+    def _staged(self, array: np.ndarray) -> Tensor:
+        """A new host array as an operand of the program."""
+        return Tensor._eager(backend(self.device.backend).stage(array, self.device), self.device)
+
+    def _scalars(self, program: StepProgram, step: int) -> Tensor:
+        """The optimizer's numbers for a step; the same tensor as long as they stay the same."""
+        numbers = self.optimizer.scalars(step)
+        array = np.array([numbers[name] for name in program.scalar_names], self.recipe.dtype.numpy)
+        bits = array.tobytes()
+        if self._last_scalars is None or self._last_scalars[0] != bits:
+            self._last_scalars = bits, put(array, self.device)
+        return self._last_scalars[1]
 
     def _ones(self, size: int) -> Tensor:
         found = self._unit_weights.get(size)

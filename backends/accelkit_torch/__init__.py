@@ -78,6 +78,11 @@ class TorchBackend(Backend):
                 stream = self._copy_streams[device] = CopyStream(driver)
         return stream.upload(array)
 
+    def stage(self, array: np.ndarray, device: Device) -> Any:
+        # Shares the memory, which programs do not write to: it is never donated.
+        staged = torch.from_numpy(array)
+        return staged if device.kind == "cpu" else staged.to(torch_devices.native_device(device))
+
     def get(self, array: Any) -> np.ndarray:
         return shaping.to_numpy(array)
 

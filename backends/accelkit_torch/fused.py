@@ -16,7 +16,7 @@ from accelkit.dtypes import DType
 from accelkit.graph import TensorSpec
 from accelkit.primitives import get
 from accelkit.primitives.primitive import Primitive
-from accelkit_torch import convolution
+from accelkit_torch import convolution, normalization
 from accelkit_torch.dtypes import TO_TORCH
 
 # --- specs ----------------------------------------------------------------------------------------
@@ -37,6 +37,13 @@ def _pool_infer(x: TensorSpec, **geometry: Any) -> tuple[TensorSpec, ...]:
     (y,) = get("max_pool2d").infer([x], geometry)
     n, h, w, c = y.shape
     return y, TensorSpec((n, c, h, w), dtypes.int64)
+
+
+def _cross_entropy_infer(
+    logits: TensorSpec, labels: TensorSpec, *, label_smoothing: float
+) -> tuple[TensorSpec, ...]:
+    rows = logits.shape[:-1]
+    return TensorSpec(rows, logits.dtype), logits, TensorSpec(rows, dtypes.int64)
 
 
 def _add_matmul_infer(c: TensorSpec, a: TensorSpec, b: TensorSpec, **transposes: Any) -> Any:
@@ -63,6 +70,12 @@ CONV2D_BACKWARD: Final = Primitive(
 )
 MAX_POOL2D: Final = Primitive("torch_max_pool2d", _pool_infer, multiple_outputs=True)
 MAX_POOL2D_GRAD: Final = Primitive("torch_max_pool2d_grad", lambda x, indices, g, **geometry: x)
+# (logits, labels) to (loss, log-probabilities, indices of the labels), and the gradient from these.
+CROSS_ENTROPY: Final = Primitive("torch_cross_entropy", _cross_entropy_infer, multiple_outputs=True)
+CROSS_ENTROPY_GRAD: Final = Primitive(
+    "torch_cross_entropy_grad",
+    lambda log_probability, index, g, *, label_smoothing: log_probability,
+)
 # c + op(a) @ op(b) for a bias c (n,); scale * c + op(a) @ op(b), in place, for a donated matrix c.
 ADD_MATMUL: Final = Primitive("torch_add_matmul", _add_matmul_infer)
 ACCUMULATE_MATMUL: Final = Primitive(
@@ -113,6 +126,8 @@ FUSED: Final[dict[str, Callable[..., Any]]] = {
     CONV2D_BACKWARD.name: _conv2d_backward,
     MAX_POOL2D.name: convolution.max_pool2d_with_indices,
     MAX_POOL2D_GRAD.name: convolution.max_pool2d_indices_grad,
+    CROSS_ENTROPY.name: normalization.cross_entropy_and_probability,
+    CROSS_ENTROPY_GRAD.name: normalization.cross_entropy_grad_of_probability,
     ADD_MATMUL.name: _add_matmul,
     ACCUMULATE_MATMUL.name: accumulate_matmul,
     MASK_BITS.name: _mask_bits,

@@ -19,29 +19,51 @@ def _log_softmax(x: Tensor, *, axis: int) -> Tensor:
 
 
 def _target(labels: Tensor, classes: int) -> Tensor:
-    """Index (..., 1) of each row's label; of some class where the label is none."""
-    return labels.to(torch.int64).clamp(0, classes - 1).unsqueeze(-1)
+    """Index (...) of each row's label; of some class where the label is none."""
+    if labels.dtype is torch.int64:
+        return labels.clamp(0, classes - 1)
+    return labels.to(torch.int64).clamp_(0, classes - 1)
+
+
+def cross_entropy_and_probability(
+    logits: Tensor, labels: Tensor, *, label_smoothing: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The loss, and what its gradient needs: log-probabilities, and indices of the labels."""
+    log_probability = torch.log_softmax(logits, -1)
+    index = _target(labels, logits.shape[-1])
+    loss = log_probability.gather(-1, index.unsqueeze(-1)).squeeze(-1).neg_()
+    if label_smoothing:
+        uniform = log_probability.mean(-1)
+        loss = loss.mul_(1.0 - label_smoothing).sub_(uniform, alpha=label_smoothing)
+    return loss, log_probability, index
+
+
+def cross_entropy_grad_of_probability(
+    log_probability: Tensor, index: Tensor, g: Tensor, *, label_smoothing: float
+) -> Tensor:
+    """The gradient from what :func:`cross_entropy_and_probability` kept."""
+    return _minus_target(log_probability.exp(), index, label_smoothing).mul_(g.unsqueeze(-1))
+
+
+def _minus_target(probability: Tensor, index: Tensor, label_smoothing: float) -> Tensor:
+    """``probability - target`` in place."""
+    if label_smoothing:
+        probability.sub_(label_smoothing / probability.shape[-1])
+    index = index.unsqueeze(-1)
+    share = probability.new_full(index.shape, label_smoothing - 1.0)
+    return probability.scatter_add_(-1, index, share)
 
 
 def _softmax_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
-    log_probability = torch.log_softmax(logits, -1)
-    index = _target(labels, logits.shape[-1])
-    picked = log_probability.gather(-1, index).squeeze(-1)
-    if label_smoothing == 0.0:
-        return picked.neg_()
-    uniform = log_probability.sum(-1) / logits.shape[-1]
-    return -(picked * (1.0 - label_smoothing) + uniform * label_smoothing)
+    return cross_entropy_and_probability(logits, labels, label_smoothing=label_smoothing)[0]
 
 
 def _softmax_cross_entropy_grad(
     logits: Tensor, labels: Tensor, g: Tensor, *, label_smoothing: float
 ) -> Tensor:
-    dx = torch.softmax(logits, -1)
     index = _target(labels, logits.shape[-1])
-    if label_smoothing:
-        dx.sub_(label_smoothing / logits.shape[-1])
-    share = torch.full_like(index, label_smoothing - 1.0, dtype=dx.dtype)
-    return dx.scatter_add_(-1, index, share).mul_(g.unsqueeze(-1))
+    difference = _minus_target(torch.softmax(logits, -1), index, label_smoothing)
+    return difference.mul_(g.unsqueeze(-1))
 
 
 # --- local response normalisation -----------------------------------------------------------------

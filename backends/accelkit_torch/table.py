@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from accelkit_torch.bookkeeping import BOOKKEEPING
 from accelkit_torch.convolution import CONVOLUTION
 from accelkit_torch.elementwise import ELEMENTWISE
 from accelkit_torch.normalization import NORMALIZATION
@@ -22,4 +23,5 @@ TABLE: Final[dict[str, Callable[..., Any]]] = {
     **NORMALIZATION,
     **OPTIMIZER,
     **RANDOM,
+    **BOOKKEEPING,
 }

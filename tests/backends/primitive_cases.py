@@ -247,6 +247,13 @@ def _composite_cases(random: np.random.Generator, normal: Any) -> Iterator[Case]
         yield Case(
             "adam_update", (p, g, (v * 0.1).astype(v.dtype), v * v, rate, *corrections), parameters
         )
+    for classes in (3, 10):
+        counts = np.array([1.0, 0.0, 2.0, 0.5, 1.0], p.dtype)
+        yield Case("labels_in_range", (labels, counts), {"classes": classes}, True)
+    watch, keys = np.array([-1, 3], np.int32), np.array([[8, 0], [5, 6]], np.uint32)
+    for loss in (0.5, np.nan):
+        values = (np.array(loss, p.dtype), np.array(0.25, p.dtype))
+        yield Case("step_report", (watch, keys, np.array(False), *values), {}, True)
     for offset in (0, 3, (1 << 34) - 5):
         mask = {"shape": (5, 7), "rate": 0.3, "offset": offset}
         yield Case("random_keep_mask", (key,), mask, True)

@@ -1,6 +1,7 @@
 """Case generators of every primitive of the core, by the modules that declare them."""
 
 from accelkit.parity.generators import (
+    bookkeeping,
     control,
     elementwise,
     normalization,
@@ -13,6 +14,7 @@ from accelkit.parity.generators import (
 )
 
 __all__ = [
+    "bookkeeping",
     "control",
     "elementwise",
     "normalization",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from accelkit.graph import Graph
 from accelkit.passes import eliminate_dead_code
 from accelkit_torch.rewrites.common import drop_identities
+from accelkit_torch.rewrites.cross_entropy import keep_log_probabilities
 from accelkit_torch.rewrites.dropout import mask_by_bits
 from accelkit_torch.rewrites.pooling import keep_pooling_indices, pool_before_relu
 from accelkit_torch.rewrites.products import (
@@ -38,6 +39,7 @@ def rewrite_for_torch(
     graph = pool_before_relu(graph)
     if use_pooling_indices:
         graph = keep_pooling_indices(graph)
+    graph = keep_log_probabilities(graph)
     graph = add_bias_in_matmul(graph)
     graph = mask_by_bits(graph)
     graph = accumulate_into_momentum(graph, donate)
