@@ -8,6 +8,7 @@ constant distance, and the packed weights are its columns. Only the zero border 
 from __future__ import annotations
 
 from accelkit_opencl.kernels.convolution import Convolution, Gather
+from accelkit_opencl.kernels.epilogue import Epilogue
 from accelkit_opencl.kernels.source import KernelSource, ceil_div, itemsize_of
 from accelkit_opencl.kernels.tile import ONE_ITEM, WIDE_VECTORS, Tile, panel_cases, prelude
 
@@ -81,7 +82,12 @@ void KERNEL(const __global real* restrict weights, __global real* restrict packe
 
 
 def gather_kernel(
-    gather: Gather, tile: Tile, *, block_rows: int = 0, unroll: int = 4
+    gather: Gather,
+    tile: Tile,
+    *,
+    block_rows: int = 0,
+    unroll: int = 4,
+    epilogue: Epilogue | None = None,
 ) -> KernelSource:
     """``(source, weights, out)``: padded source and packed weights to the result.
 
@@ -94,6 +100,7 @@ def gather_kernel(
         tile: Rows run over pixels of an image row, columns over features.
         block_rows: Image rows (of all images, one after the other) of a block; 0 for all.
         unroll: Unrolling of the reduction loop.
+        epilogue: What becomes of the result; its arguments then take the place of ``out``.
     """
     panels = ceil_div(gather.features, tile.columns)
     columns = gather.grid[1]
@@ -105,21 +112,35 @@ def gather_kernel(
         code = ""
         if full:
             code += f"for (int j = 0; j < {full * panel_tile.rows}; j += {panel_tile.rows}) {{\n"
-            code += _gather_tile(gather, panel_tile, tile.columns, count, unroll) + "}\n"
+            code += f"{at(panel_tile, count)}}}\n"
         if rest:
             code += f"{{ const int j = {full * panel_tile.rows};\n"
-            code += (
-                _gather_tile(gather, panel_tile.with_rows(rest), tile.columns, count, unroll)
-                + "}\n"
-            )
+            code += f"{at(panel_tile.with_rows(rest), count)}}}\n"
         return code
+
+    def at(part: Tile, count: int) -> str:
+        code = _gather_tile(gather, part, tile.columns, unroll)
+        if epilogue is None:
+            return code + _gather_store(gather, part, count)
+        row = f"out_pixel + j * {gather.out_step[1]}"
+        column = f"g * {gather.features} + panel * {tile.columns}"
+        return code + epilogue.finish(part, count, row, column, row_step=gather.out_step[1])
 
     _, padded_width = gather.padded
     source_channels = gather.source[2]
     out_height, out_width, out_channels = gather.out
-    source = f"""{prelude(gather.dtype, tile.width)}
+    if epilogue is None:
+        definitions, result = "", "__global real* restrict result"
+        out_row = (
+            f"__global real* const out_row = result + g * {gather.features}"
+            f" + panel * {tile.columns} + out_pixel * {out_channels};\n"
+        )
+    else:
+        definitions = _pragma(gather.dtype) + epilogue.definitions
+        result, out_row = epilogue.parameters, ""
+    source = f"""{definitions}{prelude(gather.dtype, tile.width)}
 {ONE_ITEM}void KERNEL(const __global real* restrict source, const __global real* restrict weights,
-            __global real* restrict result) {{
+            {result}) {{
   const int g = get_global_id(1), first_row = get_global_id(0) / {block * panels} * {block};
   const int place = get_global_id(0) % {block * panels};
   const int height = {rows} - first_row < {block} ? {rows} - first_row : {block};
@@ -130,19 +151,20 @@ def gather_kernel(
       * {padded_width * source_channels} + {gather.columns.start * source_channels};
   const __global real* const first_b = weights
       + (size_t)(g * {panels} + panel) * {gather.depth * tile.columns};
-  __global real* const out_row = result + g * {gather.features} + panel * {tile.columns}
-      + (((size_t)n * {out_height} + i * {gather.out_step[0]} + {gather.out_start[0]})
-      * {out_width} + {gather.out_start[1]}) * {out_channels};
-{panel_cases(gather.features, tile, body)}}}
+  const size_t out_pixel = ((size_t)n * {out_height} + i * {gather.out_step[0]}
+      + {gather.out_start[0]}) * {out_width} + {gather.out_start[1]};
+{out_row}{panel_cases(gather.features, tile, body)}}}
 """
-    arguments = ("source", "weights", "result")
     size = (rows * panels, gather.groups)
-    return KernelSource.of("gather", source, arguments, size, (1, 1), gather.flops)
+    names = ("result",) if epilogue is None else epilogue.arguments
+    arguments = ("source", "weights", *names)
+    name = "gather" if epilogue is None else "gather_fused"
+    return KernelSource.of(name, source, arguments, size, (1, 1), gather.flops)
 
 
-def _gather_tile(gather: Gather, tile: Tile, packed_columns: int, count: int, unroll: int) -> str:
+def _gather_tile(gather: Gather, tile: Tile, packed_columns: int, unroll: int) -> str:
+    """The accumulators of a tile."""
     pixel = gather.step[1] * gather.source[2]
-    out_pixel = gather.out_step[1] * gather.out[2]
     runs, length = gather.runs
     image_row = gather.rows.step * gather.padded[1] * gather.source[2]
     step = tile.step(lambda r: f"a[{r * pixel} + k]", lambda v: f"b + {v * tile.width}")
@@ -155,20 +177,23 @@ def _gather_tile(gather: Gather, tile: Tile, packed_columns: int, count: int, un
             f"for (int tc = 0; tc < {runs}; tc++) {{\n{inner}"
             f"a += {gather.columns.step * gather.source[2]}; }}\n"
         )
-
-    def pointer(r: int, v: int) -> str:
-        return f"out + {r * out_pixel + v * tile.width}"
-
     loop = ""
     if gather.depth:
         loop = (
             f"for (int tr = 0; tr < {gather.rows.count}; tr++) {{\n"
             f"const __global real* a = source_row + j * {pixel} + tr * {image_row};\n{inner}}}\n"
         )
-    return (
-        f"{tile.declare()}const __global real* b = first_b;\n{loop}"
-        f"__global real* const out = out_row + j * {out_pixel};\n{tile.finish(pointer, count)}"
-    )
+    return f"{tile.declare()}const __global real* b = first_b;\n{loop}"
+
+
+def _gather_store(gather: Gather, tile: Tile, count: int) -> str:
+    out_pixel = gather.out_step[1] * gather.out[2]
+
+    def pointer(r: int, v: int) -> str:
+        return f"out + {r * out_pixel + v * tile.width}"
+
+    finish = tile.finish(pointer, count)
+    return f"__global real* const out = out_row + j * {out_pixel};\n{finish}"
 
 
 def weight_gradient_kernel(

@@ -82,13 +82,13 @@ class Tile:
         parts = [f"({pointer})[{e}]" for e in range(count)] + ["0"] * (self.width - count)
         return f"(vec)({', '.join(parts)})"
 
-    def load(self, pointer: Callable[[int, int], str], columns: int) -> str:
+    def load(self, pointer: Callable[[int, int], str], columns: int, *, load: str = "LOAD") -> str:
         """Accumulators taken from memory, of which ``columns`` per row exist there.
 
         ``pointer(r, v)`` addresses the first element of a vector.
         """
         return "".join(
-            f"c{r}_{v} = {self._load(pointer(r, v), v, columns)};\n" for r, v in self.cells()
+            f"c{r}_{v} = {self._load(pointer(r, v), v, columns, load)};\n" for r, v in self.cells()
         )
 
     def finish(self, pointer: Callable[[int, int], str], columns: int) -> str:
@@ -121,7 +121,7 @@ def panel_cases(columns: int, tile: Tile, body: Callable[[Tile, int], str]) -> s
 
 
 def prelude(dtype: str, width: int) -> str:
-    """Types and macros that the tile code uses: real, vec, LOAD, STORE and their local forms.
+    """Types and macros of the tile code: real, vec, LOAD, STORE and forms for other memories.
 
     The vector type is declared with the alignment of one element, since rows of user data start
     anywhere; processors load aligned data through it at full speed.
@@ -136,6 +136,7 @@ def prelude(dtype: str, width: int) -> str:
         "#define STORE(p, x) (*(__global KERNEL_vec*)(p) = (x))\n"
         "#define LOAD_LOCAL(p) (*(const __local KERNEL_vec*)(p))\n"
         "#define STORE_LOCAL(p, x) (*(__local KERNEL_vec*)(p) = (x))\n"
+        "#define STORE_PRIVATE(p, x) (*(__private KERNEL_vec*)(p) = (x))\n"
     )
 
 

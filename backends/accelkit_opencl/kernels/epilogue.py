@@ -1,0 +1,142 @@
+"""Epilogues: what becomes of each element of a matrix product or convolution before it is stored.
+
+Bias, activation, residual sums and the like read a product's result once. Computed while a tile
+of results is still in registers or in the first-level cache they cost no pass over memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from accelkit_opencl.kernels.fused import Body, Space, element_lines, index_type
+from accelkit_opencl.kernels.loops import element_loop
+from accelkit_opencl.kernels.mathematics import definitions_for
+from accelkit_opencl.kernels.source import ctype
+from accelkit_opencl.kernels.tile import Tile
+from accelkit_opencl.views import View
+
+__all__ = ["Epilogue"]
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """A fused body, one of whose reads is the product's result.
+
+    The result counts as a matrix: its last axis are the columns, all others together the rows.
+
+    Attributes:
+        body: What is computed; its arguments do not hold the product's result.
+        product: Name of the variable that is the product's element.
+    """
+
+    body: Body
+    product: str
+
+    @classmethod
+    def of(cls, body: Body, argument: str, columns: int) -> Epilogue | None:
+        """Make one of a body that reads a product with that many columns from ``argument``.
+
+        None if the body reads the product or anything else in another way than element by
+        element, or along rows or columns.
+        """
+        reads = [read for read in body.reads if read.argument == argument]
+        fits = (
+            len(reads) == 1
+            and reads[0].view.is_dense
+            and body.target is None
+            and bool(body.shape)
+            and body.shape[-1] == columns
+            and all(_row_step(read.view) is not None for read in body.reads)
+        )
+        if not fits:
+            return None
+        arguments = tuple(a for a in body.arguments if a[0] != argument)
+        renamed = tuple(
+            replace(read, argument="stage") if read is reads[0] else read for read in body.reads
+        )
+        return cls(replace(body, reads=renamed, arguments=arguments), reads[0].name)
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """Names of the buffers, which follow those of the product's operands."""
+        return tuple(name for name, _ in self.body.arguments)
+
+    @property
+    def parameters(self) -> str:
+        """Declarations of the buffers."""
+        written = self.body.written
+        return ", ".join(
+            f"__global {'' if name in written else 'const '}{ctype(dtype.name)}* restrict {name}"
+            for name, dtype in self.body.arguments
+        )
+
+    @property
+    def definitions(self) -> str:
+        """Functions that the code calls."""
+        return definitions_for("\n".join(s.expression for s in self.body.statements))
+
+    def finish(self, tile: Tile, count: int, row: str, column: str, *, row_step: int = 1) -> str:
+        """Code that passes on a tile of accumulators.
+
+        Args:
+            tile: Its accumulators hold results.
+            count: Columns of it that exist.
+            row, column: Of the tile's first result, as expressions.
+            row_step: Rows of the result between two rows of the tile.
+        """
+        stores = "".join(
+            f"STORE_PRIVATE(stage + {r * tile.columns + v * tile.width}, c{r}_{v});\n"
+            for r, v in tile.cells()
+        )
+        shape = tile.rows, tile.columns
+        return f"{{ real stage[{tile.rows * tile.columns}];\n{stores}" + self.sweep(
+            shape, count, row, column, row_step=row_step
+        )
+
+    def sweep(
+        self, shape: tuple[int, int], count: int, row: str, column: str, *, row_step: int = 1
+    ) -> str:
+        """Code that passes on the array ``stage`` of that shape, and closes its block."""
+        body, index = self.body, index_type(self.body)
+        lines = [f"const {index} at = {row} + r * {row_step}, first = {column};"]
+        strides = {}
+        for read in body.reads:
+            if read.name == self.product:
+                strides[read.name] = (shape[1], 1)
+                lines.append(f"const int o_{read.name} = r * {shape[1]};")
+            elif read.view.constant is None:
+                along = _column_step(read.view)
+                down = _row_step(read.view)
+                strides[read.name] = (down or 0, along)
+                lines.append(
+                    f"const {index} o_{read.name} = "
+                    f"{read.view.offset} + at * {down} + first * {along};"
+                )
+        lines.append(f"const {index} o_out = at * {body.shape[-1]} + first;")
+        space = Space((0, 0), (False, False), strides)
+        store = "".join(f"{argument}[o_out + k] = {name};\n" for name, argument in body.outputs)
+        strided = any(step not in (0, 1) for _, step in strides.values())
+        loop = element_loop(
+            element_lines(body, space, 1, "k"), store, ("0", str(count)), "int", strided=strided
+        )
+        start = "\n".join(lines)
+        return f"for (int r = 0; r < {shape[0]}; r++) {{\n{start}\n{loop}}} }}\n"
+
+
+def _column_step(view: View) -> int:
+    return view.strides[-1] if view.shape[-1] > 1 else 0
+
+
+def _row_step(view: View) -> int | None:
+    """Elements between rows of a view as a matrix; None where they are not evenly spaced."""
+    found: int | None = None
+    rows = 1
+    for extent, stride in zip(view.shape[-2::-1], view.strides[-2::-1], strict=True):
+        if extent == 1:
+            continue
+        if found is None:
+            found = stride
+        elif stride != found * rows:
+            return None
+        rows *= extent
+    return found or 0
