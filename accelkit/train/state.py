@@ -100,6 +100,11 @@ class TrainState:
         """All tensors as NumPy arrays: what a checkpoint holds."""
         return {name: t.numpy() for name, t in self.tensors.items()}
 
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Take up what :meth:`to_host` returned before the state was consumed."""
+        self._tensors = {n: put(arrays[n], t.device) for n, t in self._tensors.items()}
+        self._gone = None
+
     @classmethod
     def from_host(
         cls, arrays: Mapping[str, np.ndarray], *, step: int, seed: int, device: str | Device

@@ -19,7 +19,6 @@ from accelkit.errors import (
     BackendError,
     DeviceMismatchError,
     OptionError,
-    OutOfMemoryError,
 )
 from accelkit.graph import Graph, TensorSpec
 from accelkit.losses import Loss
@@ -37,6 +36,7 @@ from accelkit.train.metrics import StepMetrics
 from accelkit.train.precision import Policy, policy
 from accelkit.train.program import INITIAL_LOSS_SCALE, StepProgram, build_train_program
 from accelkit.train.recipe import Recipe
+from accelkit.train.recovery import lost, rehearse, survived
 from accelkit.train.state import TrainState
 
 __all__ = ["TrainStep"]
@@ -251,12 +251,14 @@ class TrainStep:
             compiled.program.require_state(tensors)
         operands = self._operands(compiled.program, state, self._sized(parts))
         values = [tensors[name] for name in compiled.program.state_names]
-        values = self._rehearse(state, compiled, values, operands) if is_first else values
+        saved = rehearse(state, compiled.executable, values, operands) if is_first else None
         state.consume()
         try:
             results = run(compiled.executable, [*values, *operands])
         except BackendError as error:
-            raise self._lost(state, error) from error
+            if saved is not None:
+                raise survived(state, saved, error) from error
+            raise lost(state, self.last_checkpoint, error) from error
         return self._finish(state, tensors, compiled.program, results)
 
     def _finish(
@@ -275,40 +277,6 @@ class TrainStep:
             program.metric_names, results[-1], raise_nonfinite=self.on_nonfinite == "raise"
         )
         return new, metrics
-
-    def _lost(self, state: TrainState, error: BackendError) -> BackendError:
-        """The same error, with an honest word on the state."""
-        saved = self.last_checkpoint
-        hint = (
-            f"The last checkpoint is {saved}."
-            if saved
-            else "No checkpoint was saved in this process."
-        )
-        text = (
-            f"Step {state.step} failed after its state was handed to the device: the state is "
-            f"lost. {hint}"
-        )
-        state.lose(f"{text} The failure was: {error}")
-        return type(error)(f"{error}\n{text}")
-
-    def _rehearse(
-        self, state: TrainState, compiled: Compiled, values: list[Tensor], operands: list[Tensor]
-    ) -> list[Tensor]:
-        """Before the first donation on a device with memory of its own: work on a copy.
-
-        If the step does not fit, it fails while the caller's state is still whole. If the copy
-        itself does not fit, there is nothing to rehearse with.
-        """
-        if self.device.kind == "cpu":
-            return values
-        try:
-            copies = [t.to(self.device, copy=True) for t in values]
-            attempt = run(compiled.executable, [*copies, *operands])
-            backend(self.device.backend).synchronize(self.device)
-        except OutOfMemoryError:
-            return values
-        del attempt
-        return values
 
     # --- compiling ------------------------------------------------------------------------------
 
