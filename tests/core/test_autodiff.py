@@ -264,7 +264,7 @@ def test_refusals() -> None:
     with pytest.raises(DTypeError, match=r"Only floating tensors have gradients, got int64\[1\]"):
         ak.grad(lambda t: t.sum())(ak.asarray([1]))
     with pytest.raises(
-        OptionError, match="argnums=1 names no positional argument: .* called with 1"
+        OptionError, match=r"argnums=1 names no positional argument: .* called with 1"
     ):
         ak.grad(lambda t: t.sum(), argnums=1)(x)
 
