@@ -13,7 +13,7 @@ import numpy as np
 
 from accelkit.dtypes import DType
 from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
-from accelkit.primitives.shaping import broadcast_to, full, reshape, transpose
+from accelkit.primitives.shaping import full, reshape, transpose
 
 __all__ = ["simplify"]
 
@@ -84,16 +84,16 @@ def _scale(builder: GraphBuilder, node: Node, inputs: Sequence[Value]) -> Value 
     return None
 
 
-def _reshape(builder: GraphBuilder, node: Node, inputs: Sequence[Value]) -> Value | None:
+def _shaped(builder: GraphBuilder, node: Node, inputs: Sequence[Value]) -> Value | None:
+    """Reshapes and broadcasts: to the shape that it has, of a constant, one after another."""
     (x,) = inputs
-    spec = node.outputs[0].spec
-    if x.spec == spec:
+    if x.spec == node.outputs[0].spec:
         return x
     value = _full_value(x)
     if value is not None:
         return _new_full(builder, node, value)
-    if x.node is not None and x.node.primitive is reshape:
-        return _again(builder, node, x.node.inputs[0], {"shape": spec.shape})
+    if x.node is not None and x.node.primitive is node.primitive:
+        return _again(builder, node, x.node.inputs[0], node.parameters)
     return None
 
 
@@ -117,19 +117,6 @@ def _transpose(builder: GraphBuilder, node: Node, inputs: Sequence[Value]) -> Va
         if composed == tuple(range(len(composed))):
             return x.node.inputs[0]
         return _again(builder, node, x.node.inputs[0], {"permutation": composed})
-    return None
-
-
-def _broadcast(builder: GraphBuilder, node: Node, inputs: Sequence[Value]) -> Value | None:
-    (x,) = inputs
-    spec = node.outputs[0].spec
-    if x.spec == spec:
-        return x
-    value = _full_value(x)
-    if value is not None:
-        return _new_full(builder, node, value)
-    if x.node is not None and x.node.primitive is broadcast_to:
-        return _again(builder, node, x.node.inputs[0], {"shape": spec.shape})
     return None
 
 
@@ -175,9 +162,9 @@ _ONE_TO_ONE: dict[str, Callable[[Node], bool]] = {
 _RULES: dict[str, Rule] = {
     "multiply": _scale,
     "divide": _scale,
-    "reshape": _reshape,
+    "reshape": _shaped,
     "transpose": _transpose,
-    "broadcast_to": _broadcast,
+    "broadcast_to": _shaped,
     "cast": _cast,
     "negative": _negative,
     "alias": _itself,
