@@ -107,7 +107,7 @@ def _extremum(operator: str) -> Rule:
 
     def rule(dtype: DType, a: str, b: str) -> str:
         if dtype.kind == "f":
-            return f"({a} {operator} {b} || {a} != {a} ? {a} : {b})"
+            return f"((({a} {operator} {b}) | ({a} != {a})) ? {a} : {b})"
         return f"({a} {operator} {b} ? {a} : {b})"
 
     return rule

@@ -16,9 +16,11 @@ from accelkit_opencl.fusion import ProductStep, fuse_products
 from accelkit_opencl.kernels.epilogue import Epilogue
 from accelkit_opencl.kernels.fused import Body, elementwise_kernel
 from accelkit_opencl.kernels.reductions import reduction_kernels
+from accelkit_opencl.kernels.rowwise import rowwise_kernel
 from accelkit_opencl.kernels.source import KernelSource
 from accelkit_opencl.nodes import lower_node, lower_product
 from accelkit_opencl.products import Lowering, Profile
+from accelkit_opencl.rows import RowStep, fuse_rows
 from accelkit_opencl.schedule import ElementwiseStep, NodeStep, ReductionStep, Schedule, Step
 
 __all__ = ["Plan", "PlannedLaunch", "Storage", "make_plan"]
@@ -91,7 +93,9 @@ class _Work:
     in_place: frozenset[Value]  # inputs that may be overwritten by this very step
 
 
-def _work(step: Step | ProductStep) -> _Work:
+def _work(step: Step | ProductStep | RowStep) -> _Work:
+    if isinstance(step, RowStep):
+        return _Work(step.reads, step.wanted, frozenset())
     if isinstance(step, ProductStep):
         after = _work(step.after)
         operands = step.product.operands
@@ -123,9 +127,13 @@ def make_plan(graph: Graph, donate: frozenset[int], profile: Profile, *, limit_b
     """
     donated = frozenset(graph.inputs[i] for i in donate)
     schedule = Schedule(graph, donated)
-    steps: list[Step | ProductStep] = list(schedule.steps)
+    steps: list[Step | ProductStep | RowStep] = list(schedule.steps)
     if profile.cpu:
-        steps = fuse_products(schedule.steps, schedule.outputs)
+        steps = fuse_rows(
+            fuse_products(schedule.steps, schedule.outputs),
+            schedule.outputs,
+            lambda step: _work(step).reads,
+        )
     works = [_work(step) for step in steps]
     reused = _reuse(schedule, works, donated)
     storage: dict[Value, Storage] = {}
@@ -220,7 +228,16 @@ def _scratch(size_bytes: int) -> Value:
     return Value(TensorSpec((size_bytes,), uint8))
 
 
-def _lower(step: Step | ProductStep, taken: dict[Value, Value], profile: Profile) -> _Lowered:
+def _lower(
+    step: Step | ProductStep | RowStep, taken: dict[Value, Value], profile: Profile
+) -> _Lowered:
+    if isinstance(step, RowStep):
+        source, arguments, size = rowwise_kernel(
+            step.stages, step.rows, step.columns, step.wanted, compute_units=profile.compute_units
+        )
+        scratch = [_scratch(size)] if size else []
+        buffers = (*(taken.get(v, v) for v in arguments), *scratch)
+        return _Lowered([(source, buffers)], scratch)
     if isinstance(step, ProductStep):
         body, values = _merge_in_place(step.after, taken)
         epilogue = Epilogue.of(body, step.argument, step.result.spec.shape[-1])

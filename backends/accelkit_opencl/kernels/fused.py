@@ -28,6 +28,7 @@ __all__ = [
     "collapse",
     "decompose",
     "element_code",
+    "element_lines",
     "elementwise_kernel",
     "finish",
     "index_type",

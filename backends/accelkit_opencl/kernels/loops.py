@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from accelkit_opencl.kernels.elementary import NEAR_MOST, RANGED
 from accelkit_opencl.kernels.source import itemsize_of
 
-__all__ = ["element_loop"]
+__all__ = ["element_loop", "vector_hint"]
 
 _VECTOR_BYTES = 64  # narrower machines take two or four vectors at a time
 _BLOCK = 512  # elements between looks for large arguments: small beside a first-level cache
@@ -37,7 +37,7 @@ def element_loop(
         strided: Whether memory is accessed other than in order; the compiler then chooses.
     """
     code = "\n".join(lines) + "\n" + store
-    hint = "" if strided else _hint(lines)
+    hint = "" if strided else vector_hint(lines)
     calls = _CALL.findall(code)
     if not calls:
         return f"{hint}{_loop(index, *bounds, code)}"
@@ -80,7 +80,7 @@ def _needed(lines: Sequence[str], variables: set[str]) -> list[str]:
     return found[::-1]
 
 
-def _hint(lines: Sequence[str]) -> str:
+def vector_hint(lines: Sequence[str]) -> str:
     """Ask for full vectors of the widest type, unless some operation has no vector form."""
     types = [match[1] for match in map(_DECLARATION.fullmatch, lines) if match]
     integers = any(name not in ("float", "double") for name in types)

@@ -8,7 +8,7 @@ same every time, and rounding errors grow with the block's length only.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from accelkit.dtypes import DType
@@ -21,15 +21,17 @@ from accelkit_opencl.kernels.fused import (
     collapse,
     decompose,
     element_code,
+    element_lines,
     finish,
     index_type,
     offsets,
     parameters,
 )
+from accelkit_opencl.kernels.loops import vector_hint
 from accelkit_opencl.kernels.source import KernelSource, ceil_div, ctype
 from accelkit_opencl.views import View
 
-__all__ = ["Reduction", "reduction_kernels"]
+__all__ = ["Reduction", "accumulate", "fold", "lane_count", "reduction_kernels"]
 
 _BLOCK = 512  # terms of one partial sum
 
@@ -70,7 +72,7 @@ class Reduction:
             return f"({name})({a} & {b})"
         operator = ">" if self.name == "reduce_max" else "<"
         if self.dtype.kind == "f":
-            return f"({b} {operator} {a} || {b} != {b} ? {b} : {a})"
+            return f"((({b} {operator} {a}) | ({b} != {b})) ? {b} : {a})"
         return f"({b} {operator} {a} ? {b} : {a})"
 
 
@@ -199,17 +201,11 @@ def _rows(body: Body, reduction: Reduction, space: Space, chunks: int) -> Kernel
     take_turn = decompose(
         [names[i] for i in reduced[:-1]], [space.extents[i] for i in reduced[:-1]], "t", index
     )
-    lanes = LANES if length >= LANES else 1
+    lanes, lines = lane_count(length), element_lines(body, space, inner, "k")
+    strided = any(strides[-1] not in (0, 1) for strides in space.strides.values() if strides)
     start, end = ("begin", "finish") if cut_inner else ("0", str(length))
     turn = ("0", "1") if cut_inner else ("begin", "finish")
     extent = length if cut_inner else turns
-    combine: Callable[[str, str], str] = reduction.combine
-    fold = "\n".join(
-        f"  for (int e = 0; e < {half}; e++) "
-        f"total[e] = {combine('total[e]', f'total[e + {half}]')};"
-        for half in (8, 4, 2, 1)
-        if half < lanes
-    )
     code = f"""{_kernel_head(body, reduction)}
   const {index} o = get_global_id(0), chunk = get_global_id(1);
   const {index} begin = chunk * {each};
@@ -220,23 +216,8 @@ def _rows(body: Body, reduction: Reduction, space: Space, chunks: int) -> Kernel
   for ({index} t = {turn[0]}; t < {turn[1]}; t++) {{
     {take_turn}
 {offsets(body, space, names, index, inner)}
-    for ({index} block = {start}; block < {end}; block += {_BLOCK * lanes}) {{
-      const {index} stop = block + {_BLOCK * lanes} < {end} ? block + {_BLOCK * lanes} : {end};
-      {real} sum[{lanes}];
-      for (int e = 0; e < {lanes}; e++) sum[e] = {reduction.initial()};
-      {index} k0 = block;
-      for (; k0 + {lanes} <= stop; k0 += {lanes})
-        for (int e = 0; e < {lanes}; e++) {{
-          const {index} k = k0 + e;
-{element_code(body, space, inner, "k")}          sum[e] = {combine("sum[e]", reduction.variable)};
-        }}
-      for ({index} k = k0; k < stop; k++) {{
-{element_code(body, space, inner, "k")}        sum[0] = {combine("sum[0]", reduction.variable)};
-      }}
-      for (int e = 0; e < {lanes}; e++) total[e] = {combine("total[e]", "sum[e]")};
-    }}
-  }}
-{fold}
+{accumulate(reduction, lines, (start, end), lanes, index, strided=strided)}  }}
+{fold(reduction, lanes)}
   out[chunk * {outputs} + o] = total[0];
 }}
 """
@@ -244,3 +225,66 @@ def _rows(body: Body, reduction: Reduction, space: Space, chunks: int) -> Kernel
     arguments = (*(n for n, _ in body.arguments), "out")
     flops = math.prod(body.shape) * (1 + len(body.statements))
     return finish("reduce_rows", code, arguments, size, (1, 1), flops)
+
+
+def lane_count(length: int) -> int:
+    """Partial results of a row of this length: each adds up a separate chain.
+
+    There are several vectors of them, because an addition to the same one has to wait for the
+    one before.
+    """
+    return next((lanes for lanes in (4 * LANES, LANES) if length >= lanes), 1)
+
+
+def accumulate(
+    reduction: Reduction,
+    lines: Sequence[str],
+    bounds: tuple[str, str],
+    lanes: int,
+    index: str,
+    *,
+    strided: bool,
+) -> str:
+    """Add the elements ``k`` between two bounds to ``total[lanes]``, by way of partial results.
+
+    Args:
+        reduction: How.
+        lines: Declarations of one element's variables.
+        bounds: Names of the first ``k`` and of the one after the last.
+        lanes: Of :func:`lane_count`.
+        index: Type of ``k``.
+        strided: Whether memory is read other than in order.
+    """
+    start, end = bounds
+    step = _BLOCK * lanes
+    real = ctype(reduction.dtype.name)
+    element = "\n".join((*lines, f"sum[e] = {reduction.combine('sum[e]', reduction.variable)};"))
+    hint = vector_hint(lines) if lanes >= LANES and not strided else ""
+    return f"""    for ({index} block = {start}; block < {end}; block += {step}) {{
+      const {index} stop = block + {step} < {end} ? block + {step} : {end};
+      {real} sum[{lanes}];
+      for (int e = 0; e < {lanes}; e++) sum[e] = {reduction.initial()};
+      {index} k0 = block;
+      for (; k0 + {lanes} <= stop; k0 += {lanes}) {{
+{hint}        for (int e = 0; e < {lanes}; e++) {{
+          const {index} k = k0 + e;
+{element}
+        }}
+      }}
+      for (int e = 0; e < stop - k0; e++) {{
+        const {index} k = k0 + e;
+{element}
+      }}
+      for (int e = 0; e < {lanes}; e++) total[e] = {reduction.combine("total[e]", "sum[e]")};
+    }}
+"""
+
+
+def fold(reduction: Reduction, lanes: int) -> str:
+    """Combine ``total[lanes]`` into its first element, in a fixed order."""
+    halves = [1 << bit for bit in reversed(range(lanes.bit_length() - 1))]
+    return "\n".join(
+        f"  for (int e = 0; e < {half}; e++) "
+        f"total[e] = {reduction.combine('total[e]', f'total[e + {half}]')};"
+        for half in halves
+    )

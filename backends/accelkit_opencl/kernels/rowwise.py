@@ -1,0 +1,212 @@
+"""Normalisations in one kernel: reductions of rows and what is computed from them.
+
+A softmax, a layer norm or a cross-entropy reads its rows several times: for the maximum, for the
+sum, for the result. One work-item takes a row through all *stages* while it lies in the cache, so
+that memory sees it once. Values of a whole row that only later stages want stay in a scratch row
+of the work-item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from accelkit.graph import Value
+from accelkit_opencl.expressions import literal
+from accelkit_opencl.kernels.fused import LANES, Body, Read, finish, index_type
+from accelkit_opencl.kernels.loops import element_loop
+from accelkit_opencl.kernels.reductions import Reduction, accumulate, fold, lane_count
+from accelkit_opencl.kernels.source import KernelSource, ceil_div, ctype, round_up
+
+__all__ = ["Stage", "rowwise_kernel"]
+
+_ITEM_ELEMENTS = 16384  # of one work-item at least: long beside the cost of starting it
+_ITEMS = 16  # per compute unit at most
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One pass over a row.
+
+    Attributes:
+        body: What it computes per element, or per row if ``steps`` has no column step.
+        values: Of the body's arguments.
+        steps: For each read the strides per row and per column.
+        results: (variable, value) pairs; of a reduction what is reduced, and its result.
+        reduction: Of the row, or None.
+        whole: Whether the body runs over the row's elements; otherwise once per row.
+    """
+
+    body: Body
+    values: Mapping[str, Value]
+    steps: Mapping[str, tuple[int, int]]
+    results: tuple[tuple[str, Value], ...]
+    reduction: Reduction | None
+    whole: bool
+
+
+def rowwise_kernel(
+    stages: Sequence[Stage], rows: int, columns: int, wanted: Sequence[Value], *, compute_units: int
+) -> tuple[KernelSource, tuple[Value, ...], int]:
+    """One kernel of all stages.
+
+    Args:
+        stages: In order.
+        rows, columns: Extents.
+        wanted: Results that are needed afterwards.
+        compute_units: Of the device.
+
+    Returns:
+        The kernel; the values of its arguments, but for the last one, which is scratch memory;
+        the bytes of that, 0 for none and no such argument.
+    """
+    return _Writer(stages, rows, columns, wanted, compute_units).kernel()
+
+
+class _Writer:
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        rows: int,
+        columns: int,
+        wanted: Sequence[Value],
+        compute_units: int,
+    ) -> None:
+        self._stages, self._rows, self._columns = stages, rows, columns
+        self._wanted = set(wanted)
+        self._items = max(
+            1, min(rows, ceil_div(rows * columns, _ITEM_ELEMENTS), _ITEMS * compute_units)
+        )
+        types = {index_type(stage.body) for stage in stages}
+        self._index = "long" if "long" in types else "int"
+        self._inside: dict[Value, str] = {}  # results, by the names of their rows or scalars
+        self._whole = {v for stage in stages if _spreads(stage) for _, v in stage.results}
+        self._arguments: dict[Value, str] = {}
+        self._written = {v for stage in stages for _, v in stage.results if v in self._wanted}
+        self._scratch: dict[Value, int] = {}  # offsets in bytes
+        self._row_bytes = 0
+
+    def kernel(self) -> tuple[KernelSource, tuple[Value, ...], int]:
+        index, each = self._index, ceil_div(self._rows, self._items)
+        work = "".join(self._stage(stage) for stage in self._stages)
+        parts = [
+            f"__global {'' if value in self._written else 'const '}"
+            f"{ctype(value.spec.dtype.name)}* restrict {name}"
+            for value, name in self._arguments.items()
+        ]
+        names = list(self._arguments.values())
+        local = ""
+        if self._scratch:
+            parts.append("__global uchar* restrict scratch")
+            names.append("scratch")
+            local = "".join(
+                f"  __global {ctype(value.spec.dtype.name)}* const {self._inside[value]} = "
+                f"(__global {ctype(value.spec.dtype.name)}*)"
+                f"(scratch + item * {self._row_bytes} + {offset});\n"
+                for value, offset in self._scratch.items()
+            )
+        code = f"""__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
+void KERNEL({", ".join(parts)}) {{
+  const {index} item = get_global_id(0);
+  const {index} bound = (item + 1) * {each};
+  const {index} last = bound < {self._rows} ? bound : {self._rows};
+{local}  for ({index} row = item * {each}; row < last; row++) {{
+{work}  }}
+}}
+"""
+        flops = self._rows * self._columns * sum(1 + len(s.body.statements) for s in self._stages)
+        size = (ceil_div(self._rows, each),)
+        source = finish("rowwise", code, tuple(names), size, (1,), flops)
+        return source, tuple(self._arguments), self._row_bytes * size[0]
+
+    def _argument(self, value: Value) -> str:
+        return self._arguments.setdefault(value, f"a{len(self._arguments)}")
+
+    def _stage(self, stage: Stage) -> str:
+        lines = [self._read(stage, read) for read in stage.body.reads]
+        lines += [
+            f"const {ctype(s.dtype.name)} {s.name} = {s.expression};" for s in stage.body.statements
+        ]
+        if stage.reduction is not None:
+            return self._reduced(stage, stage.reduction, lines)
+        if stage.whole:
+            return self._spread(stage, lines)
+        names = [self._scalar(value) for _, value in stage.results]
+        declared = "".join(
+            f"{ctype(value.spec.dtype.name)} {name};\n"
+            for name, (_, value) in zip(names, stage.results, strict=True)
+        )
+        stores = "".join(
+            f"{name} = {variable};\n{self._keep(value, name)}"
+            for name, (variable, value) in zip(names, stage.results, strict=True)
+        )
+        return declared + "{\n" + "\n".join(lines) + "\n" + stores + "}\n"
+
+    def _reduced(self, stage: Stage, reduction: Reduction, lines: list[str]) -> str:
+        ((_, value),) = stage.results
+        name, real = self._scalar(value), ctype(reduction.dtype.name)
+        lanes, strided = lane_count(self._columns), _is_strided(stage)
+        bounds = ("0", str(self._columns))
+        return f"""{real} {name};
+{{
+  {real} total[{lanes}];
+  for (int e = 0; e < {lanes}; e++) total[e] = {reduction.initial()};
+{accumulate(reduction, lines, bounds, lanes, self._index, strided=strided)}{fold(reduction, lanes)}
+  {name} = total[0];
+}}
+{self._keep(value, name)}"""
+
+    def _spread(self, stage: Stage, lines: list[str]) -> str:
+        stores = ""
+        for variable, value in stage.results:
+            if value in self._wanted:
+                place = f"{self._argument(value)}[row * {self._columns} + k]"
+            else:
+                place = f"{self._reserve(value)}[k]"
+            stores += f"{place} = {variable};\n"
+        strided = _is_strided(stage) or self._columns < 4 * LANES
+        bounds = ("0", str(self._columns))
+        return element_loop(lines, stores, bounds, self._index, strided=strided)
+
+    def _scalar(self, value: Value) -> str:
+        name = self._inside[value] = f"r{len(self._inside)}"
+        return name
+
+    def _keep(self, value: Value, name: str) -> str:
+        return f"{self._argument(value)}[row] = {name};\n" if value in self._wanted else ""
+
+    def _reserve(self, value: Value) -> str:
+        self._scratch[value] = self._row_bytes
+        self._row_bytes += round_up(self._columns * value.spec.dtype.itemsize, 128)
+        name = self._inside[value] = f"t{len(self._inside)}"
+        return name
+
+    def _read(self, stage: Stage, read: Read) -> str:
+        kind = ctype(read.view.dtype.name)
+        return f"const {kind} {read.name} = {self._expression(stage, read, kind)};"
+
+    def _expression(self, stage: Stage, read: Read, kind: str) -> str:
+        if read.view.constant is not None:
+            return literal(read.view.constant, read.view.dtype)
+        value = stage.values[read.argument] if read.argument is not None else None
+        if value in self._inside:
+            name = self._inside[value]
+            return f"{name}[k]" if value in self._whole else name
+        if value in self._whole and value in self._written:
+            return f"{self._argument(value)}[row * {self._columns} + k]"
+        row, column = stage.steps[read.name]
+        terms = [
+            *([str(read.view.offset)] if read.view.offset else []),
+            *([f"row * {row}"] if row else []),
+            *([f"k * {column}" if column != 1 else "k"] if column else []),
+        ]
+        place = " + ".join(terms) or "0"
+        return f"({kind})({place})" if value is None else f"{self._argument(value)}[{place}]"
+
+
+def _spreads(stage: Stage) -> bool:
+    return stage.whole and stage.reduction is None
+
+
+def _is_strided(stage: Stage) -> bool:
+    return any(column not in (0, 1) for _, column in stage.steps.values())

@@ -1,0 +1,144 @@
+"""Normalisations of rows: one kernel each, whatever the shape, and the right numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from accelkit_opencl.runtime import Runtime
+
+import accelkit as ak
+
+
+def compiled(runtime: Runtime, function: Callable, *arrays: np.ndarray):
+    """Sources of the kernels of a function, and its results as NumPy arrays."""
+    jitted = ak.jit(function)
+    found = jitted(*(ak.asarray(a, device=str(runtime.device)) for a in arrays))
+    (program,) = jitted._programs.values()
+    results = found if isinstance(found, tuple) else (found,)
+    sources = [launch.source for launch in program.executable.program.plan.launches]
+    return sources, [result.numpy() for result in results]
+
+
+def matrix(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    e = np.exp(x.astype(np.float64) - x.max(axis=-1, keepdims=True))
+    return e / e.sum(axis=-1, keepdims=True)
+
+
+def layer_norm(x: ak.Tensor, scale: ak.Tensor, bias: ak.Tensor) -> ak.Tensor:
+    centred = x - ak.mean(x, axis=-1, keepdims=True)
+    var = ak.mean(centred * centred, axis=-1, keepdims=True)
+    return centred * ak.rsqrt(var + 1e-5) * scale + bias
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 2), (5, 17), (40, 64), (7, 1000), (2, 3, 130), (4, 2, 2, 65), (3, 9000)]
+)
+def test_softmax_is_one_kernel(runtime: Runtime, shape: tuple[int, ...]) -> None:
+    x = 10 * matrix(*shape)
+    sources, (found,) = compiled(runtime, lambda x: ak.softmax(x, axis=-1), x)
+    assert [source.name.partition("_")[0] for source in sources] == ["rowwise"]
+    assert sources[0].arguments == ("a0", "a1", "scratch")
+    np.testing.assert_allclose(found, softmax(x), rtol=3e-6, atol=1e-8)
+
+
+def test_layer_norm_is_one_kernel(runtime: Runtime) -> None:
+    x, scale, bias = matrix(33, 200), matrix(200, seed=1), matrix(200, seed=2)
+    sources, (found,) = compiled(runtime, layer_norm, x, scale, bias)
+    assert [source.name.partition("_")[0] for source in sources] == ["rowwise"]
+    wide = x.astype(np.float64)
+    centred = wide - wide.mean(axis=-1, keepdims=True)
+    wanted = centred / np.sqrt(wide.var(axis=-1, keepdims=True) + 1e-5) * scale + bias
+    np.testing.assert_allclose(found, wanted, atol=2e-5)
+
+
+def test_cross_entropy_stores_nothing_of_the_rows_size(runtime: Runtime) -> None:
+    logits, labels = 5 * matrix(50, 30), np.arange(50, dtype=np.int32) % 30
+    sources, (found,) = compiled(runtime, ak.softmax_cross_entropy, logits, labels)
+    assert len(sources) == 1
+    wanted = -np.log(softmax(logits)[np.arange(50), labels])
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_wanted_elsewhere_is_stored(runtime: Runtime) -> None:
+    def function(x: ak.Tensor) -> tuple[ak.Tensor, ...]:
+        e = ak.exp(x)
+        total = ak.sum(e, axis=-1, keepdims=True)
+        return e, total, e / total, ak.sum(e / total, axis=0)
+
+    x = matrix(20, 70)
+    sources, (e, total, share, columns) = compiled(runtime, function, x)
+    assert sum(source.name.startswith("rowwise") for source in sources) == 1
+    wide = np.exp(x.astype(np.float64))
+    np.testing.assert_allclose(e, wide, rtol=1e-6)
+    np.testing.assert_allclose(total, wide.sum(axis=-1, keepdims=True), rtol=1e-6)
+    np.testing.assert_allclose(share, softmax(x), rtol=3e-6)
+    np.testing.assert_allclose(columns, softmax(x).sum(axis=0), rtol=3e-6)
+
+
+def test_nan_and_infinity_stay_in_their_rows(runtime: Runtime) -> None:
+    x = matrix(4, 50)
+    x[1, 7], x[2, 9] = np.nan, np.inf
+    _, (found,) = compiled(runtime, lambda x: ak.softmax(x, axis=-1), x)
+    assert np.isnan(found[1]).all()
+    assert np.isnan(found[2]).any()
+    np.testing.assert_allclose(found[[0, 3]], softmax(x[[0, 3]]), rtol=3e-6)
+
+
+def test_strided_and_broadcast_operands(runtime: Runtime) -> None:
+    x, y, z = matrix(60, 24), matrix(24, 1, seed=1), matrix(60, seed=2)
+
+    def function(x: ak.Tensor, y: ak.Tensor, z: ak.Tensor) -> ak.Tensor:
+        a = x.T * 2.0 + y - z
+        return (
+            a - ak.max(a, axis=-1, keepdims=True) + ak.sum(a[:, ::-1] * a, axis=-1, keepdims=True)
+        )
+
+    _, (found,) = compiled(runtime, function, x, y, z)
+    a = x.T * 2.0 + y - z
+    wanted = a - a.max(axis=-1, keepdims=True) + (a[:, ::-1] * a).sum(axis=-1, keepdims=True)
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-3)
+
+
+def test_reads_across_rows_are_not_fused(runtime: Runtime) -> None:
+    """The last step reads the sums of other rows, which other work-items compute."""
+
+    def function(x: ak.Tensor) -> ak.Tensor:
+        y = x - ak.sum(x, axis=-1, keepdims=True)
+        return y + ak.flip(ak.sum(y, axis=-1), axis=0)[:, None] + ak.sum(y, axis=-1)[None, :]
+
+    x = matrix(40, 40)
+    _, (found,) = compiled(runtime, function, x)
+    y = x - x.sum(axis=-1, keepdims=True)
+    sums = y.sum(axis=-1)
+    np.testing.assert_allclose(found, y + sums[::-1][:, None] + sums[None, :], rtol=1e-3, atol=0.05)
+
+
+def test_donated_rows_are_not_overwritten_while_they_are_read(runtime: Runtime) -> None:
+    x = matrix(64, 100)
+    jitted = ak.jit(lambda x: (ak.softmax(x, axis=-1), x * 2.0), donate_argnums=(0,))
+    found, twice = jitted(ak.asarray(x, device=str(runtime.device)))
+    np.testing.assert_allclose(found.numpy(), softmax(x), rtol=3e-6)
+    np.testing.assert_array_equal(twice.numpy(), x * 2.0)
+
+
+def test_same_bits_every_time(runtime: Runtime) -> None:
+    x = matrix(100, 333)
+    _, (first,) = compiled(runtime, lambda x: ak.softmax(x, axis=-1), x)
+    for _ in range(3):
+        np.testing.assert_array_equal(
+            compiled(runtime, lambda x: ak.softmax(x, axis=-1), x)[1][0], first
+        )
+
+
+def test_few_steps_stay_apart(runtime: Runtime) -> None:
+    """One pass over the matrix gains nothing, nor do rows that outgrow the cache."""
+    sources, _ = compiled(runtime, lambda x: ak.sum(x, axis=-1) * 2.0, matrix(10, 10))
+    assert not any(source.name.startswith("rowwise") for source in sources)
+    sources, _ = compiled(runtime, lambda x: ak.softmax(x, axis=-1), matrix(2, 20000))
+    assert not any(source.name.startswith("rowwise") for source in sources)
