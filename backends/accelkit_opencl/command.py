@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import accelkit
-from accelkit import losses, models, optim, registry, train
+from accelkit import losses, models, optim, passes, registry, train
 from accelkit.device import Device
 from accelkit.errors import AccelkitError, DeviceError
 from accelkit_opencl import OpenclBackend
@@ -21,6 +21,7 @@ from accelkit_opencl.bundle import seal, write_bundle, write_sources
 from accelkit_opencl.compile import OpenclExecutable
 from accelkit_opencl.programs import SourceProvider
 from accelkit_opencl.runtime import discover, open_device
+from accelkit_opencl.trials import Trials
 from accelkit_opencl.tuning import products_in, save_choices, tune
 
 __all__ = ["main"]
@@ -107,8 +108,8 @@ def _devices(options: argparse.Namespace) -> int:
     return 0
 
 
-def _executables(options: argparse.Namespace) -> dict[str, OpenclExecutable]:
-    """The training and the evaluation step of a model, compiled for a device."""
+def _training(options: argparse.Namespace) -> tuple[Any, Any, Any]:
+    """The training step of a model on a device, with a state and a batch."""
     device = _device(options.device)
     model = models.build(
         options.model,
@@ -117,13 +118,19 @@ def _executables(options: argparse.Namespace) -> dict[str, OpenclExecutable]:
         width=options.width,
         classes=options.classes,
     )
-    loss = losses.SoftmaxCrossEntropy()
     optimizer = optim.sgd(model.learning_rate, momentum=0.9, weight_decay=5e-4)
-    step = train.TrainStep(model.module, loss, optimizer, device=device)
+    step = train.TrainStep(model.module, losses.SoftmaxCrossEntropy(), optimizer, device=device)
     shape = (options.batch_size, *model.input_shape)
     batch = (np.zeros(shape, np.float32), np.zeros(options.batch_size, np.int32))
-    state = step.init(0, shape)
-    evaluation = train.EvalStep(model.module, loss, device=device)
+    return step, step.init(0, shape), batch
+
+
+def _executables(options: argparse.Namespace) -> dict[str, OpenclExecutable]:
+    """The training and the evaluation step of a model, compiled for a device."""
+    step, state, batch = _training(options)
+    evaluation = train.EvalStep(
+        step.recipe.model, losses.SoftmaxCrossEntropy(), device=_device(options.device)
+    )
     found: dict[str, Any] = {
         "train": step.compile(state, batch),
         "evaluate": evaluation.compile(state, batch),
@@ -134,21 +141,17 @@ def _executables(options: argparse.Namespace) -> dict[str, OpenclExecutable]:
 def _tune(options: argparse.Namespace) -> int:
     from rich.progress import Progress
 
+    start = time.perf_counter()
     device = _device(options.device)
-    runtime = open_device(device)
-    backend = _backend()
-    graphs = [executable.graph for executable in _executables(options).values()]
-    products = products_in(graphs)
+    runtime, profile = open_device(device), _backend().profile(device)
+    step, state, batch = _training(options)
+    products = products_in([passes.prepare(step.graph(state, batch), _backend())])
+    del state
     choices, rows = {}, []
-    with Progress(transient=True) as progress:
+    with Progress(transient=True) as progress, Trials(device, profile) as trials:
         task = progress.add_task(f"Tuning {device}", total=len(products))
-        for result in tune(
-            products,
-            runtime,
-            SourceProvider(runtime, keep_binaries=False),
-            backend.profile(device),
-            budget_s=options.budget,
-        ):
+        rest_s = options.budget - (time.perf_counter() - start)
+        for result in tune(products, trials, profile, budget_s=rest_s):
             choices[result.key] = result.choice
             rows.append(result)
             progress.advance(task)
@@ -158,7 +161,8 @@ def _tune(options: argparse.Namespace) -> int:
             f"{row.default_s * 1e3:9.2f} ms -> {row.best_s * 1e3:9.2f} ms  {gain:4.2f}x  {row.key}"
         )
     path = save_choices(choices, runtime)
-    print(f"{len(rows)} of {len(products)} products tuned; written to {path}")
+    crashed = f"; {trials.crashes} choices crashed the driver" if trials.crashes else ""
+    print(f"{len(rows)} of {len(products)} products tuned{crashed}; written to {path}")
     return 0
 
 

@@ -6,7 +6,7 @@ from the device's profile, or from the tuner's table.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from accelkit_opencl.kernels import blocked_gpu, convolution_cpu, matmul_cpu
@@ -18,6 +18,7 @@ from accelkit_opencl.kernels.source import KernelSource, ceil_div, itemsize_of
 from accelkit_opencl.kernels.tile import Tile, best_tile
 
 __all__ = [
+    "LOWERINGS",
     "Choice",
     "Launch",
     "Lowering",
@@ -333,6 +334,14 @@ def lower_weight_gradient(
     )
     launches.append(Launch(kernel, (padded, "g", "out")))
     return Lowering(tuple(launches), scratch)
+
+
+LOWERINGS: dict[str, Callable[..., Lowering]] = {
+    "matmul": lower_matmul,
+    "forward": lower_forward,
+    "input gradient": lower_input_gradient,
+    "weight gradient": lower_weight_gradient,
+}
 
 
 # --- GPU forms ---------------------------------------------------------------------------------

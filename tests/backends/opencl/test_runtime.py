@@ -168,9 +168,11 @@ def test_tuning_tables_are_kept_and_corrupt_ones_ignored(runtime: Runtime, tmp_p
     save_choices({"b": Choice(8, 3)}, runtime, tmp_path)
     assert load_choices(runtime, tmp_path) == {"a": Choice(6, 4), "b": Choice(8, 3)}
     whole = path.read_text()
-    path.write_text(re.sub(r'"version": \d+', '"version": 0', whole))
-    assert load_choices(runtime, tmp_path) == {}
-    for damage in (whole[:-20], "[]", '{"version": 2}'):
+    stale = re.sub(r'"version": \d+', '"version": 0', whole)
+    elsewhere = whole.replace(runtime.identity["driver"], "another driver")
+    for damage in (stale, elsewhere, whole[:-20], "[]", '{"version": 2}'):
         path.write_text(damage)
         with pytest.warns(RuntimeWarning, match="ignored"):
             assert load_choices(runtime, tmp_path) == {}
+    save_choices({"c": Choice(6, 2)}, runtime, tmp_path)  # replaces a table that is not valid
+    assert load_choices(runtime, tmp_path) == {"c": Choice(6, 2)}
