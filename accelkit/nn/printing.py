@@ -25,7 +25,7 @@ def module_lines(module: Module, name: str = "", indent: str = "") -> Iterator[s
 
 
 def _fields(module: Module) -> tuple[Field[Any], ...]:
-    return fields(module) if is_dataclass(module) else ()
+    return tuple(f for f in fields(module) if f.repr) if is_dataclass(module) else ()
 
 
 def _is_child(module: Module, field: Field[Any]) -> bool:
@@ -33,8 +33,8 @@ def _is_child(module: Module, field: Field[Any]) -> bool:
 
 
 def _is_default(module: Module, field: Field[Any]) -> bool:
-    value = getattr(module, field.name)
-    return field.default is not MISSING and bool(value == field.default)
+    # By their text: the equality of arrays is no single truth.
+    return field.default is not MISSING and repr(getattr(module, field.name)) == repr(field.default)
 
 
 def _children(module: Module) -> Iterator[tuple[str, Module]]:

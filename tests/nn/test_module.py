@@ -199,6 +199,18 @@ def test_models_print_as_trees_and_what_they_declare_as_a_table() -> None:
     assert str(models.build("lenet5")).startswith("lenet5: inputs 28x28x1, 10 classes\nSequential")
 
 
+def test_a_layer_with_an_array_among_its_options_prints() -> None:
+    @dataclass(frozen=True)
+    class Shift(nn.Module):
+        by: np.ndarray | None = None
+        inner: nn.Module = nn.ReLU()  # noqa: RUF009 - immutable
+
+        def forward(self, scope: nn.Scope, x: ak.Tensor) -> ak.Tensor:
+            return scope.run("inner", self.inner, x) + ak.asarray(self.by)
+
+    assert str(Shift(np.zeros(2))) == "Shift(by=array([0., 0.]))\n  inner: ReLU()"
+
+
 def test_embedding_takes_rows() -> None:
     layer = nn.Embedding(5, 3)
     parameters = layer.init(0, (2, 2), input_dtype="int64")
