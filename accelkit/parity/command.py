@@ -29,6 +29,7 @@ examples:
   python -m accelkit.parity --backend all --model alexnet --variant 2012 --steps 10 --batch-size 4
   python -m accelkit.parity --backend torch,jax --precision float64 --width 0.1
   python -m accelkit.parity --backend all --isolate --json parity.json
+  python -m accelkit.parity --device opencl:cpu:0,opencl:accelerator --width 0.25
 
 Each backend trains from the same weights, batches and dropout masks as the oracle, NumPy in
 float64. The deviation of a tensor is max|a-b| / max|b|. Gradients are those of each single step
@@ -61,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--backend", metavar="NAMES", help="a backend, several with commas, or 'all' (default)")
+    add("--device", metavar="NAMES", help="devices instead, as 'opencl:accelerator,torch:cuda:0'")
     add("--model", default="alexnet", help="name of a model (default: alexnet)")
     add("--variant", help="a variant of the model (default: its first)")
     add("--batch-size", type=int, default=4, metavar="N", help="default: 4")
@@ -89,7 +91,7 @@ def parse(arguments: Sequence[str]) -> Options:
     given = _parser().parse_args(arguments)
     if given.precision not in TRAINING_BOUNDS:
         raise UnknownNameError.of("precision", given.precision, TRAINING_BOUNDS)
-    chosen = targets(given.backend, None, registry.backend_names())
+    chosen = targets(given.backend, given.device, registry.backend_names())
     settings = Settings(
         device=chosen[0].device,
         model=given.model,
@@ -166,7 +168,7 @@ def _isolated(settings: Settings, names: Sequence[str]) -> tuple[list[Comparison
         _log(f"process of {name}")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "report.json"
-            command = [sys.executable, "-m", "accelkit.parity", "--backend", name]
+            command = [sys.executable, "-m", "accelkit.parity", "--device", name]
             command += [*_arguments(settings), "--json", str(path)]
             ended = subprocess.run(command, stdout=subprocess.DEVNULL, check=False)
             if not path.exists():

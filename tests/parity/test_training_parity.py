@@ -191,7 +191,7 @@ def test_the_command_prints_a_table_and_writes_json(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "parity.json"
-    assert command.main(["--backend", "numpy,toy", *SMALL, "--json", str(path)]) == 0
+    assert command.main(["--device", "numpy:cpu:0,toy", *SMALL, "--json", str(path)]) == 0
     printed = capsys.readouterr().out
     assert "lenet5, float32, batch 2, 2 steps, seed 0" in printed
     for word in ("numpy:cpu:0", "toy:cpu:0", "losses", "gradients", "final weights"):
