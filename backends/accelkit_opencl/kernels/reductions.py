@@ -34,6 +34,7 @@ from accelkit_opencl.views import View
 __all__ = ["Reduction", "accumulate", "fold", "lane_count", "reduction_kernels"]
 
 _BLOCK = 512  # terms of one partial sum
+_STRIP = 1024  # columns of one work-item: long runs of memory, sums in the first-level cache
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def _split(space: Space) -> tuple[list[int], list[int]]:
 def _column_chunks(space: Space, compute_units: int) -> int:
     kept, reduced = _split(space)
     length = math.prod(space.extents[i] for i in reduced)
-    outputs = math.prod(space.extents[i] for i in kept[:-1]) * ceil_div(space.extents[-1], 256)
+    outputs = math.prod(space.extents[i] for i in kept[:-1]) * ceil_div(space.extents[-1], _STRIP)
     return max(1, min(ceil_div(4 * compute_units, max(outputs, 1)), length // 64))
 
 
@@ -141,7 +142,7 @@ def _columns(body: Body, reduction: Reduction, space: Space, chunks: int) -> Ker
     index, real = index_type(body), ctype(reduction.dtype.name)
     length = math.prod(space.extents[i] for i in reduced)
     columns, outer = space.extents[-1], [space.extents[i] for i in kept[:-1]]
-    strip = min(columns, 256)
+    strip = min(columns, _STRIP)
     strips = ceil_div(columns, strip)
     each = ceil_div(length, chunks)
     names = [f"i{axis}" for axis in range(len(space.extents))]
