@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ def compile_graph(
     donate: Iterable[int] = (),
     options: CompileOptions | None = None,
     finish: Callable[[Graph], Graph] | None = None,
+    host: Mapping[int, int] | None = None,
 ) -> Executable:
     """Prepare a graph for a device's backend and compile it.
 
@@ -37,6 +38,8 @@ def compile_graph(
         donate: Positions of inputs whose memory may be reused for outputs.
         options: Precision and determinism.
         finish: A last pass over the prepared graph.
+        host: Positions of inputs that come as NumPy arrays and are on the device only while they
+            are updated, each with that of the output that takes its place.
 
     Raises:
         CapabilityError: if the backend lacks a primitive that has no definition.
@@ -45,19 +48,30 @@ def compile_graph(
     backend = registry.backend(device.backend)
     prepared = passes.prepare(graph, backend)
     if finish is not None:
-        prepared = finish(prepared)
+        prepared = passes.eliminate_dead_code(finish(prepared))
 
     def compile_part(part: Graph, donated: frozenset[int]) -> Executable:
         return backend.compile(part, device, donate=donated, options=options)
 
     positions = frozenset(donate)
-    cuts = [] if backend.keeps_barriers(device) else passes.cut_at_barriers(prepared)
+    cuts: list[int] = []
+    if host:
+        slots = [prepared.inputs[i] for i in host]
+        prepared, cuts = passes.cut_around_updates(prepared, slots)
+    if not backend.keeps_barriers(device):
+        cuts += passes.cut_at_barriers(prepared)
     try:
         with translated(backend):
             if not cuts:
                 return compile_part(prepared, positions)
             return PartedExecutable(
-                prepared, backend, device, cuts=cuts, donate=positions, compile_part=compile_part
+                prepared,
+                backend,
+                device,
+                cuts=cuts,
+                donate=positions,
+                compile_part=compile_part,
+                host=host,
             )
     except OutOfMemoryError as error:
         raise describe_memory(error, prepared) from error

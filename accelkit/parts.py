@@ -8,15 +8,12 @@ updates them runs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from accelkit.backend import Backend, Executable
 from accelkit.device import Device
 from accelkit.graph import Graph, Value
-from accelkit.passes.cleanup import eliminate_dead_code
 from accelkit.passes.partition import Part, partition
 
 __all__ = ["PartedExecutable"]
@@ -32,9 +29,9 @@ class PartedExecutable(Executable):
         backend, device: Where it runs.
         cuts: Positions before which the program is cut.
         donate: Positions of inputs whose memory may be reused.
-        host: Positions of inputs that come from the host as NumPy arrays; outputs that take
-            their place go back there.
         compile_part: Compiles one part, with the inputs that it may overwrite.
+        host: Positions of inputs that come from the host as NumPy arrays, each with that of the
+            output that goes back there in its place.
     """
 
     def __init__(
@@ -46,17 +43,16 @@ class PartedExecutable(Executable):
         cuts: Collection[int],
         donate: Collection[int],
         compile_part: Compile,
-        host: Collection[int] = (),
-        host_outputs: Collection[int] = (),
+        host: Mapping[int, int] | None = None,
     ) -> None:
         self.graph = graph
         self.device = device
         self._backend = backend
-        graph = eliminate_dead_code(graph)
         self._parts = partition(graph, cuts)
         self._inputs, self._outputs = graph.inputs, _resolved(graph)
+        host = host or {}
         self._host = {graph.inputs[i] for i in host}
-        self._host_outputs = {self._outputs[i] for i in host_outputs}
+        self._host_outputs = {self._outputs[i] for i in host.values()}
         last = {v: number for number, part in enumerate(self._parts) for v in part.inputs}
         kept = set(self._outputs)
         mine = (set(graph.inputs) - {graph.inputs[i] for i in donate}) | kept
@@ -86,9 +82,7 @@ class PartedExecutable(Executable):
 
     def _run(self, part: Part, executable: Executable, environment: dict[Value, Any]) -> None:
         operands = [
-            self._backend.put(environment[v], self.device)
-            if v in self._host and isinstance(environment[v], np.ndarray)
-            else environment[v]
+            self._backend.put(environment[v], self.device) if v in self._host else environment[v]
             for v in part.inputs
         ]
         results = executable(operands)

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from accelkit.graph import Graph
 from accelkit.passes.cleanup import eliminate_dead_code
-from accelkit.passes.cost import graph_cost, node_cost
+from accelkit.passes.cost import graph_cost, node_cost, transfer_cost
 from accelkit.passes.grouped_convolution import split_grouped_convolutions
 from accelkit.passes.inline import inline_composites
 from accelkit.passes.memory import MemoryPlan, plan_memory, plan_values, updated_in_place
 from accelkit.passes.micro_batches import merge_products, update_by_products
-from accelkit.passes.partition import Part, cut_at_barriers, partition
+from accelkit.passes.partition import Part, cut_around_updates, cut_at_barriers, partition
 from accelkit.passes.precision import mixed_precision
 from accelkit.passes.rematerialisation import Rematerialised, rematerialise
 from accelkit.passes.schedule import update_early
@@ -26,6 +26,7 @@ __all__ = [
     "Part",
     "Rematerialised",
     "barrier",
+    "cut_around_updates",
     "cut_at_barriers",
     "eliminate_dead_code",
     "graph_cost",
@@ -40,6 +41,7 @@ __all__ = [
     "rematerialise",
     "simplify",
     "split_grouped_convolutions",
+    "transfer_cost",
     "update_by_products",
     "update_early",
     "updated_in_place",

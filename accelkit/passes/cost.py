@@ -5,10 +5,12 @@ from __future__ import annotations
 from accelkit.graph import Graph, Node, node_flops
 from accelkit.passes.memory import positions
 
-__all__ = ["graph_cost", "node_cost"]
+__all__ = ["graph_cost", "node_cost", "transfer_cost"]
 
 # Arithmetic per byte of memory traffic at which both take the same time, typical of CPUs and GPUs.
 _BALANCE_FLOPS_PER_BYTE = 20.0
+# Device memory is faster than the bus to the host by about this much.
+_BUS_RATIO = 20.0
 
 
 def node_cost(node: Node) -> float:
@@ -32,3 +34,8 @@ def graph_cost(graph: Graph, *, fused: bool = False) -> float:
         if index[node] != position:  # neither written nor read
             total -= 2 * _BALANCE_FLOPS_PER_BYTE * node.outputs[0].spec.memory_bytes
     return total
+
+
+def transfer_cost(memory_bytes: int) -> float:
+    """Relative time of a copy between the host and a device with memory of its own."""
+    return _BUS_RATIO * _BALANCE_FLOPS_PER_BYTE * memory_bytes

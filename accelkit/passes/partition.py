@@ -12,8 +12,9 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from accelkit.graph import Graph, GraphBuilder, Node, Value
+from accelkit.passes.memory import positions
 
-__all__ = ["Part", "cut_at_barriers", "partition"]
+__all__ = ["Part", "cut_around_updates", "cut_at_barriers", "partition"]
 
 _CHEAP = frozenset({"broadcast_to", "constant", "full", "iota", "reshape"})
 
@@ -39,6 +40,47 @@ def cut_at_barriers(graph: Graph) -> list[int]:
         for position, node in enumerate(graph.nodes)
         if node.primitive.name == "barrier" and len(node.inputs) > 1
     ]
+
+
+def cut_around_updates(graph: Graph, slots: Collection[Value]) -> tuple[Graph, list[int]]:
+    """Cuts between which few of these inputs are needed at a time, and the graph they are for.
+
+    Args:
+        graph: A prepared graph, with early updates.
+        slots: Inputs that only updates read. Those of several small parameters stay together, as
+            long as they are no more than the largest one.
+
+    Returns:
+        The graph, each update in one piece, and where to cut it.
+    """
+    index = positions(graph, fused=True)
+    graph = graph.replace(nodes=sorted(graph.nodes, key=index.__getitem__))
+    spans = sorted(_spans(graph, slots).items(), key=lambda item: item[1])
+    budget = max((v.spec.memory_bytes for v in slots), default=0)
+    cuts: list[int] = []
+    end, held = -1, 0
+    for value, (first, last) in spans:
+        if first > end and (end < 0 or held + value.spec.memory_bytes > budget):
+            cuts += [end + 1, first] if end >= 0 else [first]
+            held = 0
+        held += value.spec.memory_bytes
+        end = max(end, last)
+    return graph, [*cuts, end + 1] if spans else []
+
+
+def _spans(graph: Graph, slots: Collection[Value]) -> dict[Value, tuple[int, int]]:
+    """From where to where each slot is needed: what updates make of it is read with it."""
+    origin = {v: v for v in slots}
+    spans: dict[Value, tuple[int, int]] = {}
+    for position, node in enumerate(graph.nodes):
+        read = {origin[v] for v in node.inputs if v in origin}
+        for slot in read:
+            spans[slot] = spans.get(slot, (position, position))[0], position
+        for value in node.outputs:
+            same = [s for s in read if s.spec == value.spec]
+            if node.phase == "update" and same:
+                origin[value] = same[0]
+    return spans
 
 
 def partition(graph: Graph, cuts: Collection[int]) -> list[Part]:

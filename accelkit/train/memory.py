@@ -283,7 +283,12 @@ class Planner:
                 yield option
                 if option.peak_bytes <= limit_bytes:
                     return  # more micro-batches would only take longer
-            yield from self._with_recomputation(early, graph, program, limit_bytes, scale)
+            ways = [early]
+            if program.slots and self._backend.has_own_memory(self._device):
+                ways.append(replace(early, host_state=True))
+                yield self._evaluate(ways[-1], graph, program, scale)
+            for means in ways:
+                yield from self._with_recomputation(means, graph, program, limit_bytes, scale)
 
     def _with_recomputation(
         self,
@@ -297,7 +302,8 @@ class Planner:
 
         The search goes by liveness; where the backend's own plan needs more, it aims lower.
         """
-        arena = max(0, int((limit_bytes - graph.input_bytes) / scale))
+        kept = graph.input_bytes - (_spared_bytes(program) if means.host_state else 0)
+        arena = max(0, int((limit_bytes - kept) / scale))
         before: int | None = None
         for _ in range(_ATTEMPTS):
             chosen = replace(means, remat=arena)
@@ -315,4 +321,18 @@ class Planner:
     ) -> _Option:
         arena = _arena_bytes(graph, self._backend, self._device, program.donated)
         cost = passes.graph_cost(graph, fused="fusion" in self._backend.capabilities)
-        return _Option(means, graph.input_bytes + int(scale * arena), cost)
+        peak = graph.input_bytes + int(scale * arena)
+        if means.host_state:
+            peak -= _spared_bytes(program)
+            cost += passes.transfer_cost(2 * sum(_slot_sizes(program)))
+        return _Option(means, peak, cost)
+
+
+def _slot_sizes(program: StepProgram) -> list[int]:
+    return [program.graph.inputs[i].spec.memory_bytes for i in program.slots]
+
+
+def _spared_bytes(program: StepProgram) -> int:
+    """Of the optimizer's slots all but the largest are elsewhere at any time."""
+    sizes = _slot_sizes(program)
+    return sum(sizes) - max(sizes)

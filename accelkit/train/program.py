@@ -83,6 +83,16 @@ class StepProgram:
         changed = set(self.changed)
         return [i for i, name in enumerate(self.state_names) if name in changed]
 
+    @property
+    def slots(self) -> dict[int, int]:
+        """Positions of the optimizer's tensors among the inputs, with those that replace them."""
+        outputs = {name: i for i, name in enumerate(self.changed)}
+        return {
+            i: outputs[name]
+            for i, name in enumerate(self.state_names)
+            if name.startswith("optimizer.") and name in outputs
+        }
+
     def require_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Refuse a state of another model, optimizer or precision.
 

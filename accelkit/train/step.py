@@ -33,6 +33,7 @@ from accelkit.tensor import Tensor
 from accelkit.train.batch import Batch, as_batch, on_device, padded
 from accelkit.train.memory import MemoryChoice, MemoryMeans, Planner, as_remat, parse_bytes
 from accelkit.train.metrics import StepMetrics
+from accelkit.train.offload import offloaded, on_host
 from accelkit.train.precision import Policy, policy
 from accelkit.train.program import INITIAL_LOSS_SCALE, StepProgram, build_train_program
 from accelkit.train.recipe import Recipe
@@ -65,6 +66,7 @@ def compile_step(
         donate=donate,
         options=precision.options,
         finish=lambda graph: means.after_preparation(graph, runs_on, donate),
+        host=program.slots if means.host_state else None,
     )
     return Compiled(program, executable)
 
@@ -101,6 +103,8 @@ class TrainStep:
             take no product or convolution; a fraction such as 0.5, to which the memory for
             intermediates is to come down if it can; or names of layers, e.g. ``["features"]``,
             whose values may be dropped. The results are the same bits, masks included.
+        host_state: Whether optimizer slots are kept in the host's memory. They are on the device
+            only while they are updated, a few parameters at a time; the arithmetic is the same.
         memory_limit: Bytes, or a text such as ``"8GiB"``, for state, batch and intermediates:
             micro-batches, rematerialisation, early updates and optimizer state on the host are
             combined into the plan with the smallest predicted time that fits. The batch and the
@@ -135,6 +139,7 @@ class TrainStep:
         on_nonfinite: str = "raise",
         accumulate: int = 1,
         remat: bool | float | str | Sequence[str] = False,
+        host_state: bool = False,
         memory_limit: int | str | None = None,
     ) -> None:
         if on_nonfinite not in NONFINITE:
@@ -142,9 +147,11 @@ class TrainStep:
                 f"on_nonfinite must be one of {', '.join(NONFINITE)}, got {on_nonfinite!r}."
             )
         recompute = as_remat(remat)
-        if memory_limit is not None and (accumulate != 1 or recompute is not False):
+        by_hand = accumulate != 1 or recompute is not False or host_state
+        if memory_limit is not None and by_hand:
             raise OptionError(
-                "Give either accumulate= and remat=, or memory_limit=, which chooses them."
+                "Give either accumulate=, remat= and host_state=, or memory_limit=, which chooses "
+                "them."
             )
         self.device = current_device() if device is None else find_device(device)
         self.precision = precision
@@ -165,9 +172,9 @@ class TrainStep:
         )
         self.memory_limit_bytes = None if memory_limit is None else parse_bytes(memory_limit)
         self.memory_choice: MemoryChoice | None = None
-        self._means = MemoryMeans(
-            accumulate, recompute, early_update=recompute is not False or accumulate > 1
-        )
+        self._other_bytes: int | None = None  # in use beside the state, under a memory limit
+        early = recompute is not False or accumulate > 1 or host_state
+        self._means = MemoryMeans(accumulate, recompute, early, host_state)
         self.last_checkpoint: str | None = None
         self._compiled: dict[Any, Compiled] = {}
         self._unit_weights: dict[int, Tensor] = {}
@@ -211,6 +218,8 @@ class TrainStep:
                     zeros = ops.zeros(p.shape, dtype=p.dtype, device=self.device)
                     tensors[f"optimizer.{slot}.{name}"] = zeros
         tensors |= {f"state.{n}": t for n, t in model_state.items()}
+        if self._means.host_state:
+            tensors = offloaded(tensors)
         tensors["watch"] = put(np.full(2, -1, np.int32), self.device)
         if self.recipe.scale_loss:
             tensors["loss_scale"] = put(np.array([INITIAL_LOSS_SCALE, 0.0], "f4"), self.device)
@@ -249,6 +258,8 @@ class TrainStep:
         compiled = self._compile(tensors, self._sized(parts))
         if self._returned() is not state:
             compiled.program.require_state(tensors)
+        if self._means.host_state:
+            tensors = offloaded(tensors)
         operands = self._operands(compiled.program, state, self._sized(parts))
         values = [tensors[name] for name in compiled.program.state_names]
         saved = rehearse(state, compiled.executable, values, operands) if is_first else None
@@ -269,6 +280,8 @@ class TrainStep:
         results: list[Tensor],
     ) -> tuple[TrainState, StepMetrics]:
         changed = dict(zip(program.changed, results[:-1], strict=True))
+        if self._means.host_state:
+            changed = on_host(changed)
         new = TrainState(
             {**tensors, **changed}, step=state.step + 1, seed=state.seed, device=self.device
         )
@@ -354,7 +367,25 @@ class TrainStep:
             if needed is None or inputs + needed <= limit:
                 break
             scale *= needed / (choice.predicted_peak_bytes - inputs)
+        self._begin_measuring(tensors)
         return compiled
+
+    def _begin_measuring(self, tensors: dict[str, Tensor]) -> None:
+        runs_on = backend(self.device.backend)
+        runs_on.reset_peak_memory(self.device)
+        held = sum(t.spec.memory_bytes for t in tensors.values() if t.device is self.device)
+        in_use = runs_on.memory(self.device).in_use_bytes
+        self._other_bytes = None if in_use is None else in_use - held
+
+    @property
+    def measured_peak_bytes(self) -> int | None:
+        """The most memory in use since a memory limit was planned for, as the backend measures it.
+
+        What was in use beside the training state before the first step is not counted. None
+        without a limit, or where the backend measures nothing.
+        """
+        peak = backend(self.device.backend).memory(self.device).peak_bytes
+        return None if peak is None or self._other_bytes is None else peak - self._other_bytes
 
     def _trace(self, tensors: dict[str, Tensor], specs: list[TensorSpec]) -> StepProgram:
         weights = TensorSpec(specs[0].shape[:1], self.recipe.dtype)

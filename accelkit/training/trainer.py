@@ -188,11 +188,19 @@ class Trainer:
             self._first_done = time.perf_counter()
             if self.parts.step.memory_choice is not None:
                 self.display.message(str(self.parts.step.memory_choice))
+        elif state.step == self._first_step + 2:
+            self._show_measured_peak()
         self._unread.append((state.step, epoch + 1, metrics))
         self._read_metrics(_UNREAD_STEPS)
         self.progress.skipped += len(batch.skipped)
         self.progress.epoch, self.progress.step = epoch + 1, state.step
         return state
+
+    def _show_measured_peak(self) -> None:
+        """Under a memory limit, what the first steps really took."""
+        peak = self.parts.step.measured_peak_bytes
+        if peak is not None:
+            self.display.message(f"memory limit: measured peak {peak / 2**20:.0f} MiB")
 
     def _read_metrics(self, unread: int) -> None:
         """Log the metrics of all but the last ``unread`` steps."""
