@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,12 @@ class Lab:
     def __init__(self, runtime: Runtime, provider: SourceProvider) -> None:
         self.runtime = runtime
         self.provider = provider
+
+    def build(self, lowerings: Sequence[Lowering]) -> None:
+        """Compile several lowerings as one program: each program costs a compiler's start."""
+        self.provider.kernels(
+            [launch.source for lowering in lowerings for launch in lowering.launches]
+        )
 
     def run(
         self, lowering: Lowering, inputs: dict[str, np.ndarray], out: tuple[int, ...]
