@@ -18,6 +18,7 @@ import pytest
 
 import accelkit
 from accelkit import errors, registry
+from accelkit.primitives import PRIMITIVES
 
 ROOT = Path(__file__).parents[2]
 
@@ -90,8 +91,11 @@ def test_the_drawn_tree_of_errors_is_the_tree() -> None:
 
 @pytest.fixture
 def _nothing_stays_registered() -> Iterator[None]:
+    before = set(PRIMITIVES)
     yield
     registry.unregister_backend("mine")
+    for name in set(PRIMITIVES) - before:
+        del PRIMITIVES[name]
 
 
 @pytest.mark.usefixtures("_nothing_stays_registered")
