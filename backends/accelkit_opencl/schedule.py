@@ -7,6 +7,7 @@ if nothing else wants it. Everything else is a step of its own.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from accelkit.dtypes import DType
@@ -22,6 +23,7 @@ REDUCTIONS = frozenset(
     {"reduce_sum", "reduce_max", "reduce_min", "reduce_product", "reduce_any", "reduce_all"}
 )
 _MOST_ARGUMENTS = 24  # of one kernel
+_CHEAP = frozenset({"add", "subtract", "multiply", "negative", "absolute", "cast", "relu"})
 
 
 @dataclass(eq=False)
@@ -191,6 +193,11 @@ class Schedule:
             cluster.closed = cluster.absorbed = True
             body, values, _ = self._body(cluster, outputs=())
             variable = self._names[node.inputs[0]]
+        elif (again := self._recomputed(cluster, view)) is not None:
+            for views in again.operands.values():
+                self._close_bases(views, but=cluster)
+            body, values, _ = self._body(again, outputs=())
+            variable = self._names[node.inputs[0]]
         else:
             self._close_bases([view])
             table = _ReadTable()
@@ -215,6 +222,29 @@ class Schedule:
                     if consumer is not node and id(consumer) not in members:
                         return False
         return True
+
+    def _recomputed(self, cluster: Cluster | None, view: View) -> Cluster | None:
+        """The part of an open cluster that computes a value, where that is as cheap as reading it.
+
+        That is so for plain arithmetic on one array of the value's size, or a smaller one: the
+        value then need not be stored for the reduction's sake.
+        """
+        if cluster is None or cluster.closed or view.shape != cluster.shape or not view.is_dense:
+            return None
+        part = Cluster(cluster.shape)
+        wanted = {view.base}
+        for node in reversed(cluster.nodes):
+            if wanted.isdisjoint(node.outputs):
+                continue
+            part.nodes.insert(0, node)
+            part.operands[node] = cluster.operands[node]
+            wanted.update(operand.base for operand in cluster.operands[node])
+        own = {value for node in part.nodes for value in node.outputs}
+        read = {base for base in wanted if base is not None and base not in own}
+        size = math.prod(view.shape)
+        large_bytes = sum(base.spec.memory_bytes for base in read if base.spec.size >= size)
+        cheap = all(node.primitive.name in _CHEAP for node in part.nodes)
+        return part if cheap and large_bytes <= size * view.dtype.itemsize else None
 
     def _dense(self, value: Value) -> Value:
         """A value whose buffer holds exactly these elements; copies where a view does not."""

@@ -220,3 +220,18 @@ def test_training_does_not_grow_and_stays_near_the_lower_bound(runtime: Runtime)
     assert len(set(seen)) == 1
     executable = step.compile(state, batch)
     assert executable.temporary_memory_bytes() <= 1.1 * executable.memory_lower_bound_bytes
+
+
+def test_a_reduction_recomputes_cheap_values_that_are_used_again() -> None:
+    """Batch statistics: neither the centred values nor their squares go through memory."""
+    x = np.random.default_rng(0).standard_normal((300, 40)).astype(np.float32)
+
+    def normalised(x):
+        centred = x - ak.mean(x, axis=0)
+        return centred * ak.rsqrt(ak.mean(centred * centred, axis=0) + 1e-5)
+
+    program, result = compiled(normalised, x)
+    assert program.arena_bytes < x.nbytes
+    wide = x.astype(np.float64)
+    wanted = (wide - wide.mean(axis=0)) / np.sqrt(wide.var(axis=0) + 1e-5)
+    np.testing.assert_allclose(result.numpy(), wanted, atol=1e-5)
