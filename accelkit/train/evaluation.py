@@ -19,12 +19,12 @@ from accelkit.metrics import Metric
 from accelkit.nn.module import Module, flatten_names
 from accelkit.tensor import Tensor
 from accelkit.train.batch import Batch, as_batch, on_device, padded
+from accelkit.train.compiling import Compiled, compile_step
 from accelkit.train.metrics import StepMetrics
 from accelkit.train.precision import policy
 from accelkit.train.program import StepProgram, build_eval_program
 from accelkit.train.recipe import Recipe
 from accelkit.train.state import TrainState
-from accelkit.train.step import Compiled, compile_step
 
 __all__ = ["EvalStep"]
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from accelkit import dtypes, ops
 from accelkit.arguments import require_instance
 from accelkit.backend import Executable
-from accelkit.compilation import compile_graph, run
+from accelkit.compilation import run
 from accelkit.device import Device, current_device
 from accelkit.device import device as find_device
 from accelkit.errors import (
@@ -26,15 +26,15 @@ from accelkit.metrics import Metric
 from accelkit.nn.module import Module, flatten_names
 from accelkit.ops.coercion import put
 from accelkit.optim import Optimizer
-from accelkit.passes import mixed_precision, simplify
 from accelkit.random.philox import subkey
 from accelkit.registry import backend
 from accelkit.tensor import Tensor
 from accelkit.train.batch import Batch, as_batch, on_device, padded
-from accelkit.train.memory import MemoryChoice, MemoryMeans, Planner, as_remat, parse_bytes
+from accelkit.train.compiling import Compiled, compile_step, fit
+from accelkit.train.memory import MemoryChoice, MemoryMeans, as_remat, parse_bytes
 from accelkit.train.metrics import StepMetrics
 from accelkit.train.offload import offloaded, on_host
-from accelkit.train.precision import Policy, policy
+from accelkit.train.precision import policy
 from accelkit.train.program import INITIAL_LOSS_SCALE, StepProgram, build_train_program
 from accelkit.train.recipe import Recipe
 from accelkit.train.recovery import lost, rehearse, survived
@@ -43,39 +43,6 @@ from accelkit.train.state import TrainState
 __all__ = ["TrainStep"]
 
 NONFINITE = ("raise", "skip", "ignore")
-_COMPILATIONS = 3  # until a compiler's plan is within a memory limit
-
-
-class Compiled(NamedTuple):
-    """A step's program and its executable."""
-
-    program: StepProgram
-    executable: Executable
-
-
-def compile_step(
-    program: StepProgram, device: Device, precision: Policy, means: MemoryMeans | None = None
-) -> Compiled:
-    """Compile a traced step under a precision policy, donating the state that it changes."""
-    means = means or MemoryMeans()
-    donate = program.donated
-    runs_on = backend(device.backend)
-    executable = compile_graph(
-        means.before_preparation(narrowed(program.graph, precision)),
-        device,
-        donate=donate,
-        options=precision.options,
-        finish=lambda graph: means.after_preparation(graph, runs_on, donate),
-        host=program.slots if means.host_state else None,
-    )
-    return Compiled(program, executable)
-
-
-def narrowed(graph: Graph, precision: Policy) -> Graph:
-    """The graph with the policy's narrow products."""
-    if precision.narrow is None:
-        return graph
-    return mixed_precision(simplify(graph), precision.narrow)
 
 
 class TrainStep:
@@ -339,34 +306,23 @@ class TrainStep:
         return found
 
     def _fit(self, tensors: dict[str, Tensor], specs: list[TensorSpec], batch: Batch) -> Compiled:
-        """Choose how to stay within the memory limit, and compile; again if the compiler's own
-        plan turns out to need more than was predicted."""
+        """Choose how to stay within the memory limit, and compile."""
         limit = self.memory_limit_bytes
         assert limit is not None
 
-        def build(count: int) -> tuple[StepProgram, Graph]:
+        def build(count: int) -> StepProgram:
             self.recipe = replace(self.recipe, accumulate=count)
-            program = self._trace(tensors, specs)
-            return program, narrowed(program.graph, self._policy)
+            return self._trace(tensors, specs)
 
-        planner = Planner(
+        compiled, choice = fit(
             build,
             specs[0].shape[0],
-            backend(self.device.backend),
             self.device,
+            self._policy,
+            limit,
             may_accumulate=not self._uses_batch_statistics(batch),
         )
-        scale = 1.0
-        for _ in range(_COMPILATIONS):
-            choice = planner.choose(limit, scale=scale)
-            program = build(choice.accumulate)[0]
-            compiled = compile_step(program, self.device, self._policy, choice.means)
-            self._means, self.memory_choice = choice.means, choice
-            inputs = compiled.executable.graph.input_bytes
-            needed = compiled.executable.temporary_memory_bytes()
-            if needed is None or inputs + needed <= limit:
-                break
-            scale *= needed / (choice.predicted_peak_bytes - inputs)
+        self._means, self.memory_choice = choice.means, choice
         self._begin_measuring(tensors)
         return compiled
 
