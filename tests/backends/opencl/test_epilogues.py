@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 from accelkit_opencl.kernels.source import KernelSource
+from accelkit_opencl.runtime import Runtime
 
 import accelkit as ak
 from accelkit.primitives import get
+
+
+@pytest.fixture(autouse=True)
+def device_under_test(runtime: Runtime) -> Iterator[None]:
+    with ak.default_device(runtime.device):
+        yield
 
 
 def draw(*shape: int, dtype: type = np.float32) -> np.ndarray:
@@ -21,7 +29,7 @@ def compiled(
 ) -> tuple[list[KernelSource], Any]:
     """The kernels of a function on OpenCL, and its results."""
     jitted = ak.jit(function, donate_argnums=donate)
-    results = jitted(*(ak.asarray(a, device="opencl") for a in arrays))
+    results = jitted(*(ak.asarray(a) for a in arrays))
     (program,) = jitted._programs.values()
     return [launch.source for launch in program.executable.program.plan.launches], results
 
@@ -66,8 +74,7 @@ def test_a_batch_of_products_with_row_and_column_terms() -> None:
     close(y, (a @ b) * rows + columns)
 
 
-@pytest.mark.parametrize("groups", [1, 2])
-@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 2)])
 def test_a_convolution_with_bias_residual_and_activation(stride: int, groups: int) -> None:
     x, w, bias = draw(2, 9, 9, 8), draw(3, 3, 8 // groups, 36), draw(36)
     parameters = {
@@ -92,7 +99,7 @@ def test_a_convolution_with_bias_residual_and_activation(stride: int, groups: in
     close(y, expected)
 
 
-@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("stride", [1, 3])
 def test_an_input_gradient_goes_through_the_activation_before_it(stride: int) -> None:
     out = (10 - 3) // stride + 1
     g, w, y = draw(2, out, out, 20), draw(3, 3, 6, 20), draw(2, 10, 10, 6)
@@ -145,6 +152,6 @@ def test_functions_with_large_arguments_keep_their_slow_form() -> None:
     a, b = draw(4, 30) * 40, draw(30, 20) * 40
     _, y = compiled(lambda a, b: ak.exp(ak.sin(a @ b)), a, b)
     exact = a.astype(np.float64) @ b.astype(np.float64)
-    product = ak.asarray(a, device="opencl") @ ak.asarray(b, device="opencl")
+    product = ak.asarray(a) @ ak.asarray(b)
     assert np.abs(product.numpy() - exact).max() < 0.1
     close(y, np.exp(np.sin(product.numpy())))
