@@ -52,6 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     programs = _programs(parser, options.programs)
     path = options.output / "results.json"
     report = _report(parser, options, path)
+    if options.note is not None:
+        report.environment["note"] = options.note
     for name in () if options.only_report else chosen:
         if name in SECTIONS:
             _log(f"== {name}")
@@ -59,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             _measure(report, name, programs, options)
         report.write(path)  # a run that is cut short keeps what it measured
+    report.write(path)
     (options.output / "README.md").write_text(markdown(report), encoding="utf-8")
     for drawn in plots.draw(report, options.output):
         _log(f"wrote {drawn}")
@@ -106,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="small networks, few samples")
     parser.add_argument("--output", type=Path, default=Path("out/benchmarks"), metavar="FOLDER")
     parser.add_argument("--add", action="store_true", help="add to what the folder holds")
+    parser.add_argument("--note", metavar="TEXT", help="on the circumstances, for the report")
     parser.add_argument("--only-report", action="store_true", help="measure nothing")
     parser.add_argument("--list", action="store_true", help="list workloads and programs")
     return parser
@@ -182,7 +186,8 @@ def _report(parser: argparse.ArgumentParser, options: argparse.Namespace, path: 
                     f"{path} was measured with {key} {report.environment[key]!r}, this is "
                     f"{now[key]!r}: give another --output"
                 )
-        report.environment = now
+        note = report.environment.get("note")
+        report.environment = now if note is None else {**now, "note": note}
     return report
 
 

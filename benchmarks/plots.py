@@ -107,7 +107,7 @@ def _ratios(report: Report, ratios: Mapping[str, Mapping[str, float]], path: Pat
     from matplotlib import pyplot as plt
 
     workloads = [n for n in report.workloads if any(n in own for own in ratios.values())]
-    figure, axis = plt.subplots(figsize=(4.0 + 1.3 * len(workloads), 4.5), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7.0 + 0.9 * len(workloads), 4.5), layout="constrained")
     width = 0.8 / len(ratios)
     for index, (program, own) in enumerate(ratios.items()):
         places = [workloads.index(n) - 0.4 + (index + 0.5) * width for n in own]

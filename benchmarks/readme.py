@@ -34,6 +34,8 @@ def generated(report: Report) -> str:
         "medians of programs that took turns in one run, each in a process of its own with the "
         "same threads and allocator settings, after their losses agreed."
     ]
+    if "note" in environment:
+        parts.append(environment["note"])
     if _SHOWN in report.workloads:
         parts.append(_all_programs(report.workloads[_SHOWN]))
         parts.append(f"![{_SHOWN}](benchmarks/results/cpu/{_SHOWN}.png)")
@@ -65,7 +67,7 @@ def _ratios(report: Report) -> str:
     cells = []
     for name, measured in report.workloads.items():
         for f in measured.figures():
-            if PROGRAMS[f.name].kind != "accelkit" or not (f.native or f.peer):
+            if PROGRAMS[f.name].kind != "accelkit" or not (f.native or f.peer or f.best):
                 continue
             native, peer, best = (
                 "" if c is None else f"{c.time:.2f} ({PROGRAMS[c.rival].label})"

@@ -70,6 +70,8 @@ def markdown(report: Report) -> str:
         f"Python {environment['python']}, commit {environment['commit']}, "
         f"{environment['started']}.",
     ]
+    if "note" in environment:
+        parts.append(environment["note"])
     for name, measured in report.workloads.items():
         parts.append(f"## {name}\n\n{title(measured)}\n\n{table(COLUMNS, rows(measured))}")
         parts.append(f"![{name}]({name}.png)")

@@ -60,7 +60,8 @@ class Figures:
         deviation: Of its losses from the median of all.
         native: Beside the fastest hand-written program of its group, which may be itself.
         peer: Beside the fastest peer of its group.
-        best: Beside the fastest of all other programs that are not accelkit's.
+        best: Beside the fastest of all other programs that are not accelkit's; None if they never
+            took turns with each other.
     """
 
     name: str
@@ -172,6 +173,7 @@ class Measured:
         native = _fastest(own, {n: r for n, r in same.items() if PROGRAMS[n].kind == "native"})
         if PROGRAMS[name].kind == "native" and (native is None or native.time < 1):
             native = Comparison(name, 1.0, 1.0)
+        best = min(others.items(), key=lambda item: np.median(samples_of(item[1])), default=None)
         return Figures(
             name=name,
             version=good[-1].version,
@@ -187,7 +189,7 @@ class Measured:
             deviation=self.deviations()[name],
             native=native,
             peer=_fastest(own, {n: r for n, r in same.items() if PROGRAMS[n].kind == "peer"}),
-            best=_fastest(own, others),
+            best=_fastest(own, dict([best]) if best else {}),
         )
 
     def to_json(self) -> dict[str, Any]:

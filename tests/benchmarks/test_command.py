@@ -73,7 +73,9 @@ def test_runs_are_added(monkeypatch, tmp_path):
         assert command.main(["--programs", "torch-eager,accelkit-torch", *common, *add]) == 0
     path = tmp_path / "results.json"
     assert len(json.loads(path.read_text())["workloads"]["mlp-train"]["runs"]) == 3
-    assert command.main(["--only-report", "--output", str(tmp_path)]) == 0
+    note = ["--note", "measured on a Monday"]
+    assert command.main(["--only-report", "--output", str(tmp_path), *note]) == 0
+    assert "measured on a Monday" in (tmp_path / "README.md").read_text()
     assert {p.name for p in tmp_path.iterdir()} >= {"README.md", "mlp-train.png", "ratios.png"}
     # Another size cannot be compared with what is there.
     assert command.main(["--programs", "torch", *common, "--add", "--batch-size", "8"]) == 0
