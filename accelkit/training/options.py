@@ -202,8 +202,8 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     memory.add_argument(
         "--memory-limit",
         metavar="SIZE",
-        help="e.g. 8GiB: cut batches into micro-batches until the step fits; the result is that "
-        "of the whole batch",
+        help="e.g. 8GiB: micro-batches, rematerialisation, early updates and optimizer state on "
+        "the host are combined until the step fits; batch, learning rate and masks stay the same",
     )
     memory.add_argument(
         "--accumulate", type=positive, default=1, metavar="N", help="micro-batches in a batch"

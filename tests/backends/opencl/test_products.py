@@ -7,13 +7,16 @@ import itertools
 import numpy as np
 import pytest
 from accelkit_opencl.kernels.convolution import Convolution
-from accelkit_opencl.kernels.matmul_cpu import Matmul
+from accelkit_opencl.kernels.matmul_cpu import Matmul, MomentumUpdate
 from accelkit_opencl.products import (
     Choice,
+    Launch,
+    Lowering,
     Profile,
     lower_forward,
     lower_input_gradient,
     lower_matmul,
+    lower_matmul_update,
     lower_weight_gradient,
 )
 
@@ -78,6 +81,34 @@ def test_matmul(lab, profile: str, shape: Matmul) -> None:
         stored_b = np.ascontiguousarray(b.swapaxes(1, 2)) if transpose_b else b
         out = lab.run(lowering, {"a": stored_a, "b": stored_b}, expected.shape)
         assert deviation(out, expected) < BOUND[shape.dtype], (transpose_a, transpose_b)
+
+
+@pytest.mark.parametrize("profile", COMMON)
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_matmul_update(lab, profile: str, nesterov: bool) -> None:
+    """The gradient goes into parameter and velocity; full tiles, ragged ones, and one vector."""
+    rng = np.random.default_rng(0)
+    product, rate, decay = Matmul(1, 70, 133, 9, transpose_a=True), 0.05, 0.1
+    a, b = draw(rng, (9, 70), "float"), draw(rng, (9, 133), "float")
+    p, v = draw(rng, (70, 133), "float"), draw(rng, (70, 133), "float")
+    g = a.T.astype(np.float64) @ b + decay * p
+    velocity = 0.9 * v + g
+    expected = {
+        "new_v": velocity,
+        "new_p": p - rate * (g + 0.9 * velocity if nesterov else velocity),
+    }
+    update = MomentumUpdate(0.9, decay, nesterov)
+    lowering = lower_matmul_update(product, update, PROFILES[profile])
+    lab.build([lowering])
+    inputs = {"p": p, "a": a, "b": b, "v": v, "rate": np.array([rate], np.float32)}
+    for wanted, other in (("new_v", "new_p"), ("new_p", "new_v")):
+        launches = tuple(
+            Launch(launch.source, tuple("out" if x == wanted else x for x in launch.buffers))
+            for launch in lowering.launches
+        )
+        renamed = Lowering(launches, lowering.scratch_bytes)
+        out = lab.run(renamed, {**inputs, other: np.zeros_like(p)}, p.shape)
+        assert deviation(out, expected[wanted]) < BOUND["float"], wanted
 
 
 CONVOLUTIONS = {
