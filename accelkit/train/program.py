@@ -149,6 +149,9 @@ def build_train_program(
         changed, vector = _train_step(
             recipe, tensors, (inputs, targets, weights), scalars, stream, scalar_names, details
         )
+        # In the order of the inputs: compilers pair donated inputs with outputs of their shape by
+        # position, and a pair that does not belong together costs a copy.
+        changed = {name: changed[name] for name in names if name in changed}
         details["sites"], details["changed"] = tuple(stream.sites), tuple(changed)
         return [*changed.values(), vector]
 

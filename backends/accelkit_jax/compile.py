@@ -83,9 +83,14 @@ def reusable(graph: Graph, donate: Iterable[int]) -> tuple[int, ...]:
     return tuple(found)
 
 
-# On CPUs XLA hands single convolutions to YNNPACK, whose weight gradients take two to five times
-# as long as Eigen's (AlexNet's, batch 32); for matrix products it is the better one.
-_CPU_LIBRARIES = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+_CPU_OPTIONS: dict[str, Any] = {
+    # XLA hands single convolutions to YNNPACK, whose weight gradients take two to five times as
+    # long as Eigen's (AlexNet's, batch 32); for matrix products it is the better one.
+    "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+    # Otherwise each parameter that the backward pass reads is copied before its update in place:
+    # 244 MB per step of AlexNet.
+    "xla_cpu_copy_insertion_use_region_analysis": True,
+}
 
 
 @functools.cache
@@ -93,12 +98,16 @@ def preferred_options(native_device: jax.Device) -> dict[str, Any]:
     """Compiler options that make programs faster on a device, where its XLA knows them."""
     if native_device.platform != "cpu":
         return {}
+    return {k: v for k, v in _CPU_OPTIONS.items() if _is_known(native_device, {k: v})}
+
+
+def _is_known(native_device: jax.Device, option: dict[str, Any]) -> bool:
     probe = jax.jit(lambda: 0, out_shardings=SingleDeviceSharding(native_device))
     try:
-        probe.lower().compile(_CPU_LIBRARIES)
+        probe.lower().compile(option)
     except Exception:  # an XLA that does not know the option says so in several ways
-        return {}
-    return _CPU_LIBRARIES
+        return False
+    return True
 
 
 def _compiler_options(native_device: jax.Device, options: CompileOptions) -> dict[str, Any]:

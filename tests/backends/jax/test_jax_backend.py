@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -11,11 +12,11 @@ import jax
 import numpy as np
 import pytest
 from accelkit_jax import JaxBackend, philox, runtime
-from accelkit_jax.compile import reusable
+from accelkit_jax.compile import preferred_options, reusable
 from backends.comparison import run
 from backends.primitive_cases import Case
 
-from accelkit import dtypes
+from accelkit import dtypes, losses, nn, optim, train
 from accelkit.backend import CompileOptions
 from accelkit.device import Device
 from accelkit.errors import BackendError, DeviceError, OptionError, OutOfMemoryError
@@ -80,6 +81,27 @@ def test_donated_arrays_are_deleted_and_others_kept() -> None:
 def test_only_reusable_inputs_are_donated() -> None:
     graph = xla_cases.update_graph()
     assert reusable(graph, {0, 1, 2}) == (0, 1)  # two outputs of this shape
+
+
+def test_no_parameter_is_copied_before_its_update_in_place() -> None:
+    """Equal shapes pair with their own successors; the backward pass reads before the update."""
+    if "xla_cpu_copy_insertion_use_region_analysis" not in preferred_options(
+        runtime.jax_device(CPU)
+    ):
+        pytest.skip("this XLA lacks the option, which jax 0.10 has")
+    model = nn.Sequential(nn.Linear(8), nn.ReLU(), nn.Linear(8), nn.ReLU(), nn.Linear(8))
+    optimizer = optim.sgd(0.1, momentum=0.9, weight_decay=0.01)
+    step = train.TrainStep(model, losses.SoftmaxCrossEntropy(), optimizer, device=CPU)
+    batch = (np.ones((4, 8), np.float32), np.zeros(4, np.int32))
+    executable = step.compile(step.init(0, (4, 8)), batch)
+    text = executable._program.as_text()
+    entry = text[text.index("ENTRY") :]
+    assert "parameter(" in entry
+    assert " copy(" not in entry
+    aliases = re.findall(r"\{(\d+)\}: \((\d+), \{\}", text[: text.index("ENTRY")])
+    state = executable.graph.input_names
+    assert len(aliases) == sum(name.startswith(("param", "optim", "watch")) for name in state)
+    assert all(output == operand for output, operand in aliases)
 
 
 def test_copies_survive() -> None:
