@@ -276,24 +276,29 @@ def _results(case: Case, arguments: list[Any]) -> list[np.ndarray]:
     return [np.asarray(r.numpy(), np.float64) for r in results]
 
 
-def measure(lab: Lab, case: Case, elements: int, rounds: int) -> Measurement:
+CLOCKS: Final = {"wall": time.perf_counter, "processor": time.process_time}
+
+
+def measure(
+    lab: Lab, case: Case, elements: int, rounds: int, clock: Callable[[], float]
+) -> Measurement:
     """Time a case in turns with the copies; a first round warms up."""
     run, moved_bytes = lab.runner(case, elements)
     copies = lab.copies(elements)
     result = Measurement(case.name, moved_bytes, 2 * 4 * elements)
     for round_ in range(rounds + 1):
-        case_s = _seconds(run)
-        copy_s = min(_seconds(copy) for copy in copies)
+        case_s = _seconds(run, clock)
+        copy_s = min(_seconds(copy, clock) for copy in copies)
         if round_:
             result.case_s.append(case_s)
             result.copy_s.append(copy_s)
     return result
 
 
-def _seconds(function: Callable[[], None]) -> float:
-    start = time.perf_counter()
+def _seconds(function: Callable[[], None], clock: Callable[[], float]) -> float:
+    start = clock()
     function()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -305,6 +310,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--elements", type=int, default=16 * 2**20, help="of each large array")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--only", help="comma-separated beginnings of names")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--json", type=Path, help="file for all samples")
     options = parser.parse_args(arguments)
     if options.elements < COLUMNS or options.elements % COLUMNS or options.rounds < 1:
@@ -322,7 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not deviation <= DEVIATION:
             wrong.append(f"{case.name}: results deviate by {deviation:.1e}, at most {DEVIATION:g}")
             continue
-        found.append(measure(lab, case, options.elements, options.rounds))
+        found.append(measure(lab, case, options.elements, options.rounds, CLOCKS[options.clock]))
         print(found[-1], flush=True)
     if options.json is not None:
         report = {
@@ -333,6 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "hardware": lab.info.description,
             "driver": lab.info.driver,
             "elements": options.elements,
+            "clock": options.clock,
             "measurements": [m.to_json() for m in found],
         }
         options.json.write_text(json.dumps(report, indent=1) + "\n")

@@ -53,12 +53,13 @@ def test_command_measures_and_writes_samples(
 ) -> None:
     path = tmp_path / "found.json"
     arguments = ["--elements", "4096", "--rounds", "2", "--only", "tanh,sum of rows"]
+    arguments += ["--clock", "processor"]
     assert main([*arguments, "--json", str(path)]) == 0
     report = json.loads(path.read_text())
     assert [m["name"] for m in report["measurements"]] == ["tanh", "sum of rows"]
     for measurement in report["measurements"]:
         assert len(measurement["case_s"]) == len(measurement["copy_s"]) == 2
-        assert measurement["bytes_per_s"] > 0
+        assert min(measurement["case_s"]) > 0
     assert "tanh" in capsys.readouterr().out
 
 
