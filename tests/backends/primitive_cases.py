@@ -238,6 +238,13 @@ def _composite_cases(random: np.random.Generator, normal: Any) -> Iterator[Case]
     for nesterov in (False, True):
         parameters = {"momentum": 0.9, "weight_decay": 0.01, "nesterov": nesterov}
         yield Case("sgd_update", (p, g, v, rate), parameters)
+        for swapped, a, b in (
+            (False, normal(3, 5), normal(5, 4)),
+            (True, normal(5, 3), normal(4, 5)),
+        ):
+            transposes = {"transpose_a": swapped, "transpose_b": swapped}
+            yield Case("sgd_update_matmul", (p, a, b, v, rate), {**parameters, **transposes})
+    yield Case("barrier", (p, normal(5), rate), {}, exact=True)
     corrections = (np.array(0.1, p.dtype), np.array(0.001, p.dtype))
     for decoupled in (False, True):
         parameters = {
