@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from benchmarks.program import PROGRAMS
+from benchmarks.report import figure as short
 from benchmarks.report import title
 from benchmarks.results_file import Figures, Measured, Report
 
@@ -57,8 +58,8 @@ def _bars(measured: Measured, figures: Sequence[Figures], path: Path) -> Path:
     figures = sorted(figures, key=lambda f: f.step_s, reverse=True)
     height = 1.6 + 0.32 * len(figures)
     figure, axes = plt.subplots(1, 4, figsize=(15, height), sharey=True, layout="constrained")
-    panels: list[tuple[str, list[float | None], str]] = [
-        ("examples per second", [f.examples_per_s for f in figures], "{:,.3g}"),
+    panels: list[tuple[str, list[float | None], str | None]] = [
+        ("examples per second", [f.examples_per_s for f in figures], None),
         (
             "step time / best hand-written,\nsame framework",
             [f.native.time if f.native else None for f in figures],
@@ -79,14 +80,15 @@ def _bars(measured: Measured, figures: Sequence[Figures], path: Path) -> Path:
 
 
 def _panel(
-    axis: Axes, figures: Sequence[Figures], values: Sequence[float | None], form: str
+    axis: Axes, figures: Sequence[Figures], values: Sequence[float | None], form: str | None
 ) -> None:
     most = max((v for v in values if v is not None), default=1.0)
     for position, (found, value) in enumerate(zip(figures, values, strict=True)):
         if value is None:
             continue
         axis.barh(position, value, color=_COLOURS[PROGRAMS[found.name].kind])
-        axis.text(value + 0.01 * most, position, form.format(value), va="center", fontsize=8)
+        text = short(value) if form is None else form.format(value)
+        axis.text(value + 0.01 * most, position, text, va="center", fontsize=8)
     axis.set_xlim(0, 1.18 * most or 1.0)
     axis.spines[["top", "right"]].set_visible(False)
     axis.tick_params(labelsize=8)
@@ -154,7 +156,7 @@ def _roofline(report: Report, path: Path) -> Path:
     axis.set_ylim(flops / 1e9 / 3e3, flops / 1e9 * 2)
     axis.set_xlabel("operations per byte of operands and results")
     axis.set_ylabel("GFLOP/s")
-    axis.set_title("Primitives of AlexNet's training step, each run alone; area is time")
+    axis.set_title("Primitives of AlexNet's training step, each run alone; larger takes longer")
     if profiles:
         axis.legend(frameon=False, loc="lower right")
     axis.grid(alpha=0.25, which="both", linewidth=0.4)

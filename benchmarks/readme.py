@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.program import PROGRAMS
-from benchmarks.report import table, title
+from benchmarks.report import figure, table, title
 from benchmarks.results_file import Measured, Report
 
 __all__ = ["BEGIN", "END", "README", "STORED", "generated", "main", "replaced"]
@@ -52,8 +52,8 @@ def _all_programs(measured: Measured) -> str:
     cells = [
         (
             f.label,
-            f"{f.step_s * 1e3:,.0f}",
-            f"{f.examples_per_s:,.3g}",
+            figure(f.step_s * 1e3),
+            figure(f.examples_per_s),
             f"{f.compile_s:.1f}",
             f"{f.peak_memory_bytes / 2**20:,.0f}",
         )

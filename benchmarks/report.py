@@ -9,7 +9,7 @@ from benchmarks.measure import AGREEMENT_BOUND
 from benchmarks.program import PROGRAMS
 from benchmarks.results_file import Comparison, Figures, Measured, Report
 
-__all__ = ["COLUMNS", "markdown", "rows", "table", "title"]
+__all__ = ["COLUMNS", "figure", "markdown", "rows", "table", "title"]
 
 COLUMNS: Final = (
     "program",
@@ -35,6 +35,11 @@ _NOTE: Final = (
     "all programs over five steps of a small form of the network without dropout, before anything "
     f"was timed (bound {AGREEMENT_BOUND:g})."
 )
+
+
+def figure(value: float) -> str:
+    """A number with three digits, or all those before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def table(columns: Sequence[str], cells: Iterable[Sequence[str]], *, left: int = 1) -> str:
@@ -99,10 +104,10 @@ def _cell(text: str) -> str:
 def _row(figures: Figures) -> tuple[str, ...]:
     return (
         figures.label,
-        f"{figures.step_s * 1e3:,.4g}",
+        figure(figures.step_s * 1e3),
         f"{figures.iqr_s * 1e3:,.2g}",
-        f"{figures.examples_per_s:,.4g}",
-        f"{figures.gflops:,.3g}",
+        figure(figures.examples_per_s),
+        figure(figures.gflops),
         _ratio(figures.native),
         _ratio(figures.peer),
         _ratio(figures.best),
