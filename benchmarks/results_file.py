@@ -262,9 +262,9 @@ class Report:
         return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
 
     def write(self, path: Path) -> None:
-        """Store it, samples rounded to a microsecond's thousandth."""
+        """Store it, numbers rounded to nine digits."""
         path.parent.mkdir(parents=True, exist_ok=True)
         rounded = json.loads(
-            json.dumps(self.to_json()), parse_float=lambda t: float(f"{float(t):.7g}")
+            json.dumps(self.to_json()), parse_float=lambda t: float(f"{float(t):.9g}")
         )
         path.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
