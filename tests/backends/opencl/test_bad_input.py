@@ -196,7 +196,7 @@ def test_memory_that_runs_out_when_a_kernel_starts(
     monkeypatch.setattr(runtime_module.cl, "enqueue_nd_range_kernel", Failing(2))
     with pytest.raises(OutOfMemoryError, match=r"MEM_OBJECT_ALLOCATION_FAILURE.*smaller batch"):
         double(x)
-    assert runtime.memory.in_use_bytes == in_use
+    assert runtime.memory.in_use_bytes <= in_use
     assert double(x).numpy().tolist() == [0, 2, 4, 6, 8]
 
 
