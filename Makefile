@@ -53,7 +53,8 @@ OPENCL_TESTS := -m pytest -n $(WORKERS) --dist worksteal tests/backends/opencl
 
 test-emulator: opencl-runtimes
 	$(ON_EMULATOR) $(BIN)/python $(OPENCL_TESTS) \
-	  --ignore tests/backends/opencl/test_conformance.py
+	  --ignore tests/backends/opencl/test_conformance.py \
+	  --ignore tests/backends/opencl/test_products.py
 
 test-opencl: opencl-runtimes
 	$(BIN)/python $(OPENCL_TESTS)
