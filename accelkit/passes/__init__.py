@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from accelkit.graph import Graph
 from accelkit.passes.cleanup import eliminate_dead_code
@@ -13,13 +13,13 @@ from accelkit.passes.memory import MemoryPlan, plan_memory, plan_values, updated
 from accelkit.passes.micro_batches import merge_products, update_by_products
 from accelkit.passes.partition import Part, cut_around_updates, cut_at_barriers, partition
 from accelkit.passes.precision import mixed_precision
-from accelkit.passes.rematerialisation import Rematerialised, rematerialise
 from accelkit.passes.schedule import update_early
 from accelkit.passes.simplify import simplify
 from accelkit.primitives.scheduling import barrier
 
 if TYPE_CHECKING:
     from accelkit.backend import Backend
+    from accelkit.passes.rematerialisation import Rematerialised, rematerialise
 
 __all__ = [
     "MemoryPlan",
@@ -63,3 +63,12 @@ def prepare(graph: Graph, backend: Backend) -> Graph:
     if "fast_grouped_convolution" not in backend.capabilities:
         graph = split_grouped_convolutions(graph)
     return update_early(eliminate_dead_code(simplify(graph)))
+
+
+def __getattr__(name: str) -> Any:
+    """What few programs need is imported when it is asked for."""
+    if name in ("Rematerialised", "rematerialise"):
+        from accelkit.passes import rematerialisation
+
+        return getattr(rematerialisation, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
