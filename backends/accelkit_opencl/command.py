@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -148,7 +149,8 @@ def _tune(options: argparse.Namespace) -> int:
     products = products_in([passes.prepare(step.graph(state, batch), _backend())])
     del state
     choices, rows = {}, []
-    with Progress(transient=True) as progress, Trials(device, profile) as trials:
+    trials = Trials(device, profile)
+    with Progress(transient=True) as progress, contextlib.closing(trials):
         task = progress.add_task(f"Tuning {device}", total=len(products))
         rest_s = options.budget - (time.perf_counter() - start)
         for result in tune(products, trials, profile, budget_s=rest_s):

@@ -6,7 +6,6 @@ import math
 import multiprocessing
 import time
 from multiprocessing.connection import Connection
-from types import TracebackType
 
 import pyopencl as cl
 
@@ -33,6 +32,8 @@ _START_S = 120.0  # for a child to import and open the device, on a machine that
 class Trials:
     """Measures choices in a child process; a crash there costs one choice and a new child.
 
+    Close it when done, by ``contextlib.closing``.
+
     Args:
         device: An OpenCL device.
         profile: Of the device.
@@ -48,17 +49,6 @@ class Trials:
         self._connection: Connection | None = None
         self.crashes = 0
 
-    def __enter__(self) -> Trials:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
-
     def __call__(self, kind: str, product: Matmul | Convolution, choice: Choice) -> float:
         """Seconds of one run; infinite if the choice fails, crashes, or takes too long."""
         connection = self._start()
@@ -70,7 +60,7 @@ class Trials:
         except (EOFError, OSError):
             pass
         self.crashes += 1
-        self.stop()
+        self.close()
         return math.inf
 
     def _start(self) -> Connection:
@@ -93,13 +83,13 @@ class Trials:
                 return
         except (EOFError, OSError):
             pass
-        self.stop()
+        self.close()
         raise BackendError(
             f"The process that tries kernels on {self._device} does not start. Use the defaults, "
             f"without tuning."
         )
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """End the child."""
         if self._child is not None and self._connection is not None:
             self._connection.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -27,7 +28,7 @@ class Crash:
 
 
 def test_a_crash_costs_one_choice(runtime: Runtime) -> None:
-    with Trials(runtime.device, PROFILE, limit_s=100.0) as trials:
+    with closing(Trials(runtime.device, PROFILE, limit_s=100.0)) as trials:
         assert 0 < trials("matmul", PRODUCT, Choice()) < math.inf
         assert trials("matmul", Crash(), Choice()) == math.inf  # type: ignore[arg-type]
         assert trials.crashes == 1
@@ -36,7 +37,7 @@ def test_a_crash_costs_one_choice(runtime: Runtime) -> None:
 
 
 def test_a_choice_that_takes_too_long_is_stopped(runtime: Runtime) -> None:
-    with Trials(runtime.device, PROFILE, limit_s=0.0) as trials:
+    with closing(Trials(runtime.device, PROFILE, limit_s=0.0)) as trials:
         assert trials("matmul", PRODUCT, Choice()) == math.inf
         assert trials.crashes == 1
 
