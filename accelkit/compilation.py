@@ -14,7 +14,7 @@ from accelkit.device import Device, current_device
 from accelkit.errors import CompileError, DeviceMismatchError, OptionError, OutOfMemoryError
 from accelkit.graph import Graph
 from accelkit.ops.coercion import asarray
-from accelkit.parts import PartedExecutable
+from accelkit.partitioned import PartitionedExecutable
 from accelkit.tensor import Tensor
 from accelkit.tracing import active_trace, leaked, trace_graph
 
@@ -64,7 +64,7 @@ def compile_graph(
         with translated(backend):
             if not cuts:
                 return compile_part(prepared, positions)
-            return PartedExecutable(
+            return PartitionedExecutable(
                 prepared,
                 backend,
                 device,

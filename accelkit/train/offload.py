@@ -1,8 +1,8 @@
 """Optimizer state on the host: on the device only while it is updated.
 
-A step with host state runs in parts (:mod:`accelkit.parts`). Each part begins where the slots of
-a few parameters are needed and ends where they have been updated, so that the device never holds
-more of them than the largest. What is computed is the same (Ren et al., 2021, "ZeRO-Offload",
+A step with host state runs in parts (:mod:`accelkit.partitioned`). Each part begins where the slots
+of a few parameters are needed and ends where they have been updated, so that the device never
+holds more of them than the largest. What is computed is the same (Ren et al., 2021, "ZeRO-Offload",
 keep the arithmetic of the update on the host as well; here it stays on the device, and the bits
 with it).
 """

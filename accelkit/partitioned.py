@@ -16,12 +16,12 @@ from accelkit.device import Device
 from accelkit.graph import Graph, Value
 from accelkit.passes.partition import Part, partition
 
-__all__ = ["PartedExecutable"]
+__all__ = ["PartitionedExecutable"]
 
 Compile = Callable[[Graph, frozenset[int]], Executable]
 
 
-class PartedExecutable(Executable):
+class PartitionedExecutable(Executable):
     """Several executables as one.
 
     Args:
