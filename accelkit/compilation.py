@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from accelkit import passes, registry, tree
+from accelkit import registry, tree
 from accelkit.backend import CompileOptions, Executable, translated
 from accelkit.device import Device, current_device
 from accelkit.errors import CompileError, DeviceMismatchError, OptionError, OutOfMemoryError
 from accelkit.graph import Graph
 from accelkit.ops.coercion import asarray
-from accelkit.partitioned import PartitionedExecutable
 from accelkit.tensor import Tensor
 from accelkit.tracing import active_trace, leaked, trace_graph
 
@@ -45,6 +44,8 @@ def compile_graph(
         CapabilityError: if the backend lacks a primitive that has no definition.
         CompileError: if the backend refuses the graph; its own error is the cause.
     """
+    from accelkit import passes  # not before something is compiled
+
     backend = registry.backend(device.backend)
     prepared = passes.prepare(graph, backend)
     if finish is not None:
@@ -64,6 +65,8 @@ def compile_graph(
         with translated(backend):
             if not cuts:
                 return compile_part(prepared, positions)
+            from accelkit.partitioned import PartitionedExecutable
+
             return PartitionedExecutable(
                 prepared,
                 backend,
@@ -84,6 +87,8 @@ def compile_graph(
 
 def describe_memory(error: OutOfMemoryError, graph: Graph) -> OutOfMemoryError:
     """The error with what the graph needs, and its largest tensors."""
+    from accelkit import passes
+
     return OutOfMemoryError(
         f"{error}\nThe program {graph.name!r} needs: {passes.plan_values(graph)}\n"
         f"Use a smaller batch."

@@ -14,8 +14,15 @@ FRAMEWORKS = {
 }  # fmt: skip
 # Needed by some parts only: each is imported when such a part is first used.
 LATER = {
-    "PIL", "asyncio", "concurrent.futures", "email", "importlib.metadata", "ml_dtypes",
-    "multiprocessing", "optree", "platformdirs", "psutil", "rich", "safetensors", "urllib",
+    "PIL", "asyncio", "concurrent.futures", "dataclasses", "email", "importlib.metadata",
+    "ml_dtypes", "multiprocessing", "optree", "platformdirs", "psutil", "rich", "safetensors",
+    "urllib",
+}  # fmt: skip
+# What `import accelkit` needs of accelkit itself: tensors, operations and how they are traced.
+EAGER = {
+    "arguments", "autodiff", "backend", "compilation", "control", "custom_derivative", "device",
+    "dispatch", "dtypes", "errors", "graph", "ops", "primitives", "registry", "tensor", "tracing",
+    "tree",
 }  # fmt: skip
 
 
@@ -35,6 +42,11 @@ def test_importing_accelkit_imports_numpy_and_little_else() -> None:
     assert not found & LATER
     foreign = {name.partition(".")[0] for name in found} - set(sys.stdlib_module_names)
     assert foreign == {"accelkit"}
+
+
+def test_importing_accelkit_imports_no_part_that_waits_for_its_use() -> None:
+    found = modules_after("import accelkit")
+    assert {name.split(".")[1] for name in found if name.startswith("accelkit.")} == EAGER
 
 
 def test_the_whole_core_works_without_a_framework() -> None:
