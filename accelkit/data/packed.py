@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +35,7 @@ IMAGES: Final = "images.bin"
 INDEX: Final = "index.bin"
 HEADER: Final = "pack.json"
 SUMS: Final = "SHA256SUMS"
+_T = TypeVar("_T")
 INDEX_DTYPE: Final = np.dtype([("label", "<i8"), ("source", "<i8"), ("crc", "<u4")])
 
 
@@ -78,18 +80,44 @@ class PackHeader:
                     f"The pack {where} has version {version}; this accelkit reads up to "
                     f"{PACK_VERSION}. Upgrade accelkit, or pack the data again."
                 )
-            height, width, channels = map(int, document["shape"])
-            return cls(
-                int(document["count"]),
+            height, width, channels = _listed(document, "shape", int)
+            header = cls(
+                document["count"],
                 (height, width, channels),
-                tuple(map(str, document["classes"])),
-                str(document["source"]),
-                tuple(map(str, document["skipped"])),
+                _listed(document, "classes", str),
+                document["source"],
+                _listed(document, "skipped", str),
             )
+            header.check()
         except DataError:
             raise
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise CorruptDataError(f"{where / HEADER} cannot be read: {error!r}.") from error
+        return header
+
+    def check(self) -> None:
+        """Require values that a pack can have.
+
+        Raises:
+            ValueError: for a count or a shape that is not positive, or of no file.
+        """
+        numbers = (self.count, *self.shape)
+        if type(self.count) is not int or type(self.source) is not str:
+            raise ValueError(f"count is {self.count!r} and source is {self.source!r}")
+        if min(numbers) < 1 or math.prod(numbers) >= 2**62:
+            raise ValueError(f"{self.count} records of shape {self.shape} make no file")
+
+
+def _listed(document: dict[str, Any], key: str, kind: type[_T]) -> tuple[_T, ...]:
+    """A list of JSON values of one type.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    values = document[key]
+    if type(values) is not list or any(type(value) is not kind for value in values):
+        raise ValueError(f"{key} is {values!r}, expected a list of {kind.__name__}")
+    return tuple(values)
 
 
 def checksum(pixels: np.ndarray[Any, Any]) -> int:
@@ -141,6 +169,7 @@ class PackedSource:
                 f"{self.path / INDEX} does not hold {self.header.count} records."
             )
         self._index = np.frombuffer(index, INDEX_DTYPE)
+        self._check_labels()
         self._unverified = np.ones(len(self._index), np.bool_)
         self.images = self._map()
 
@@ -167,10 +196,19 @@ class PackedSource:
             )
         return header, index
 
+    def _check_labels(self) -> None:
+        labels = self._index["label"]
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or (self.classes and high >= len(self.classes)):
+            raise CorruptDataError(
+                f"{self.path / INDEX} has labels from {low} to {high}, expected 0 to "
+                f"{len(self.classes) - 1 if self.classes else 2**63 - 1}. Pack the data again."
+            )
+
     def _map(self) -> np.ndarray[Any, np.dtype[np.uint8]]:
         file = self.path / IMAGES
         shape = (self.header.count, *self.header.shape)
-        size = int(np.prod(shape, dtype=np.int64))
+        size = math.prod(shape)
         try:
             found = file.stat().st_size
             if found != size:

@@ -154,15 +154,21 @@ class _Packer:
     def _resume(self) -> None:
         try:
             saved = json.loads((self.place / _PROGRESS).read_bytes())
+            settings, skipped = saved["settings"], saved["skipped"]
+            records, samples = saved["records"], saved["samples"]
         except FileNotFoundError:
             return
-        if saved["settings"] != self.settings:
+        except (ValueError, KeyError, TypeError) as error:
             raise DataError(
-                f"{self.place} holds an unfinished pack of {saved['settings']}, not of "
+                f"{self.place / _PROGRESS} cannot be read: {error!r}. Remove {self.place} and "
+                "pack anew."
+            ) from error
+        if settings != self.settings:
+            raise DataError(
+                f"{self.place} holds an unfinished pack of {settings}, not of "
                 f"{self.settings}. Remove it, or give the same arguments to continue it."
             )
-        self.records, self.samples = saved["records"], saved["samples"]
-        self.skipped = saved["skipped"]
+        self.records, self.samples, self.skipped = records, samples, skipped
 
     def _shape(self) -> tuple[int, int, int]:
         shape, dtype, label_shape, _ = self.loader.plan.form

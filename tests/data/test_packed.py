@@ -172,6 +172,30 @@ def test_newer_versions_are_named(small: Path) -> None:
         PackedSource(small)
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (b'"count": 3', b'"count": Infinity', "count is inf"),
+        (b'"count": 3', b'"count": 3.0', "count is 3.0"),
+        (b'"count": 3', b'"count": 0', r"0 records of shape \(3, 4, 3\)"),
+        (b"    4,", b"    %d," % 10**20, "make no file"),
+        (b"    4,", b'    "4",', "expected a list of int"),
+        (b'"skipped": []', b'"skipped": ""', "expected a list of str"),
+        (b'    "c"\n', b"    4\n", "expected a list of str"),
+        (b'    "b",\n    "c"\n', b'    "b"\n', "labels from 0 to 2, expected 0 to 1"),
+    ],
+)
+def test_headers_that_make_no_sense(small: Path, old: bytes, new: bytes, message: str) -> None:
+    # With true digests: not damage, but a faulty writer.
+    header = (small / "pack.json").read_bytes()
+    assert old in header
+    header = header.replace(old, new)
+    (small / "pack.json").write_bytes(header)
+    (small / "SHA256SUMS").write_bytes(sums(header, (small / "index.bin").read_bytes()))
+    with pytest.raises(CorruptDataError, match=message):
+        PackedSource(small)
+
+
 class Stubborn(ArraySource):
     """Stops at some sample, or cannot read some."""
 
@@ -288,6 +312,13 @@ def test_destinations_that_hold_something_else(small: Path, tmp_path: Path) -> N
         pack(source, tmp_path / "used" / "thesis.tex")
     with pytest.raises(OptionError, match="size is -1"):
         pack(source, tmp_path / "p", size=-1)
+
+
+@pytest.mark.parametrize("record", [b"", b"[]", b'{"settings": 1}', b"\xff"])
+def test_damaged_record_of_progress_is_named(tmp_path: Path, record: bytes) -> None:
+    (tmp_path / "progress.json").write_bytes(record)
+    with pytest.raises(DataError, match=r"progress.json cannot be read: .*Remove .* pack anew"):
+        pack(Stubborn(2), tmp_path, size=None, threads=0)
 
 
 def test_continuing_with_other_arguments_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Mutates tensor files and manifests and checks that the readers accept or refuse, never crash.
+"""Mutates what readers trust: headers of tensor files, manifests of checkpoints, tables of packs.
 
-Run ``python tests/checkpoint/header_fuzzer.py --count 1000000`` for the long form. Whatever the
-reader accepts must decode to the same tensors as the safetensors library gives.
+Run ``python tests/header_fuzzer.py --count 1000000`` for the long form. A reader accepts or
+refuses, with an error of its own; it never crashes. Whatever is accepted must be right: tensors
+are those that the safetensors library gives, records of a pack the bytes of its file.
 """
 
 from __future__ import annotations
@@ -11,21 +12,25 @@ import json
 import random
 import struct
 import sys
+import tempfile
 import time
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import safetensors
 
 from accelkit.checkpoint import CheckpointInfo, decode_tensors, encode_tensors
 from accelkit.checkpoint.manifest import decode_manifest, encode_manifest
-from accelkit.errors import CheckpointError, CorruptCheckpointError
+from accelkit.data import ArraySource, PackedSource, pack
+from accelkit.data.packed import sums
+from accelkit.errors import CheckpointError, CorruptCheckpointError, DataError
 
 TOKENS = (
     b'"', b"{", b"}", b"[", b"]", b",", b":", b"-1", b"0", b"1e999", b"NaN", b"null", b"true",
     b"9223372036854775807", b"18446744073709551616", b"1" * 5000, b"[" * 2000, b"\\ud800",
     b"\xff\xfe", b"\0", b'"F32"', b'"F64"', b'"BOOL"', b'"shape"', b'"dtype"', b"data_offsets",
-    b"__metadata__", b"format_version", b'"files"',
+    b"__metadata__", b"format_version", b'"files"', b'"version"', b'"count"', b'"classes"', b"4.0",
 )  # fmt: skip
 
 
@@ -102,16 +107,57 @@ def check_manifest(data: bytes) -> str:
     return "manifest accepted"
 
 
+class PackFuzzer:
+    """A small valid pack, of which one table at a time is replaced.
+
+    Args:
+        directory: Where the pack goes.
+    """
+
+    TABLES = ("pack.json", "index.bin", "SHA256SUMS")
+
+    def __init__(self, directory: Path) -> None:
+        self.place = directory
+        self.pixels = np.arange(36, dtype=np.uint8).reshape(3, 2, 2, 3)
+        source = ArraySource(self.pixels, np.array([2, 0, 1]), classes=("a", "b", "c"))
+        pack(source, directory, size=None)
+        self.tables = {name: (directory / name).read_bytes() for name in self.TABLES}
+
+    def check(self, rng: random.Random) -> str:
+        """Mutate a table, mostly with a true digest of it, and read the pack."""
+        name = self.TABLES[rng.choices((0, 1, 2), (6, 3, 1))[0]]
+        tables = {**self.tables, name: mutate(self.tables[name], rng)}
+        if name != "SHA256SUMS" and rng.random() < 0.95:
+            tables["SHA256SUMS"] = sums(tables["pack.json"], tables["index.bin"])
+        for table in self.TABLES:
+            (self.place / table).write_bytes(tables[table])
+        try:
+            source = PackedSource(self.place)
+            records = [source[index] for index in range(len(source))]
+        except DataError:
+            return "pack refused"
+        content = b"".join(record.content.tobytes() for record in records)
+        assert content == self.pixels.tobytes(), tables
+        labels = [record.label for record in records]
+        assert min(labels) >= 0, tables
+        assert not source.classes or max(labels) < len(source.classes), tables
+        return "pack accepted"
+
+
 def fuzz(count: int, seed: int) -> Counter[str]:
-    """Check ``count`` mutations, three files to one manifest, and count the outcomes."""
+    """Check ``count`` mutations, two files to a manifest and a pack, and count the outcomes."""
     rng = random.Random(seed)
     file, manifest = sample_file(), encode_manifest(CheckpointInfo(step=3, metadata={"a": [1.5]}))
     outcomes: Counter[str] = Counter()
-    for i in range(count):
-        if i % 4:
-            outcomes[check_file(mutate_file(file, rng))] += 1
-        else:
-            outcomes[check_manifest(mutate(manifest, rng))] += 1
+    with tempfile.TemporaryDirectory() as directory:
+        packs = PackFuzzer(Path(directory))
+        for i in range(count):
+            if i % 4 == 0:
+                outcomes[check_manifest(mutate(manifest, rng))] += 1
+            elif i % 4 == 1:
+                outcomes[packs.check(rng)] += 1
+            else:
+                outcomes[check_file(mutate_file(file, rng))] += 1
     return outcomes
 
 
