@@ -3,7 +3,8 @@
 Run ``python benchmarks/kill_resume.py`` for the long form. Every run that completes must have
 the weights, the log and the data position, byte for byte, of a run that was never killed. A
 run is a forked child of a process that has imported everything, so that most kills hit training
-and saving, not the start of Python.
+and saving, not the start of Python. The moment of a kill is drawn in the run's own processor
+time (Linux), so that kills are spread over the run however busy the machine is.
 """
 
 from __future__ import annotations
@@ -49,6 +50,24 @@ def start(directory: Path, arguments: tuple[str, ...]) -> int:
         os._exit(status)
 
 
+def processor_time_s(pid: int) -> float:
+    """Processor time of all threads of a process that exists, even if it has ended."""
+    return time.clock_gettime(~pid << 3 | 2)  # what clock_getcpuclockid(3) returns on Linux
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a child has ended; it stays to be waited for."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def kill_at(pid: int, moment_s: float, delay_s: float) -> None:
+    """Kill a run after some processor time and a little more, in which it may wait for a disk."""
+    while not has_ended(pid) and processor_time_s(pid) < moment_s:
+        time.sleep(0.001)
+    time.sleep(delay_s)
+    os.kill(pid, signal.SIGKILL)
+
+
 def result(directory: Path) -> tuple[object, ...]:
     """What must not depend on interruptions."""
     checkpoint = load_checkpoint(directory / "checkpoints")
@@ -69,16 +88,16 @@ def kill_runs(
     rng = random.Random(seed)
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as place:
-        began = time.monotonic()
-        assert os.waitpid(start(Path(place, "reference"), arguments), 0)[1] == 0
-        duration_s = time.monotonic() - began
+        pid = start(Path(place, "reference"), arguments)
+        _, status, usage = os.wait4(pid, 0)
+        assert status == 0
+        whole_s = usage.ru_utime + usage.ru_stime
         expected = result(Path(place, "reference"))
         while counts["kills"] < kills or counts["in a row"]:
             directory = Path(place, "run")
             pid = start(directory, arguments)
             if counts["kills"] < kills:
-                time.sleep(rng.uniform(0.0, 0.8) * duration_s)
-                os.kill(pid, signal.SIGKILL)
+                kill_at(pid, rng.uniform(0.0, 0.8) * whole_s, rng.uniform(0.0, 0.005))
             status = os.waitpid(pid, 0)[1]
             if os.WIFSIGNALED(status):
                 counts["kills"] += 1
