@@ -8,6 +8,7 @@ eagerly is a plan of one node.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +32,7 @@ from accelkit_opencl.expressions import EXPRESSIONS
 from accelkit_opencl.failures import translate
 from accelkit_opencl.nodes import NODE_RULES
 from accelkit_opencl.plan import Plan, make_plan
-from accelkit_opencl.products import Profile
+from accelkit_opencl.products import Choice, Profile
 from accelkit_opencl.programs import Provider, SourceProvider
 from accelkit_opencl.runtime import DeviceArray, Runtime, describe, discover, open_device
 from accelkit_opencl.schedule import REDUCTIONS
@@ -257,6 +258,16 @@ class OpenclBackend(Backend):
                 self._profiles[device] = profile_of(open_device(device))
             return self._profiles[device]
 
+    def use_choices(self, device: Device, choices: Mapping[str, Choice]) -> None:
+        """Take these kernels for products that are compiled from now on.
+
+        Args:
+            device: An OpenCL device.
+            choices: What the tuner found; empty for the defaults.
+        """
+        with self._lock:
+            self._profiles[device] = replace(self.profile(device), choices=choices)
+
     def _provider(self, runtime: Runtime) -> Provider:
         with self._lock:
             if runtime.device not in self._providers:
@@ -285,5 +296,7 @@ def profile_of(runtime: Runtime) -> Profile:
         compute_units=handle.max_compute_units,
         max_group=handle.max_work_group_size,
         local_bytes=handle.local_mem_size,
-        choices=load_choices(runtime),
+        choices={}
+        if os.environ.get("ACCELKIT_OPENCL_NO_TUNE", "0") != "0"
+        else load_choices(runtime),
     )

@@ -20,12 +20,18 @@ from accelkit.errors import AccelkitError, DeviceError
 from accelkit_opencl import OpenclBackend
 from accelkit_opencl.bundle import seal, write_bundle, write_sources
 from accelkit_opencl.compile import OpenclExecutable
+from accelkit_opencl.kernels.convolution import Convolution
+from accelkit_opencl.kernels.matmul_cpu import Matmul
+from accelkit_opencl.products import choice_key
 from accelkit_opencl.programs import SourceProvider
 from accelkit_opencl.runtime import discover, open_device
 from accelkit_opencl.trials import Trials
-from accelkit_opencl.tuning import products_in, save_choices, tune
+from accelkit_opencl.tuning import Tuned, load_choices, products_in, save_choices, tune
 
 __all__ = ["main"]
+
+_BUDGET_S = 30.0  # of tuning
+_AROUND_S = 1.0  # of a command's time: starting Python, and ending it
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m accelkit.opencl",
         description="OpenCL devices, tuning, ahead-of-time bundles, and a check of all primitives.",
-        epilog="exit status: 0 done; 1 an error, or a check that failed; 2 bad options",
+        epilog="Programs use what the tuner found; with ACCELKIT_OPENCL_NO_TUNE=1 in the "
+        "environment any program takes the defaults. Exit status: 0 done; 1 an error, or a check "
+        "that failed; 2 bad options.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -53,7 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("tune", help="measure the fastest kernels for a model")
     _add_model(command)
     command.add_argument(
-        "--budget", type=float, default=30.0, metavar="SECONDS", help="time limit (default 30)"
+        "--budget",
+        type=float,
+        default=_BUDGET_S,
+        metavar="SECONDS",
+        help="time limit of the whole command; the best found so far is kept (default: 30)",
     )
     command.set_defaults(run=_tune)
 
@@ -65,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="write OpenCL C and a build script for vendor compilers instead of a binary",
     )
+    _add_no_tune(command, "default kernels, instead of tuning those that the table lacks")
     command.set_defaults(run=_bundle)
 
     command = commands.add_parser("seal", help="record the image that a bundle's build.sh built")
@@ -75,8 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("check", help="run the parity kit on a device")
     command.add_argument("--device", default="opencl", help="default: the preferred one")
     command.add_argument("-k", dest="select", default="", help="only tests that match")
+    _add_no_tune(command, "default kernels, instead of those of the tuner's table")
     command.set_defaults(run=_check)
     return parser
+
+
+def _add_no_tune(command: argparse.ArgumentParser, text: str) -> None:
+    command.add_argument("--no-tune", dest="tune", action="store_false", help=text)
 
 
 def _add_model(command: argparse.ArgumentParser) -> None:
@@ -126,53 +144,80 @@ def _training(options: argparse.Namespace) -> tuple[Any, Any, Any]:
     return step, step.init(0, shape), batch
 
 
-def _executables(options: argparse.Namespace) -> dict[str, OpenclExecutable]:
-    """The training and the evaluation step of a model, compiled for a device."""
-    step, state, batch = _training(options)
-    evaluation = train.EvalStep(
-        step.recipe.model, losses.SoftmaxCrossEntropy(), device=_device(options.device)
-    )
-    found: dict[str, Any] = {
-        "train": step.compile(state, batch),
-        "evaluate": evaluation.compile(state, batch),
-    }
-    return found
-
-
 def _tune(options: argparse.Namespace) -> int:
+    deadline = time.perf_counter() + options.budget - _AROUND_S
+    device = _device(options.device)
+    if not _backend().profile(device).cpu:
+        print(f"Nothing to tune: the kernels for {device} follow from its limits.")
+        return 0
+    with contextlib.closing(_trials(device)) as trials:
+        trials.start()  # while the model is traced
+        training = _training(options)
+        _search(device, trials, _products(*training), deadline)
+    return 0
+
+
+def _trials(device: Device) -> Trials:
+    return Trials(device, _backend().profile(device))
+
+
+def _products(step: Any, state: Any, batch: Any) -> list[tuple[str, Matmul | Convolution]]:
+    """The products of a training step, which include those of evaluation."""
+    return products_in([passes.prepare(step.graph(state, batch), _backend())])
+
+
+def _search(
+    device: Device,
+    trials: Trials,
+    products: Sequence[tuple[str, Matmul | Convolution]],
+    deadline: float,
+) -> None:
+    """Tune products with a progress bar, and use the results; an interruption keeps them too."""
     from rich.progress import Progress
 
-    start = time.perf_counter()
-    device = _device(options.device)
-    runtime, profile = open_device(device), _backend().profile(device)
-    step, state, batch = _training(options)
-    products = products_in([passes.prepare(step.graph(state, batch), _backend())])
-    del state
-    choices, rows = {}, []
-    trials = Trials(device, profile)
-    with Progress(transient=True) as progress, contextlib.closing(trials):
-        task = progress.add_task(f"Tuning {device}", total=len(products))
-        rest_s = options.budget - (time.perf_counter() - start)
-        for result in tune(products, trials, profile, budget_s=rest_s):
-            choices[result.key] = result.choice
-            rows.append(result)
-            progress.advance(task)
+    profile = _backend().profile(device)
+    flops = {choice_key(*item): item[1].flops for item in products}
+    rows: list[Tuned] = []
+    ended = "tuned"
+    with Progress(transient=True) as progress:
+        bar = progress.add_task(f"Tuning {device}", total=sum(flops.values()))
+        budget_s = deadline - time.perf_counter()
+        try:
+            for row in tune(products, trials, profile, budget_s=budget_s):
+                rows.append(row)
+                progress.advance(bar, flops[row.key])
+        except KeyboardInterrupt:
+            ended = "tuned until it was interrupted"
+    path = save_choices({row.key: row.choice for row in rows}, open_device(device))
+    _backend().use_choices(device, load_choices(open_device(device)))
     for row in rows:
-        gain = row.default_s / row.best_s
         print(
-            f"{row.default_s * 1e3:9.2f} ms -> {row.best_s * 1e3:9.2f} ms  {gain:4.2f}x  {row.key}"
+            f"{row.default_s * 1e3:9.2f} ms -> {row.best_s * 1e3:9.2f} ms  "
+            f"{row.default_s / row.best_s:4.2f}x  {row.key}"
         )
-    path = save_choices(choices, runtime)
-    crashed = f"; {trials.crashes} choices crashed the driver" if trials.crashes else ""
-    print(f"{len(rows)} of {len(products)} products tuned{crashed}; written to {path}")
-    return 0
+    share = sum(flops[row.key] for row in rows) / max(sum(flops.values()), 1)
+    print(
+        f"{len(rows)} of {len(products)} products {ended} ({share:.0%} of the arithmetic); "
+        f"written to {path}"
+    )
+    if trials.crashes:
+        print(f"{trials.crashes} choices crashed the driver or took too long.")
 
 
 def _bundle(options: argparse.Namespace) -> int:
     device = _device(options.device)
     runtime = open_device(device)
     start = time.perf_counter()
-    programs = {name: e.program.plan for name, e in _executables(options).items()}
+    training = _training(options)
+    if not options.tune:
+        _backend().use_choices(device, {})
+    elif not options.emit_sources and _backend().profile(device).cpu:
+        known = _backend().profile(device).choices
+        products = [item for item in _products(*training) if choice_key(*item) not in known]
+        if products:
+            with contextlib.closing(_trials(device)) as trials:
+                _search(device, trials, products, time.perf_counter() + _BUDGET_S)
+    programs = {name: e.program.plan for name, e in _executables(*training).items()}
     profile = _backend().profile(device)
     if options.emit_sources:
         write_sources(options.out, programs, profile)
@@ -183,6 +228,16 @@ def _bundle(options: argparse.Namespace) -> int:
     took = time.perf_counter() - start
     print(f"Bundle for {device} written to {options.out} in {took:.1f} s.")
     return 0
+
+
+def _executables(step: Any, state: Any, batch: Any) -> dict[str, OpenclExecutable]:
+    """The training and the evaluation step of a model, compiled for its device."""
+    evaluation = train.EvalStep(step.recipe.model, losses.SoftmaxCrossEntropy(), device=step.device)
+    found: dict[str, Any] = {
+        "train": step.compile(state, batch),
+        "evaluate": evaluation.compile(state, batch),
+    }
+    return found
 
 
 def _seal(options: argparse.Namespace) -> int:
@@ -206,6 +261,8 @@ def _check(options: argparse.Namespace) -> int:
         ) from error
     device = _device(options.device)
     os.environ["ACCELKIT_OPENCL_CHECK_DEVICE"] = str(device)
+    if not options.tune:
+        _backend().use_choices(device, {})
     suite = Path(__file__).with_name("conformance.py")
     selection = ["-k", options.select] if options.select else []
     return int(pytest.main(["-q", "-p", "no:cacheprovider", str(suite), *selection]))

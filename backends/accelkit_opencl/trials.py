@@ -22,7 +22,7 @@ from accelkit_opencl.products import (
     Profile,
 )
 from accelkit_opencl.programs import Provider, SourceProvider
-from accelkit_opencl.runtime import Runtime, open_device
+from accelkit_opencl.runtime import BoundKernel, Runtime, open_device
 
 __all__ = ["Trials", "measure"]
 
@@ -40,30 +40,50 @@ class Trials:
         limit_s: Most seconds that one choice may take, its compilation included.
 
     Attributes:
-        crashes: How often the child died or had to be stopped.
+        crashes: How often the child died, or had to be stopped because a choice took too long.
     """
 
     def __init__(self, device: Device, profile: Profile, *, limit_s: float = 20.0) -> None:
         self._device, self._profile, self._limit_s = device, profile, limit_s
         self._child: multiprocessing.process.BaseProcess | None = None
         self._connection: Connection | None = None
+        self._is_ready = False
         self.crashes = 0
 
-    def __call__(self, kind: str, product: Matmul | Convolution, choice: Choice) -> float:
-        """Seconds of one run; infinite if the choice fails, crashes, or takes too long."""
-        connection = self._start()
+    def __call__(
+        self,
+        kind: str,
+        product: Matmul | Convolution,
+        choice: Choice,
+        *,
+        give_up_s: float = math.inf,
+        within_s: float = math.inf,
+    ) -> float:
+        """Seconds of one run; infinite if the choice fails, crashes, or takes too long.
+
+        Args:
+            kind, product, choice: What to run.
+            give_up_s: A choice that takes longer than this is run once and not again.
+            within_s: How long to wait; without a result until then, the child is ended.
+        """
+        end = time.perf_counter() + within_s
+        self.start()
+        if not self._await_child(within_s) or self._connection is None:
+            return math.inf
+        patience_s = min(self._limit_s, end - time.perf_counter())
         try:
-            connection.send((kind, product, choice))
-            if connection.poll(self._limit_s):
-                found: float = connection.recv()
+            self._connection.send((kind, product, choice, give_up_s))
+            if self._connection.poll(max(0.0, patience_s)):
+                found: float = self._connection.recv()
                 return found
+            self.crashes += patience_s >= self._limit_s
         except (EOFError, OSError):
-            pass
-        self.crashes += 1
+            self.crashes += 1
         self.close()
         return math.inf
 
-    def _start(self) -> Connection:
+    def start(self) -> None:
+        """Start the child, unless there is one; does not wait until it is ready."""
         if self._connection is None:
             # A fork would share the runtime's threads and locks.
             context = multiprocessing.get_context("spawn")
@@ -73,14 +93,19 @@ class Trials:
             )
             self._child.start()
             theirs.close()
-            self._await_child(self._connection)
-        return self._connection
+            self._is_ready = False
 
-    def _await_child(self, connection: Connection) -> None:
+    def _await_child(self, within_s: float) -> bool:
+        """Whether the child is ready in time."""
+        if self._is_ready or self._connection is None:
+            return True
         try:
-            if connection.poll(_START_S):
-                connection.recv()
-                return
+            if self._connection.poll(max(0.0, min(within_s, _START_S))):
+                self._connection.recv()
+                self._is_ready = True
+                return True
+            if within_s < _START_S:
+                return False
         except (EOFError, OSError):
             pass
         self.close()
@@ -106,43 +131,55 @@ def _serve(connection: Connection, device: Device, profile: Profile) -> None:
     connection.send("ready")
     while True:
         try:
-            kind, product, choice = connection.recv()
+            kind, product, choice, give_up_s = connection.recv()
         except EOFError:
             return
         try:
             lowering = LOWERINGS[kind](product, profile, choice)
-            connection.send(measure(lowering, product, runtime, provider))
+            connection.send(measure(lowering, product, runtime, provider, give_up_s=give_up_s))
         except AccelkitError:  # the device refuses this choice
             connection.send(math.inf)
 
 
 def measure(
-    lowering: Lowering, product: Matmul | Convolution, runtime: Runtime, provider: Provider
+    lowering: Lowering,
+    product: Matmul | Convolution,
+    runtime: Runtime,
+    provider: Provider,
+    *,
+    give_up_s: float = math.inf,
 ) -> float:
-    """Best time of a few runs, in seconds."""
+    """Best time of three runs, in seconds, or the first one's if that is above ``give_up_s``."""
     names = {name for launch in lowering.launches for name in launch.buffers}
     largest = _largest_operand(product) * itemsize_of(product.dtype)
     buffers = {
         name: runtime.memory.allocate(lowering.scratch_bytes.get(name, largest)) for name in names
     }
     kernels = provider.kernels([launch.source for launch in lowering.launches])
-    times = []
+    bound = [
+        (kernel, launch.source.global_size, launch.source.local_size)
+        for launch, kernel in zip(lowering.launches, kernels, strict=True)
+    ]
     with funnel("tuning"):
         for buffer in buffers.values():  # zeros: uninitialised numbers may be slow ones
             cl.enqueue_fill_buffer(runtime.queue, buffer.buffer, b"\0\0\0\0", 0, buffer.size_bytes)
         for launch, kernel in zip(lowering.launches, kernels, strict=True):
             kernel.set_args(*(buffers[name].buffer for name in launch.buffers))
-        for _ in range(4):
-            runtime.queue.finish()
-            start = time.perf_counter()
-            for launch, kernel in zip(lowering.launches, kernels, strict=True):
-                source = launch.source
-                cl.enqueue_nd_range_kernel(
-                    runtime.queue, kernel, source.global_size, source.local_size
-                )
-            runtime.queue.finish()
-            times.append(time.perf_counter() - start)
-    return min(times[1:])
+        _run(bound, runtime)  # runtimes finish compiling at the first run
+        best_s = _run(bound, runtime)
+        for _ in range(2 if best_s <= give_up_s else 0):
+            best_s = min(best_s, _run(bound, runtime))
+    return best_s
+
+
+def _run(bound: list[BoundKernel], runtime: Runtime) -> float:
+    """Seconds of all launches, one after the other."""
+    runtime.queue.finish()
+    start = time.perf_counter()
+    for kernel, size, group in bound:
+        cl.enqueue_nd_range_kernel(runtime.queue, kernel, size, group)
+    runtime.queue.finish()
+    return time.perf_counter() - start
 
 
 def _largest_operand(product: Matmul | Convolution) -> int:

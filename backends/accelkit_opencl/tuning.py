@@ -9,24 +9,27 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from accelkit.graph import Graph
 from accelkit_opencl.kernels.convolution import Convolution
 from accelkit_opencl.kernels.matmul_cpu import Matmul
 from accelkit_opencl.nodes import product_of
-from accelkit_opencl.products import Choice, Profile, candidates, choice_key
+from accelkit_opencl.products import LOWERINGS, Choice, Profile, candidates, choice_key
 from accelkit_opencl.programs import cache_folder
 from accelkit_opencl.runtime import Runtime
 
-__all__ = ["Tuned", "load_choices", "products_in", "save_choices", "tune"]
+__all__ = ["Trial", "Tuned", "load_choices", "products_in", "save_choices", "tune"]
 
 _VERSION = 2  # of the table; raise it when the kernels change
+_HOPELESS = 1.2  # times the best so far: not measured more than once
+_CLEARLY_FASTER = 0.98  # of the default's time: what a choice must reach
 
 
 class Tuned(NamedTuple):
@@ -55,39 +58,119 @@ def products_in(graphs: Iterable[Graph]) -> list[tuple[str, Matmul | Convolution
     return sorted(found.values(), key=lambda item: -item[1].flops)
 
 
+class Trial(Protocol):
+    """Seconds of one run of a choice, infinite if it cannot run."""
+
+    def __call__(
+        self,
+        kind: str,
+        product: Matmul | Convolution,
+        choice: Choice,
+        *,
+        give_up_s: float,
+        within_s: float,
+    ) -> float:
+        """As :meth:`accelkit_opencl.trials.Trials.__call__`."""
+        ...
+
+
 def tune(
     products: Iterable[tuple[str, Matmul | Convolution]],
-    measure: Callable[[str, Matmul | Convolution, Choice], float],
+    measure: Trial,
     profile: Profile,
     *,
     budget_s: float = 30.0,
 ) -> Iterator[Tuned]:
     """Measure candidates, costliest product first, until the time is used up.
 
-    The default is measured with every product and kept unless another one is at least 2 %
-    faster. GPU forms have one candidate and are not measured.
+    Every product gets a share of the time in proportion to its arithmetic; what one leaves over
+    goes to the others. It begins with the default, then tries at least one other choice. The
+    default is kept unless the fastest one is at least 2 % faster when both are measured again: the
+    fastest of many is partly the luckiest. GPU forms have one candidate and are not measured.
 
     Args:
         products: Kinds and geometries.
-        measure: Seconds of one run of a choice, infinite if it cannot run: a
-            :class:`~accelkit_opencl.trials.Trials`.
+        measure: A :class:`~accelkit_opencl.trials.Trials`.
         profile: Of the device.
-        budget_s: No candidate is begun after that many seconds.
+        budget_s: No result is waited for after that many seconds.
+
+    Yields:
+        One result for each product of which at least two choices were measured.
     """
-    start = time.perf_counter()
-    for kind, product in products:
-        if not profile.cpu or time.perf_counter() - start > budget_s:
+    deadline = time.perf_counter() + budget_s
+    wanted = list(products) if profile.cpu else []
+    rest_flops = sum(product.flops for _, product in wanted)
+    for kind, product in wanted:
+        now = time.perf_counter()
+        if now >= deadline:
             return
-        measured: list[tuple[float, Choice]] = []
-        for choice in candidates(kind, product, profile):
-            if measured and time.perf_counter() - start > budget_s:
+        share_s = (deadline - now) * product.flops / max(rest_flops, 1)
+        rest_flops -= product.flops
+        found = _Search(kind, product, profile, measure, deadline).run(until=now + share_s)
+        if found is not None:
+            yield found
+
+
+class _Search:
+    """The fastest choice for one product."""
+
+    def __init__(
+        self,
+        kind: str,
+        product: Matmul | Convolution,
+        profile: Profile,
+        measure: Trial,
+        deadline: float,
+    ) -> None:
+        self._kind, self._product, self._profile = kind, product, profile
+        self._measure, self._deadline = measure, deadline
+
+    def _seconds(self, choice: Choice, *, give_up_s: float = math.inf) -> float:
+        within_s = self._deadline - time.perf_counter()
+        return self._measure(
+            self._kind, self._product, choice, give_up_s=give_up_s, within_s=within_s
+        )
+
+    def run(self, *, until: float) -> Tuned | None:
+        """None if there was no time for two choices, or there is only one."""
+        default_s = best_s = math.inf
+        best, tried = Choice(), 0
+        for choice in self._different():
+            now = time.perf_counter()
+            if now >= self._deadline or (tried >= 2 and now >= until):
                 break
-            measured.append((measure(kind, product, choice), choice))
-        default_s = measured[0][0]
-        best_s, best = min(measured, key=lambda m: m[0])
-        if best_s > 0.98 * default_s:
-            best_s, best = default_s, Choice()
-        yield Tuned(choice_key(kind, product), best, default_s, best_s)
+            found_s = self._seconds(choice, give_up_s=_HOPELESS * best_s)
+            if not tried:
+                default_s = found_s
+            tried += 1
+            if found_s < best_s:
+                best_s, best = found_s, choice
+        if tried < 2 or best_s == math.inf:
+            return None
+        if best != Choice() and default_s < math.inf:
+            default_s, best_s, best = self._confirmed(default_s, best_s, best)
+        return Tuned(choice_key(self._kind, self._product), best, default_s, best_s)
+
+    def _different(self) -> Iterator[Choice]:
+        """The candidates, without those that lead to the same kernels as an earlier one."""
+        seen = set()
+        for choice in candidates(self._kind, self._product, self._profile):
+            lowering = LOWERINGS[self._kind](self._product, self._profile, choice)
+            kernels = tuple(launch.source.name for launch in lowering.launches)
+            if kernels not in seen:
+                seen.add(kernels)
+                yield choice
+
+    def _confirmed(
+        self, default_s: float, best_s: float, best: Choice
+    ) -> tuple[float, float, Choice]:
+        """Both once more; without the time for that, the first measurements count."""
+        again_s = self._seconds(best), self._seconds(Choice())
+        if math.inf not in again_s:
+            best_s, default_s = again_s
+        if best_s > _CLEARLY_FASTER * default_s:
+            return default_s, default_s, Choice()
+        return default_s, best_s, best
 
 
 # --- the table on disk -------------------------------------------------------------------------

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 import os
+import time
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
 
 import pytest
-from accelkit_opencl import profile_of
+from accelkit_opencl import command, profile_of, trials
 from accelkit_opencl.command import main
 from accelkit_opencl.kernels.matmul_cpu import Matmul
 from accelkit_opencl.products import Choice, Profile, candidates, choice_key, lower_matmul
+from accelkit_opencl.programs import SourceProvider
 from accelkit_opencl.runtime import Runtime
 from accelkit_opencl.trials import Trials
-from accelkit_opencl.tuning import load_choices, tune
+from accelkit_opencl.tuning import Tuned, load_choices, tune
+
+from accelkit import registry
 
 PROFILE = Profile(cpu=True, compute_units=2)
 PRODUCT = Matmul(1, 100, 96, 64)
@@ -28,27 +33,38 @@ class Crash:
 
 
 def test_a_crash_costs_one_choice(runtime: Runtime) -> None:
-    with closing(Trials(runtime.device, PROFILE, limit_s=100.0)) as trials:
-        assert 0 < trials("matmul", PRODUCT, Choice()) < math.inf
-        assert trials("matmul", Crash(), Choice()) == math.inf  # type: ignore[arg-type]
-        assert trials.crashes == 1
-        assert 0 < trials("matmul", PRODUCT, Choice(6, 2)) < math.inf
-        assert trials.crashes == 1
+    with closing(Trials(runtime.device, PROFILE, limit_s=100.0)) as trying:
+        assert 0 < trying("matmul", PRODUCT, Choice()) < math.inf
+        assert trying("matmul", Crash(), Choice()) == math.inf  # type: ignore[arg-type]
+        assert trying.crashes == 1
+        assert 0 < trying("matmul", PRODUCT, Choice(6, 2)) < math.inf
+        assert trying.crashes == 1
 
 
 def test_a_choice_that_takes_too_long_is_stopped(runtime: Runtime) -> None:
-    with closing(Trials(runtime.device, PROFILE, limit_s=0.0)) as trials:
-        assert trials("matmul", PRODUCT, Choice()) == math.inf
-        assert trials.crashes == 1
+    with closing(Trials(runtime.device, PROFILE, limit_s=0.0)) as trying:
+        assert trying("matmul", PRODUCT, Choice()) == math.inf
+        assert trying.crashes == 1
+
+
+def measuring(seconds: Callable[[Choice], float], calls: list[Choice] | None = None) -> Any:
+    """A stand-in for Trials: these seconds for every choice."""
+
+    def measure(kind: str, product: Matmul, choice: Choice, **limits: float) -> float:
+        assert limits["within_s"] > 0
+        if calls is not None:
+            calls.append(choice)
+        return seconds(choice)
+
+    return measure
 
 
 def test_the_fastest_is_kept_if_it_is_clearly_faster() -> None:
     other = candidates("matmul", PRODUCT, PROFILE)[1]
 
     def measured(gain: float) -> Choice:
-        (found,) = tune(
-            [("matmul", PRODUCT)], lambda *trial: gain if trial[2] == other else 1.0, PROFILE
-        )
+        measure = measuring(lambda choice: gain if choice == other else 1.0)
+        (found,) = tune([("matmul", PRODUCT)], measure, PROFILE)
         assert found.key == choice_key("matmul", PRODUCT)
         return found.choice
 
@@ -57,24 +73,139 @@ def test_the_fastest_is_kept_if_it_is_clearly_faster() -> None:
     assert measured(math.inf) == Choice()
 
 
+def test_a_lucky_measurement_is_not_believed() -> None:
+    """What was fastest once, and slower than the default when measured again, is not kept."""
+    other = candidates("matmul", PRODUCT, PROFILE)[1]
+    times = {other: iter((0.5, 1.1))}
+    measure = measuring(lambda choice: next(times[choice]) if choice in times else 1.0)
+    (found,) = tune([("matmul", PRODUCT)], measure, PROFILE)
+    assert (found.choice, found.best_s) == (Choice(), 1.0)
+
+
+def test_the_default_is_measured_first_and_no_kernels_twice_but_to_confirm() -> None:
+    calls: list[Choice] = []
+    list(tune([("matmul", PRODUCT)], measuring(lambda _: 1.0, calls), PROFILE))
+    assert calls[0] == Choice()
+    names = [lower_matmul(PRODUCT, PROFILE, choice).launches[-1].source.name for choice in calls]
+    assert len(set(names)) == len(names) > 1
+
+
+def test_products_share_the_budget_by_their_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that a measurement moves by a second: 10 s are 9 for the product of 9/10 of the work,
+    which needs less, and at least two choices for the other one."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    large, small = Matmul(1, 900, 960, 640), Matmul(1, 100, 960, 640)
+    calls: list[int] = []
+
+    def measure(kind: str, product: Matmul, choice: Choice, **limits: float) -> float:
+        assert limits["within_s"] == 10.0 - clock[0]
+        clock[0] += 1.5
+        calls.append(product.m)
+        return 1.0
+
+    products = [("matmul", large), ("matmul", small)]
+    assert len(list(tune(products, measure, PROFILE, budget_s=10.0))) == 2
+    assert calls.count(large.m) * 1.5 <= 9.0 + 1.5
+    assert calls.count(small.m) >= 2
+    assert len(calls) * 1.5 <= 10.0 + 1.5
+
+
+def test_what_one_choice_alone_was_measured_of_is_not_tuned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+
+    def slow(*_: Any, **__: Any) -> float:
+        clock[0] += 40.0
+        return 1.0
+
+    assert list(tune([("matmul", PRODUCT)], slow, PROFILE)) == []
+
+
 def test_no_candidate_is_begun_after_the_budget_and_none_without_choice() -> None:
-    def never(*trial: Any) -> float:
+    def never(*trial: Any, **limits: float) -> float:
         raise AssertionError("measured")
 
     assert list(tune([("matmul", PRODUCT)], never, PROFILE, budget_s=-1.0)) == []
     assert list(tune([("matmul", PRODUCT)], never, Profile(cpu=False))) == []
 
 
+def test_a_hopeless_choice_runs_once(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[int] = []
+    monkeypatch.setattr(trials, "_run", lambda *_: runs.append(1) or 2.0)
+    provider = SourceProvider(runtime, keep_binaries=False)
+    lowering = lower_matmul(PRODUCT, PROFILE)
+    assert trials.measure(lowering, PRODUCT, runtime, provider, give_up_s=1.0) == 2.0
+    assert len(runs) == 2  # the first one compiles
+    runs.clear()
+    trials.measure(lowering, PRODUCT, runtime, provider, give_up_s=3.0)
+    assert len(runs) == 4
+
+
 def test_the_command_writes_a_table_that_is_used_afterwards(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, tmp_path, capsys
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    backend = registry.backend("opencl")
+    before = backend.profile(runtime.device).choices
     arguments = ["--model", "lenet5", "--batch-size", "2", "--device", str(runtime.device)]
-    assert main(["tune", *arguments, "--budget", "6"]) == 0
-    assert "products tuned; written to" in capsys.readouterr().out
-    choices = load_choices(runtime)
-    assert choices
+    try:
+        assert main(["tune", *arguments, "--budget", "6"]) == 0
+        assert "of the arithmetic); written to" in capsys.readouterr().out
+        choices = load_choices(runtime)
+        assert choices
+        assert backend.profile(runtime.device).choices == choices
+    finally:
+        backend.use_choices(runtime.device, before)
     assert profile_of(runtime).choices == choices
+    monkeypatch.setenv("ACCELKIT_OPENCL_NO_TUNE", "1")
+    assert profile_of(runtime).choices == {}
+
+
+def test_an_interrupted_tuner_keeps_what_it_found(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, tmp_path, capsys
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    backend = registry.backend("opencl")
+    before = backend.profile(runtime.device).choices
+    found = Tuned(choice_key("matmul", PRODUCT), Choice(5, 2), 2.0, 1.0)
+
+    def interrupted(*_: Any, **__: Any) -> Iterator[Tuned]:
+        yield found
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "tune", interrupted)
+    try:
+        with closing(Trials(runtime.device, PROFILE)) as unused:
+            command._search(runtime.device, unused, [("matmul", PRODUCT)], time.perf_counter() + 9)
+    finally:
+        backend.use_choices(runtime.device, before)
+    assert "1 of 1 products tuned until it was interrupted (100%" in capsys.readouterr().out
+    assert load_choices(runtime) == {found.key: found.choice}
+
+
+def test_a_bundle_is_tuned_unless_it_is_to_have_the_defaults(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:
+    backend = registry.backend("opencl")
+    before = backend.profile(runtime.device).choices
+    searched: list[int] = []
+    monkeypatch.setattr(command, "_search", lambda *found: searched.append(len(found[2])))
+    monkeypatch.setattr(command, "_executables", lambda *_: {})  # compiling is tested elsewhere
+    monkeypatch.setattr(command, "write_bundle", lambda *_: None)
+    model = ["--model", "lenet5", "--batch-size", "2", "--device", str(runtime.device)]
+    try:
+        backend.use_choices(runtime.device, {"matmul of another model": Choice(5, 2)})
+        assert main(["bundle", *model, "--out", str(tmp_path)]) == 0
+        assert len(searched) == 1
+        assert searched[0] > 0
+        assert main(["bundle", *model, "--no-tune", "--out", str(tmp_path)]) == 0
+        assert len(searched) == 1
+        assert backend.profile(runtime.device).choices == {}
+    finally:
+        backend.use_choices(runtime.device, before)
 
 
 def test_a_tuned_choice_decides_the_kernel() -> None:
