@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 
@@ -80,6 +81,8 @@ class Plan:
         return sum(self.slab_bytes) + outputs + constants
 
 
+AnyStep: TypeAlias = Step | ProductStep | RowStep
+
 # Operands that kernels of a primitive read only where they write a result.
 _OVERWRITING = {"sgd_update_matmul": (0, 3)}
 
@@ -93,7 +96,7 @@ class _Work:
     in_place: frozenset[Value]  # inputs that may be overwritten by this very step
 
 
-def _work(step: Step | ProductStep | RowStep) -> _Work:
+def _work(step: AnyStep) -> _Work:
     if isinstance(step, RowStep):
         return _Work(step.reads, step.wanted, frozenset())
     if isinstance(step, ProductStep):
@@ -127,13 +130,14 @@ def make_plan(graph: Graph, donate: frozenset[int], profile: Profile, *, limit_b
     """
     donated = frozenset(graph.inputs[i] for i in donate)
     schedule = Schedule(graph, donated)
-    steps: list[Step | ProductStep | RowStep] = list(schedule.steps)
+    steps: list[AnyStep] = list(schedule.steps)
     if profile.cpu:
         steps = fuse_rows(
             fuse_products(schedule.steps, schedule.outputs),
             schedule.outputs,
             lambda step: _work(step).reads,
         )
+    steps = _updates_after_readers(steps, schedule.outputs, donated)
     works = [_work(step) for step in steps]
     reused = _reuse(schedule, works, donated)
     storage: dict[Value, Storage] = {}
@@ -166,6 +170,31 @@ def make_plan(graph: Graph, donate: frozenset[int], profile: Profile, *, limit_b
         tuple(slabs),
         bound,
     )
+
+
+def _updates_after_readers(
+    steps: Sequence[AnyStep], outputs: Sequence[Value], donated: frozenset[Value]
+) -> list[AnyStep]:
+    """The steps in an order in which more results can take a donated input's place.
+
+    The update of a weight must come after the last product with the weight as it was, or the new
+    weight needs memory of its own. What only the caller reads may be computed at any later time.
+    """
+    works = [_work(step) for step in steps]
+    readers: dict[Value, list[int]] = {}
+    for position, work in enumerate(works):
+        for value in work.reads:
+            readers.setdefault(value, []).append(position)
+    results = set(outputs)
+
+    def place(position: int) -> tuple[int, int]:
+        work = works[position]
+        if any(value in readers or value not in results for value in work.writes):
+            return position, 0
+        overwritten = [v for v in work.in_place if v in donated]
+        return max([position, *(readers[v][-1] for v in overwritten)]), position
+
+    return [steps[position] for position in sorted(range(len(steps)), key=place)]
 
 
 def _constants(graph: Graph, storage: dict[Value, Storage]) -> tuple[np.ndarray, ...]:
@@ -228,9 +257,7 @@ def _scratch(size_bytes: int) -> Value:
     return Value(TensorSpec((size_bytes,), uint8))
 
 
-def _lower(
-    step: Step | ProductStep | RowStep, taken: dict[Value, Value], profile: Profile
-) -> _Lowered:
+def _lower(step: AnyStep, taken: dict[Value, Value], profile: Profile) -> _Lowered:
     if isinstance(step, RowStep):
         source, arguments, size = rowwise_kernel(
             step.stages, step.rows, step.columns, step.wanted, compute_units=profile.compute_units

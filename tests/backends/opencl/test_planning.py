@@ -222,6 +222,26 @@ def test_training_does_not_grow_and_stays_near_the_lower_bound(runtime: Runtime)
     assert executable.temporary_memory_bytes() <= 1.1 * executable.memory_lower_bound_bytes
 
 
+def test_every_weight_and_slot_is_updated_in_place(runtime: Runtime) -> None:
+    """Also where the old weight is read for the gradient of the layer before."""
+    model = nn.Sequential(
+        conv=nn.Conv2d(8, 3),
+        again=nn.Conv2d(8, 3),
+        flat=nn.Flatten(),
+        hidden=nn.Linear(16),
+        out=nn.Linear(7),
+    )
+    optimizer = optim.sgd(0.01, momentum=0.9)
+    step = train.TrainStep(
+        model, losses.SoftmaxCrossEntropy(), optimizer, device=str(runtime.device)
+    )
+    batch = (np.ones((4, 8, 8, 3), np.float32), np.zeros(4, np.int32))
+    plan = step.compile(step.init(0, batch[0].shape), batch).program.plan
+    fresh = [spec for spec, reused in zip(plan.outputs, plan.reused, strict=True) if reused is None]
+    assert len(plan.outputs) == 2 * 8 + 2
+    assert [spec.shape for spec in fresh] == [(3,)]  # the metrics
+
+
 def test_a_reduction_recomputes_cheap_values_that_are_used_again() -> None:
     """Batch statistics: neither the centred values nor their squares go through memory."""
     x = np.random.default_rng(0).standard_normal((300, 40)).astype(np.float32)
