@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -44,6 +45,9 @@ def draw(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> np.nda
     return rng.standard_normal(shape).astype(NUMPY[dtype])
 
 
+# Under oclgrind a multiplication takes microseconds, and the products that are many are smaller.
+IS_INTERPRETED = "OCLGRIND_LOG" in os.environ
+
 # Every kernel takes a compiler half a second, so the rarer profiles get a choice of shapes.
 COMMON = ("cpu-wide", "gpu")
 
@@ -52,7 +56,7 @@ MATMULS = [
     Matmul(1, 3, 5, 7),
     Matmul(2, 37, 45, 19),
     Matmul(1, 65, 50, 17),
-    Matmul(1, 70, 131, 260),
+    Matmul(1, 70, 131, 36 if IS_INTERPRETED else 260),
     Matmul(3, 20, 16, 40, dtype="double"),
 ]
 
@@ -128,6 +132,12 @@ CONVOLUTIONS = {
     "filter-is-image": Convolution(2, 4, 5, 3, (4, 5), 7),
     "double": Convolution(1, 7, 7, 5, (3, 3), 9, (2, 1), ((1, 1), (1, 1)), dtype="double"),
 }
+if IS_INTERPRETED:
+    CONVOLUTIONS |= {
+        "alexnet-first": Convolution(1, 15, 15, 3, (11, 11), 5, (4, 4), ((2, 2), (2, 2))),
+        "alexnet-second": Convolution(1, 7, 7, 8, (5, 5), 20, (1, 1), ((2, 2), (2, 2))),
+        "wide": Convolution(1, 3, 33, 2, (3, 3), 66, (1, 1), ((1, 1), (1, 1))),
+    }
 
 
 def oracle(conv: Convolution, x: np.ndarray, w: np.ndarray) -> np.ndarray:
