@@ -4,15 +4,19 @@ Run ``python benchmarks/data_pipeline.py``. Rival and pipeline run in turns, in 
 are medians over the rounds. Times are those of the thread on its core, so that other programs
 on the machine disturb them less.
 
-Packed records have two rivals, which write to two warm buffers in turn, as a batch must stay
-whole while the next one is made: the bare loop of ``np.copyto`` that makes the same batches, the
+Packed records have two rivals: the bare loop of ``np.copyto`` that makes the same batches, the
 same regions of the same records in the same order, without any checks, draws or bookkeeping; and
-one long copy per batch of as many bytes, in order, which is what memory can do at best.
+one long copy per batch of as many bytes, in order, which is what memory can do at best. All of
+them write to ``--buffers`` batches in turn: 5, as many as a loader with its default two threads
+has under way, or 2, the least, where a batch stays whole while the next one is made. Two stay in
+the caches of a large machine, so that nothing is written to memory; nothing else runs here that
+would evict them, as a training step does.
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import json
 import statistics
 import tempfile
@@ -33,7 +37,7 @@ from accelkit.data import (
     TrainingTransform,
     pack,
 )
-from accelkit.data.batches import Position
+from accelkit.data.batches import Batch, Position
 from accelkit.data.images import ArrayImage
 
 _EPOCHS = 4  # in a turn, so that caches and memory are in the state of a long run
@@ -81,14 +85,14 @@ def compare(own: Callable[[], None], rounds: int, **rivals: Callable[[], None]) 
     return results
 
 
-def epochs(loader: Loader, count: int = 1) -> Callable[[], None]:
-    """Make all batches of the loader's first epochs."""
+def epochs(loader: Loader, count: int = 1, buffers: int = 2) -> Callable[[], None]:
+    """Make all batches of the loader's first epochs, holding all but one of some buffers."""
+    held: collections.deque[Batch] = collections.deque(maxlen=buffers - 1)
 
     def run() -> None:
         loader.seek(Position())
         for _ in range(count):
-            for _ in loader:
-                pass
+            held.extend(loader)
 
     return run
 
@@ -110,7 +114,7 @@ def decoding(count: int, rounds: int) -> dict[str, dict[str, float]]:
     return results
 
 
-def packed(count: int, rounds: int, directory: Path) -> dict[str, dict[str, float]]:
+def packed(count: int, rounds: int, buffers: int, directory: Path) -> dict[str, dict[str, float]]:
     """Verified records into batches against copies of as much memory."""
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (count, 256, 256, 3), np.uint8)
@@ -129,28 +133,30 @@ def packed(count: int, rounds: int, directory: Path) -> dict[str, dict[str, floa
         loader = Loader(source, batch_size=batch_size, transform=transform)
         image_bytes = int(np.prod(loader.plan.form[0]))
         rivals = {
-            "bare_loop": loop(source.images, loader),
-            "long_copies": copies(source.images, batch_size * image_bytes, len(loader) * _EPOCHS),
+            "bare_loop": loop(source.images, loader, buffers),
+            "long_copies": copies(
+                source.images, batch_size * image_bytes, len(loader) * _EPOCHS, buffers
+            ),
         }
-        results[name] = compare(epochs(loader, _EPOCHS), rounds, **rivals)
+        results[name] = compare(epochs(loader, _EPOCHS, buffers), rounds, **rivals)
         image_s = results[name]["own_s"] / (_EPOCHS * len(loader) * batch_size)
         results[name]["own_gib_per_s"] = image_bytes / image_s / 2**30
         results[name]["own_images_per_s"] = 1 / image_s
     return results
 
 
-def loop(images: np.ndarray, loader: Loader) -> Callable[[], None]:
+def loop(images: np.ndarray, loader: Loader, count: int) -> Callable[[], None]:
     """The copies that make the loader's batches and nothing else."""
     memory = np.asarray(images)
     size = 256 if loader.plan.transform is None else 224
     shape = (loader.plan.batch_size, *loader.plan.form[0])
-    buffers = [np.ones(shape, np.uint8) for _ in range(2)]
+    buffers = [np.ones(shape, np.uint8) for _ in range(count)]
     corners = np.random.default_rng(0).integers(0, 257 - size, (len(images), 2)).tolist()
     batches = [batch.index.tolist() for _ in range(_EPOCHS) for batch in loader]
 
     def run() -> None:
         for number, indices in enumerate(batches):
-            for row, index in zip(buffers[number % 2], indices, strict=True):
+            for row, index in zip(buffers[number % count], indices, strict=True):
                 top, left = corners[index]
                 region = memory[index, top : top + size, left : left + size]
                 np.copyto(row[:size], region)
@@ -158,16 +164,16 @@ def loop(images: np.ndarray, loader: Loader) -> Callable[[], None]:
     return run
 
 
-def copies(images: np.ndarray, size: int, count: int) -> Callable[[], None]:
-    """``count`` copies of ``size`` bytes, one stretch of the memory after the other."""
+def copies(images: np.ndarray, size: int, times: int, count: int) -> Callable[[], None]:
+    """Copies of ``size`` bytes, one stretch of the memory after the other, to several buffers."""
     memory = np.asarray(images).reshape(-1)
     stretches = len(memory) // size
-    buffers = [np.ones(size, np.uint8) for _ in range(2)]
+    buffers = [np.ones(size, np.uint8) for _ in range(count)]
 
     def run() -> None:
-        for number in range(count):
+        for number in range(times):
             start = number % stretches * size
-            np.copyto(buffers[number % 2], memory[start : start + size])
+            np.copyto(buffers[number % count], memory[start : start + size])
 
     return run
 
@@ -177,10 +183,17 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--records", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--buffers", type=int, default=5, help="batches under way, at least 2")
+    parser.add_argument("--only", choices=("decoding", "packed"), help="one of the two parts")
     options = parser.parse_args()
-    print(json.dumps(decoding(options.images, options.rounds), indent=2))
-    with tempfile.TemporaryDirectory() as directory:
-        print(json.dumps(packed(options.records, options.rounds, Path(directory)), indent=2))
+    if options.buffers < 2:
+        parser.error("--buffers must be at least 2")
+    if options.only != "packed":
+        print(json.dumps(decoding(options.images, options.rounds), indent=2))
+    if options.only != "decoding":
+        with tempfile.TemporaryDirectory() as directory:
+            results = packed(options.records, options.rounds, options.buffers, Path(directory))
+        print(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from accelkit.random import philox4x32, philox4x32_block, subkey
+from accelkit.random.normals import normals_of_words
 
 __all__ = [
     "SampleRandom",
@@ -28,7 +28,6 @@ __all__ = [
 
 _WORD: Final = 0xFFFFFFFF
 _FIRST_BLOCKS: Final = 4
-_NORMAL: Final = NormalDist()
 
 
 def epoch_order(seed: int, epoch: int, count: int) -> npt.NDArray[np.int64]:
@@ -72,7 +71,7 @@ class SampleRandom:
 
     def normal(self) -> float:
         """A standard normal, by the inverse of the distribution function."""
-        return _NORMAL.inv_cdf((self.word() + 0.5) * 2.0**-32)
+        return float(normals(np.array(self.word(), np.uint32)))
 
 
 def sample_words(
@@ -102,8 +101,7 @@ def integers(words: npt.NDArray[np.uint32], count: int) -> npt.NDArray[np.int64]
 
 def normals(words: npt.NDArray[np.uint32]) -> npt.NDArray[np.float64]:
     """:meth:`SampleRandom.normal` of many words."""
-    uniform = ((words + 0.5) * 2.0**-32).reshape(-1).tolist()
-    return np.array([_NORMAL.inv_cdf(value) for value in uniform]).reshape(words.shape)
+    return normals_of_words(words)
 
 
 @functools.lru_cache(maxsize=64)

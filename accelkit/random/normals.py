@@ -24,7 +24,7 @@ from accelkit.errors import DTypeError
 from accelkit.random.arguments import Key, check_shape
 from accelkit.random.philox import Words, for_each_chunk
 
-__all__ = ["random_normal"]
+__all__ = ["normals_of_words", "random_normal"]
 
 Float64Array = NDArray[np.float64]
 
@@ -75,6 +75,9 @@ _TAIL_DENOMINATOR: Final = (
 # Elements converted at a time (512 KB per work array; see the remark on threads in philox.py).
 _PIECE: Final = 65536
 
+# Numbers for which arrays cost more than one number after the other.
+_FEW: Final = 16
+
 # log(2) in two parts; the first has 21 trailing zero bits, so its product with an exponent is
 # exact.
 _LOG2_HIGH: Final = float.fromhex("0x1.62e42fee00000p-1")
@@ -120,6 +123,17 @@ def random_normal(
 
     for_each_chunk(key, offset, out.size, make_convert)
     return out.reshape(shape)
+
+
+def normals_of_words(words: Words) -> Float64Array:
+    """The standard normals of 32-bit words, whatever their number, of the same shape.
+
+    The bits are those of :func:`random_normal` with float64.
+    """
+    if words.size <= _FEW:
+        return np.array([_normal(word) for word in words.reshape(-1).tolist()]).reshape(words.shape)
+    work = np.empty((3, words.size))
+    return _inverse_distribution(words.reshape(-1), *work).reshape(words.shape)
 
 
 class _Normals:
@@ -199,3 +213,34 @@ def _polynomial(
         out *= x
     out += coefficients[-1]
     return out
+
+
+def _normal(word: int) -> float:
+    """:func:`_inverse_distribution` of one word: the same operations in the same order."""
+    q = (word - (2.0**31 - 0.5)) * 2.0**-32
+    r = _CENTRE_SQUARED - q * q
+    if r >= 0.0:
+        return _value(_CENTRE_NUMERATOR, r) * q / _value(_CENTRE_DENOMINATOR, r)
+    r = math.sqrt(-_scalar_log(0.5 - abs(q))) - 1.6
+    return math.copysign(_value(_TAIL_NUMERATOR, r) / _value(_TAIL_DENOMINATOR, r), q)
+
+
+def _scalar_log(x: float) -> float:
+    """:func:`_log` of one number: the same operations in the same order."""
+    mantissa, power = math.frexp(x)
+    if mantissa < math.sqrt(0.5):
+        mantissa *= 2.0
+        power -= 1
+    mantissa -= 1.0
+    s = mantissa / (mantissa + 2.0)
+    series = _value(_ATANH, s * s) * (s * s)
+    s *= 2.0
+    return ((series * s + power * _LOG2_LOW) + s) + power * _LOG2_HIGH
+
+
+def _value(coefficients: Sequence[float], x: float) -> float:
+    """:func:`_polynomial` of one number."""
+    value = coefficients[0] * x
+    for coefficient in coefficients[1:-1]:
+        value = (value + coefficient) * x
+    return value + coefficients[-1]

@@ -385,6 +385,16 @@ class TestNormal:
         assert low == -high
         assert math.isfinite(low)
 
+    def test_few_and_many_words_give_the_same_bits(self):
+        edge = int((0.5 - 0.425) * 2**32)
+        near = np.arange(edge - 40, edge + 40, dtype=np.uint32)
+        words = np.concatenate([[0, 1], near, WORD - near, random.random_bits((3, 4), 0, 2000)])
+        words = words.astype(np.uint32)
+        few = [normals.normals_of_words(part) for part in np.array_split(words, 200)]
+        assert np.concatenate(few).tobytes() == normals_of(words).tobytes()
+        assert normals.normals_of_words(words[:2160].reshape(5, 432)).shape == (5, 432)
+        assert normals.normals_of_words(words[:6].reshape(3, 2)).shape == (3, 2)
+
     def test_extremes(self):
         low, high = normals_of(np.array([0, WORD], np.uint32))
         assert -high == low == pytest.approx(-6.3379, abs=1e-4)
