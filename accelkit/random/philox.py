@@ -327,25 +327,63 @@ class _Scratch:
         """The ``4 * blocks`` words from ``block`` on, in an array that the next call reuses."""
         work, products = list(self.work[:, :blocks]), list(self.products[:, :blocks])
         words = self.words[:blocks]
-        np.add(self.index[:blocks], np.uint64(block), out=products[0])
-        np.bitwise_and(products[0], _WORD_ARRAY, out=work[0])
-        np.right_shift(products[0], _HALF_ARRAY, out=work[1])
-        work[2].fill(key[0])
-        work[3].fill(key[1])
-        _rounds(work, products, key)
+        high, low = block >> 32, block & WORD
+        if low + blocks <= WORD + 1:
+            np.add(self.index[:blocks], np.uint64(low), out=work[0])
+            _first_rounds(work, products, high, key)
+            _rounds(work, products, key, done=2)
+        else:
+            np.add(self.index[:blocks], np.uint64(block), out=products[0])
+            np.bitwise_and(products[0], _WORD_ARRAY, out=work[0])
+            np.right_shift(products[0], _HALF_ARRAY, out=work[1])
+            work[2].fill(key[0])
+            work[3].fill(key[1])
+            _rounds(work, products, key)
         for column, word in enumerate(work):
             words[:, column] = word
         return words.reshape(-1)
 
 
-def _rounds(
-    counter: list[NDArray[np.uint64]], products: list[NDArray[np.uint64]], key: Key
+def _first_rounds(
+    counter: list[NDArray[np.uint64]], products: list[NDArray[np.uint64]], high: int, key: Key
 ) -> None:
-    """Apply the ten rounds in place to counter words that are held in 64-bit elements."""
+    """Two rounds from the counter ``(counter[0], high, *key)``, of which one word varies.
+
+    That leaves a third of the operations: the rest is done with Python's integers.
+    """
     c0, c1, c2, c3 = counter
     product0, product1 = products
     k0, k1 = key
-    for _ in range(_ROUNDS):
+    product = k0 * _MULTIPLIER_1
+    s0, s1 = (product >> 32) ^ high ^ k0, product & WORD
+    np.multiply(c0, _MULTIPLIER_0_ARRAY, out=product0)
+    np.right_shift(product0, _HALF_ARRAY, out=c2)  # the counter's fourth word is k1 as well
+    np.bitwise_and(product0, _WORD_ARRAY, out=c3)
+    k0, k1 = (k0 + _WEYL_0) & WORD, (k1 + _WEYL_1) & WORD
+    product = s0 * _MULTIPLIER_0
+    np.multiply(c2, _MULTIPLIER_1_ARRAY, out=product1)
+    np.right_shift(product1, _HALF_ARRAY, out=c0)
+    np.bitwise_xor(c0, np.array(s1 ^ k0, np.uint64), out=c0)
+    np.bitwise_and(product1, _WORD_ARRAY, out=c1)
+    np.bitwise_xor(c3, np.array((product >> 32) ^ k1, np.uint64), out=c2)
+    c3.fill(product & WORD)
+
+
+def _rounds(
+    counter: list[NDArray[np.uint64]],
+    products: list[NDArray[np.uint64]],
+    key: Key,
+    *,
+    done: int = 0,
+) -> None:
+    """Apply the ten rounds in place to counter words that are held in 64-bit elements.
+
+    ``done`` of them have been applied already.
+    """
+    c0, c1, c2, c3 = counter
+    product0, product1 = products
+    k0, k1 = (key[0] + done * _WEYL_0) & WORD, (key[1] + done * _WEYL_1) & WORD
+    for _ in range(_ROUNDS - done):
         np.multiply(c0, _MULTIPLIER_0_ARRAY, out=product0)
         np.multiply(c2, _MULTIPLIER_1_ARRAY, out=product1)
         np.right_shift(product1, _HALF_ARRAY, out=c0)
@@ -364,9 +402,16 @@ def _fill_uniform(key: Key, offset: int, out: NDArray[Any], bits: int) -> None:
     start, count = check_span(offset, out.size)
     shift, scale = np.uint32(32 - bits), np.float32(2.0**-bits)
 
+    exact = out.dtype == np.float32
+
     def convert(words: Words, part: slice) -> None:
         np.right_shift(words, shift, out=words)
-        out[part] = words.astype(np.float32) * scale  # exact: at most 24 bits
+        # At most 24 bits: exact, and signed integers, which processors convert faster.
+        numbers = out[part] if exact else np.empty(len(words), np.float32)
+        np.copyto(numbers, words.view(np.int32), casting="same_kind")
+        numbers *= scale
+        if not exact:
+            out[part] = numbers
 
     for_each_chunk(key, start, count, lambda: convert)
 
