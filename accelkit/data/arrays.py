@@ -76,6 +76,8 @@ def load_npz(
         CorruptDataError: if it is damaged or would need unpickling.
     """
     try:
+        if not zipfile.is_zipfile(path) and Path(path).is_file():
+            raise CorruptDataError(f"{path} is not a well-formed .npz file: it is no zip archive.")
         with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             names = list(archive.files)
             image_name = _pick(names, images, (*_IMAGE_KEYS, "images", "x_train"), str(path))

@@ -76,7 +76,7 @@ class ImageFolder:
             raise DataError(
                 f"{len(empty)} of {len(self.classes)} classes in {self.root} have no image: "
                 f"{_some(empty)}. Images end in {', '.join(sorted(self._suffixes))}. Add some, "
-                "remove the folders, or pass allow_empty=True."
+                "remove the folders, or open them by ImageFolder(..., allow_empty=True)."
             )
         if self.ignored:
             _log.warning("%s: left out %d files that are no images.", self.root, self.ignored)

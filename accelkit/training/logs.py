@@ -7,13 +7,14 @@ which was not.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from accelkit.errors import OptionError
+from accelkit.errors import DataError, OptionError
 from accelkit.training.tensorboard import EventWriter
 
 __all__ = ["LOG_NAME", "RunLog", "read_log"]
@@ -30,15 +31,16 @@ class RunLog:
 
     Raises:
         OptionError: if the directory cannot be written, or holds the log of another run.
+        DataError: from any method, if the disk is full or fails; the log then ends there.
     """
 
     def __init__(self, directory: str | None, *, resumed_step: int | None) -> None:
         self._events: EventWriter | None = None
+        self._stream: BinaryIO | None = None
         if directory is None:
-            self._stream = None
             return
         place = Path(directory)
-        path = place / LOG_NAME
+        self._path = path = place / LOG_NAME
         try:
             place.mkdir(parents=True, exist_ok=True)
             if resumed_step is None and path.exists() and path.stat().st_size:
@@ -51,41 +53,66 @@ class RunLog:
             self._stream.seek(0, os.SEEK_END)
             self._events = EventWriter(place, restart_step=resumed_step or 0)
         except OSError as error:
-            raise OptionError(f"The log {path} cannot be written: {error.strerror}.") from error
+            raise OptionError(
+                f"The log {path} cannot be written: {error.strerror}. Give another --log-dir."
+            ) from error
 
     def step(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Log a training step."""
         self._line({"step": step, "epoch": epoch, **values})
-        if self._events is not None:
-            self._events.scalars(step, {f"train/{name}": v for name, v in values.items()})
+        self._scalars(step, "train", values)
 
     def evaluation(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Log an evaluation."""
         self._line({"step": step, "epoch": epoch, "evaluation": dict(values)})
-        if self._events is not None:
-            self._events.scalars(step, {f"evaluation/{name}": v for name, v in values.items()})
+        self._scalars(step, "evaluation", values)
 
     def timing(self, step: int, values: Mapping[str, float]) -> None:
         """Throughput and waits: for TensorBoard only, since they differ from run to run."""
-        if self._events is not None:
-            self._events.scalars(step, {f"speed/{name}": v for name, v in values.items()})
+        self._scalars(step, "speed", values)
 
     def _line(self, record: dict[str, Any]) -> None:
         if self._stream is not None:
-            self._stream.write(json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n")
+            line = json.dumps(record, separators=(",", ":")).encode("ascii") + b"\n"
+            with self._writing():
+                self._stream.write(line)
+
+    def _scalars(self, step: int, group: str, values: Mapping[str, float]) -> None:
+        if self._events is not None:
+            with self._writing():
+                self._events.scalars(step, {f"{group}/{name}": v for name, v in values.items()})
 
     def sync(self) -> None:
         """Bring all lines to the disk: a checkpoint must not be ahead of its log."""
         if self._stream is not None and self._events is not None:
-            self._stream.flush()
-            os.fsync(self._stream.fileno())
-            self._events.flush()
+            with self._writing():
+                self._stream.flush()
+                os.fsync(self._stream.fileno())
+                self._events.flush()
 
     def close(self) -> None:
         """Close the files."""
         if self._stream is not None and self._events is not None:
-            self._stream.close()
-            self._events.close()
+            with self._writing():
+                self._stream.close()
+                self._events.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """End the log at the first failure: what comes later would leave a hole in it."""
+        try:
+            yield
+        except OSError as error:
+            stream, self._stream = self._stream, None
+            events, self._events = self._events, None
+            for file in (stream, events):
+                if file is not None:
+                    with contextlib.suppress(OSError):  # it has lines left that do not fit
+                        file.close()
+            raise DataError(
+                f"The log {self._path} cannot be written: {error.strerror}. Free some space, or "
+                "give another --log-dir, and continue from the last checkpoint with --resume."
+            ) from error
 
 
 def _length_up_to(path: Path, step: int) -> int:
@@ -117,6 +144,8 @@ def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         raise OptionError(f"The log {place} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise OptionError(f"{place} is no log of a run: {error}.") from error
+    if not records:
+        raise OptionError(f"{place} is no log of a run: it has no complete line.")
     if not all(isinstance(record, dict) and "step" in record for record in records):
         raise OptionError(f"{place} is no log of a run: a line has no step.")
     return records

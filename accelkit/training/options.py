@@ -184,7 +184,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--milestones",
-        type=float,
+        type=share,
         nargs="+",
         default=[1 / 3, 2 / 3, 8 / 9],
         metavar="SHARE",
@@ -234,7 +234,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     add("--eval-every", type=positive, default=1, metavar="EPOCHS", help="how often to evaluate")
     add(
         "--target-accuracy",
-        type=float,
+        type=share,
         metavar="SHARE",
         help="stop at this top-1 accuracy, 0 to 1",
     )
@@ -261,6 +261,14 @@ def positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value
+
+
+def share(text: str) -> float:
+    """A number from 0 to 1."""
+    value = float(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
     return value
 
 

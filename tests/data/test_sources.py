@@ -257,6 +257,12 @@ class TestArrays:
         with pytest.raises(CorruptDataError, match="pickle"):
             load_npz(tmp_path / "a.npz")
 
+    def test_npz_that_is_something_else(self, tmp_path: Path) -> None:
+        for content in (b"", b"a text"):
+            (tmp_path / "a.npz").write_bytes(content)
+            with pytest.raises(CorruptDataError, match=r"a\.npz is not a well-formed .* no zip"):
+                load_npz(tmp_path / "a.npz")
+
     def test_every_truncation_of_an_npz(self, tmp_path: Path) -> None:
         path = tmp_path / "a.npz"
         np.savez(path, x=np.ones((3, 2, 2), np.uint8), y=np.arange(3))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import struct
 from pathlib import Path
 
 import pytest
 
-from accelkit.errors import OptionError
+from accelkit.errors import DataError, OptionError
 from accelkit.training.logs import LOG_NAME, RunLog, read_log
 from accelkit.training.tensorboard import EventWriter, crc32c
 
@@ -42,6 +44,51 @@ def test_logs_of_other_runs_are_refused(tmp_path: Path) -> None:
         RunLog(str(tmp_path / "file" / "x"), resumed_step=None)
 
 
+class FullDisk(io.RawIOBase):
+    """Takes some bytes, and then no more."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: bytes) -> int:
+        if len(data) > self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.room -= len(data)
+        return len(data)
+
+
+def fill_up(log: RunLog) -> None:
+    for step in range(1000):
+        log.step(step, 1, {"loss": 1.0})
+
+
+@pytest.mark.parametrize("name", ["_stream", "_events"])
+def test_a_full_disk_is_an_error_with_advice(tmp_path: Path, name: str) -> None:
+    log = RunLog(str(tmp_path), resumed_step=None)
+    full = io.BufferedWriter(FullDisk(4096), 256)
+    owner, attribute = (log, name) if name == "_stream" else (log._events, "_stream")
+    getattr(owner, attribute).close()
+    setattr(owner, attribute, full)
+    with pytest.raises(DataError, match=r"log .*: No space left.*Free some space.*--resume"):
+        fill_up(log)
+    log.step(1001, 1, {"loss": 1.0})  # as after the end of a log: nothing happens
+    log.close()
+    assert full.closed
+
+
+def test_a_disk_may_be_full_only_when_the_log_is_closed(tmp_path: Path) -> None:
+    log = RunLog(str(tmp_path), resumed_step=None)
+    log._stream.close()
+    log._stream = io.BufferedWriter(FullDisk(0))
+    log.step(1, 1, {"loss": 1.0})
+    with pytest.raises(DataError, match="No space left"):
+        log.close()
+    log.close()
+
+
 def test_no_directory_no_log(tmp_path: Path) -> None:
     log = RunLog(None, resumed_step=None)
     log.step(1, 1, {"loss": 1.0})
@@ -58,6 +105,9 @@ def test_reading_what_is_no_log(tmp_path: Path) -> None:
         (tmp_path / "x").write_text(text)
         with pytest.raises(OptionError, match="is no log of a run"):
             read_log(tmp_path / "x")
+    (tmp_path / "x").write_text("hello")
+    with pytest.raises(OptionError, match="has no complete line"):
+        read_log(tmp_path / "x")
     (tmp_path / "x").write_text('{"step": 1}\n{"step": 2')
     assert read_log(tmp_path / "x") == [{"step": 1}]
 

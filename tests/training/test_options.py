@@ -36,6 +36,9 @@ def test_arguments_win_over_the_file(tmp_path: Path) -> None:
         ("milestones = 0.5", "expected a list"),
         ('optimizer = "sgt"', "Did you mean 'sgd'"),
         ("seed = true", "expected one value"),
+        ("milestones = [0.5, 30]", "30.0 is not between 0 and 1"),
+        ("target_accuracy = 95", "95.0 is not between 0 and 1"),
+        ("target_accuracy = nan", "nan is not between 0 and 1"),
         ("a = ", "not valid TOML"),
     ],
 )
@@ -46,7 +49,15 @@ def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["--data=x", "--resume"], ["--data=x", "--batch-size=0"], ["--dta=x"]]
+    "arguments",
+    [
+        [],
+        ["--data=x", "--resume"],
+        ["--data=x", "--batch-size=0"],
+        ["--dta=x"],
+        ["--data=x", "--target-accuracy=95"],
+        ["--data=x", "--milestones", "30", "60"],
+    ],
 )
 def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
