@@ -301,6 +301,12 @@ def _metrics(classes: int) -> list[metrics.Metric]:
 
 def _schedule(options: argparse.Namespace, model: models.Model, steps: int) -> optim.Schedule:
     rate = model.learning_rate if options.learning_rate is None else options.learning_rate
+    if options.warmup_steps > steps:
+        _log.warning(
+            "The learning rate rises for %d steps, the run has %d: it ends below --learning-rate.",
+            options.warmup_steps,
+            steps,
+        )
     rest = max(1, steps - options.warmup_steps)
     schedule: optim.Schedule = optim.ConstantSchedule(rate)
     if options.schedule == "cosine":

@@ -161,6 +161,11 @@ def test_memory_limit_that_cannot_be_met(images: Path, capsys: pytest.CaptureFix
     assert "smallest" in message
 
 
+def test_warm_up_longer_than_the_run(images: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert main([*MODEL, f"--data={images}", "--warmup-steps=9"]) == 0
+    assert "rises for 9 steps, the run has 2: it ends below --learning-rate" in caplog.text
+
+
 def test_full_disk_loses_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
