@@ -186,8 +186,8 @@ class _Packer:
         free = shutil.disk_usage(self.place).free
         if needed > free:
             raise DataError(
-                f"Packing needs {needed / 2**30:.1f} GiB more, but {self.place} has "
-                f"{free / 2**30:.1f} GiB free. Free some space, or pack a smaller size."
+                f"Packing needs {needed / 2**20:,.1f} MiB more, but {self.place} has "
+                f"{free / 2**20:,.1f} MiB free. Free some space, or pack a smaller size."
             )
 
     @contextmanager

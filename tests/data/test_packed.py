@@ -350,7 +350,7 @@ def test_no_room_is_found_before_anything_is_written(
 ) -> None:
     usage = shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(DataError, match=r"GiB more, but .* 0\.0 GiB free"):
+    with pytest.raises(DataError, match=r"needs 1\.9 MiB more, but .* has 0\.0 MiB free"):
         pack(ShapesSource(10, size=16), tmp_path / "p")
 
 
