@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -26,9 +26,19 @@ from accelkit_opencl.products import choice_key
 from accelkit_opencl.programs import SourceProvider
 from accelkit_opencl.runtime import discover, open_device
 from accelkit_opencl.trials import Trials
-from accelkit_opencl.tuning import Tuned, load_choices, products_in, save_choices, tune
+from accelkit_opencl.tuning import (
+    Tuned,
+    has_choice,
+    load_choices,
+    products_in,
+    save_choices,
+    tune,
+)
 
 __all__ = ["main"]
+
+Products: TypeAlias = list[tuple[str, Matmul | Convolution]]
+"""Kinds and geometries."""
 
 _BUDGET_S = 30.0  # of tuning
 _AROUND_S = 1.0  # of a command's time: starting Python, and ending it
@@ -58,7 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("devices", help="list OpenCL devices and what they can do")
     command.set_defaults(run=_devices)
 
-    command = commands.add_parser("tune", help="measure the fastest kernels for a model")
+    command = commands.add_parser(
+        "tune",
+        help="measure the fastest kernels for a model",
+        description="Measures the fastest kernels for the matrix products and convolutions of a "
+        "model: those that the table of this device and driver lacks, or all if it lacks none.",
+    )
     _add_model(command)
     command.add_argument(
         "--budget",
@@ -152,8 +167,8 @@ def _tune(options: argparse.Namespace) -> int:
         return 0
     with contextlib.closing(_trials(device)) as trials:
         trials.start()  # while the model is traced
-        training = _training(options)
-        _search(device, trials, _products(*training), deadline)
+        products = _products(*_training(options))
+        _search(device, trials, _not_tuned(device, products) or products, deadline)
     return 0
 
 
@@ -161,15 +176,23 @@ def _trials(device: Device) -> Trials:
     return Trials(device, _backend().profile(device))
 
 
-def _products(step: Any, state: Any, batch: Any) -> list[tuple[str, Matmul | Convolution]]:
-    """The products of a training step, which include those of evaluation."""
-    return products_in([passes.prepare(step.graph(state, batch), _backend())])
+def _products(step: Any, state: Any, batch: Any) -> Products:
+    """What there is to tune in a training step, which includes the products of evaluation."""
+    profile = _backend().profile(step.device)
+    found = products_in([passes.prepare(step.graph(state, batch), _backend())])
+    return [item for item in found if has_choice(*item, profile)]
+
+
+def _not_tuned(device: Device, products: Products) -> Products:
+    """Those that the tuner's table lacks."""
+    known = _backend().profile(device).choices
+    return [item for item in products if choice_key(*item) not in known]
 
 
 def _search(
     device: Device,
     trials: Trials,
-    products: Sequence[tuple[str, Matmul | Convolution]],
+    products: Products,
     deadline: float,
 ) -> None:
     """Tune products with a progress bar, and use the results; an interruption keeps them too."""
@@ -200,6 +223,8 @@ def _search(
         f"{len(rows)} of {len(products)} products {ended} ({share:.0%} of the arithmetic); "
         f"written to {path}"
     )
+    if len(rows) < len(products):
+        print("The others have the defaults; run it again to tune them too.")
     if trials.crashes:
         print(f"{trials.crashes} choices crashed the driver or took too long.")
 
@@ -211,9 +236,8 @@ def _bundle(options: argparse.Namespace) -> int:
     training = _training(options)
     if not options.tune:
         _backend().use_choices(device, {})
-    elif not options.emit_sources and _backend().profile(device).cpu:
-        known = _backend().profile(device).choices
-        products = [item for item in _products(*training) if choice_key(*item) not in known]
+    elif not options.emit_sources:
+        products = _not_tuned(device, _products(*training))
         if products:
             with contextlib.closing(_trials(device)) as trials:
                 _search(device, trials, products, time.perf_counter() + _BUDGET_S)

@@ -25,7 +25,16 @@ from accelkit_opencl.products import LOWERINGS, Choice, Profile, candidates, cho
 from accelkit_opencl.programs import cache_folder
 from accelkit_opencl.runtime import Runtime
 
-__all__ = ["Trial", "Tuned", "load_choices", "products_in", "save_choices", "tune"]
+__all__ = [
+    "Trial",
+    "Tuned",
+    "different_candidates",
+    "has_choice",
+    "load_choices",
+    "products_in",
+    "save_choices",
+    "tune",
+]
 
 _VERSION = 2  # of the table; raise it when the kernels change
 _HOPELESS = 1.2  # times the best so far: not measured more than once
@@ -58,6 +67,22 @@ def products_in(graphs: Iterable[Graph]) -> list[tuple[str, Matmul | Convolution
     return sorted(found.values(), key=lambda item: -item[1].flops)
 
 
+def different_candidates(
+    kind: str, product: Matmul | Convolution, profile: Profile
+) -> list[Choice]:
+    """The candidates, without those that lead to the same kernels as an earlier one."""
+    found: dict[tuple[str, ...], Choice] = {}
+    for choice in candidates(kind, product, profile):
+        launches = LOWERINGS[kind](product, profile, choice).launches
+        found.setdefault(tuple(launch.source.name for launch in launches), choice)
+    return list(found.values())
+
+
+def has_choice(kind: str, product: Matmul | Convolution, profile: Profile) -> bool:
+    """Whether there is more than one way to run a product on a device."""
+    return profile.cpu and len(different_candidates(kind, product, profile)) > 1
+
+
 class Trial(Protocol):
     """Seconds of one run of a choice, infinite if it cannot run."""
 
@@ -86,7 +111,8 @@ def tune(
     Every product gets a share of the time in proportion to its arithmetic; what one leaves over
     goes to the others. It begins with the default, then tries at least one other choice. The
     default is kept unless the fastest one is at least 2 % faster when both are measured again: the
-    fastest of many is partly the luckiest. GPU forms have one candidate and are not measured.
+    fastest of many is partly the luckiest. A product without a choice, such as all those in GPU
+    forms, is not measured.
 
     Args:
         products: Kinds and geometries.
@@ -98,7 +124,7 @@ def tune(
         One result for each product of which at least two choices were measured.
     """
     deadline = time.perf_counter() + budget_s
-    wanted = list(products) if profile.cpu else []
+    wanted = [item for item in products if has_choice(*item, profile)]
     rest_flops = sum(product.flops for _, product in wanted)
     for kind, product in wanted:
         now = time.perf_counter()
@@ -132,12 +158,14 @@ class _Search:
         )
 
     def run(self, *, until: float) -> Tuned | None:
-        """None if there was no time for two choices, or there is only one."""
+        """None if there was no time for two choices."""
         default_s = best_s = math.inf
         best, tried = Choice(), 0
-        for choice in self._different():
-            now = time.perf_counter()
-            if now >= self._deadline or (tried >= 2 and now >= until):
+        begun = time.perf_counter()
+        for choice in different_candidates(self._kind, self._product, self._profile):
+            took, begun = time.perf_counter() - begun, time.perf_counter()
+            # One more if at least half of it fits, so that shares are right on average.
+            if begun >= self._deadline or (tried >= 2 and begun + took / 2 >= until):
                 break
             found_s = self._seconds(choice, give_up_s=_HOPELESS * best_s)
             if not tried:
@@ -150,16 +178,6 @@ class _Search:
         if best != Choice() and default_s < math.inf:
             default_s, best_s, best = self._confirmed(default_s, best_s, best)
         return Tuned(choice_key(self._kind, self._product), best, default_s, best_s)
-
-    def _different(self) -> Iterator[Choice]:
-        """The candidates, without those that lead to the same kernels as an earlier one."""
-        seen = set()
-        for choice in candidates(self._kind, self._product, self._profile):
-            lowering = LOWERINGS[self._kind](self._product, self._profile, choice)
-            kernels = tuple(launch.source.name for launch in lowering.launches)
-            if kernels not in seen:
-                seen.add(kernels)
-                yield choice
 
     def _confirmed(
         self, default_s: float, best_s: float, best: Choice

@@ -17,7 +17,7 @@ from accelkit_opencl.products import Choice, Profile, candidates, choice_key, lo
 from accelkit_opencl.programs import SourceProvider
 from accelkit_opencl.runtime import Runtime
 from accelkit_opencl.trials import Trials
-from accelkit_opencl.tuning import Tuned, load_choices, tune
+from accelkit_opencl.tuning import Tuned, different_candidates, load_choices, tune
 
 from accelkit import registry
 
@@ -88,6 +88,7 @@ def test_the_default_is_measured_first_and_no_kernels_twice_but_to_confirm() -> 
     assert calls[0] == Choice()
     names = [lower_matmul(PRODUCT, PROFILE, choice).launches[-1].source.name for choice in calls]
     assert len(set(names)) == len(names) > 1
+    assert calls == different_candidates("matmul", PRODUCT, PROFILE)
 
 
 def test_products_share_the_budget_by_their_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,24 +145,64 @@ def test_a_hopeless_choice_runs_once(runtime: Runtime, monkeypatch: pytest.Monke
     assert len(runs) == 4
 
 
+class FirstIsFastest(Trials):
+    """Half a second for the first choice after the default, one for all others."""
+
+    def start(self) -> None:
+        self.tried: dict[Any, list[Choice]] = {}
+
+    def __call__(self, kind: str, product: Any, choice: Choice, **limits: float) -> float:
+        tried = self.tried.setdefault((kind, product), [])
+        if choice not in tried:
+            tried.append(choice)
+        return 0.5 if tried.index(choice) == 1 else 1.0
+
+
 def test_the_command_writes_a_table_that_is_used_afterwards(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, tmp_path, capsys
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(command, "Trials", FirstIsFastest)
     backend = registry.backend("opencl")
     before = backend.profile(runtime.device).choices
     arguments = ["--model", "lenet5", "--batch-size", "2", "--device", str(runtime.device)]
     try:
-        assert main(["tune", *arguments, "--budget", "6"]) == 0
-        assert "of the arithmetic); written to" in capsys.readouterr().out
+        assert main(["tune", *arguments]) == 0
+        printed = capsys.readouterr().out
+        assert "(100% of the arithmetic); written to" in printed
+        assert " 2.00x  " in printed
         choices = load_choices(runtime)
-        assert choices
+        assert set(choices.values()) - {Choice()}
         assert backend.profile(runtime.device).choices == choices
     finally:
         backend.use_choices(runtime.device, before)
     assert profile_of(runtime).choices == choices
     monkeypatch.setenv("ACCELKIT_OPENCL_NO_TUNE", "1")
     assert profile_of(runtime).choices == {}
+
+
+def test_a_second_run_goes_on_where_the_first_one_ended(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = registry.backend("opencl")
+    before = backend.profile(runtime.device).choices
+    found: list[list[str]] = []
+
+    def search(device: Any, trials: Any, products: Any, deadline: float) -> None:
+        found.append([choice_key(*item) for item in products])
+
+    monkeypatch.setattr(command, "_search", search)
+    monkeypatch.setattr(Trials, "start", lambda _: None)
+    arguments = ["tune", "--model", "lenet5", "--batch-size", "2", "--device", str(runtime.device)]
+    try:
+        for known in (0, 2, None):
+            tuned = dict.fromkeys(found[0][:known] if found else [], Choice())
+            backend.use_choices(runtime.device, tuned)
+            assert main(arguments) == 0
+    finally:
+        backend.use_choices(runtime.device, before)
+    assert found[1] == found[0][2:]
+    assert found[2] == found[0]
 
 
 def test_an_interrupted_tuner_keeps_what_it_found(
