@@ -76,7 +76,7 @@ CROSS_ENTROPY_GRAD: Final = Primitive(
     "torch_cross_entropy_grad",
     lambda log_probability, index, g, *, label_smoothing: log_probability,
 )
-# c + op(a) @ op(b) for a bias c (n,); scale * c + op(a) @ op(b), in place, for a donated matrix c.
+# c + op(a) @ op(b) for a bias c (n,); c + scale * op(a) @ op(b), in place, for a donated matrix c.
 ADD_MATMUL: Final = Primitive("torch_add_matmul", _add_matmul_infer)
 ACCUMULATE_MATMUL: Final = Primitive(
     "torch_accumulate_matmul", lambda c, a, b, *, scale, transpose_a, transpose_b: c
@@ -87,7 +87,8 @@ MASK_BITS: Final = Primitive(
 )
 KEEP: Final = Primitive("torch_keep", lambda x, bits: x)
 # (learning rate, parameters, gradients, momenta); `accumulated`: the gradients are already added
-# to the momenta; `conditional`: a bool[] after the scalars says whether anything changes.
+# to the momenta, divided by the factor of these; `conditional`: a bool[] after the scalars says
+# whether anything changes.
 SGD: Final = Primitive("torch_sgd", _sgd_infer, multiple_outputs=True)
 # (learning rate, corrections, parameters, gradients, first and second moments)
 ADAM: Final = Primitive("torch_adam", _adam_infer, multiple_outputs=True)
@@ -107,8 +108,8 @@ def _add_matmul(c: Tensor, a: Tensor, b: Tensor, *, transpose_a: bool, transpose
 def accumulate_matmul(
     c: Tensor, a: Tensor, b: Tensor, *, scale: float, transpose_a: bool, transpose_b: bool
 ) -> Tensor:
-    """``c = scale * c + op(a) @ op(b)`` in place: the product itself is never stored."""
-    return c.addmm_(a.t() if transpose_a else a, b.t() if transpose_b else b, beta=scale)
+    """``c += scale * op(a) @ op(b)`` in place: the product itself is never stored."""
+    return c.addmm_(a.t() if transpose_a else a, b.t() if transpose_b else b, alpha=scale)
 
 
 def _mask_bits(mask: Tensor, *, dtype: DType) -> Tensor:

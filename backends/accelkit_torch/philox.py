@@ -1,7 +1,9 @@
 """Philox4x32-10 on the device, the same bits as :mod:`accelkit.random.philox`.
 
-On the host that reference itself is used: NumPy has unsigned arithmetic, and is twice as fast.
-Elsewhere words are held in int64, since torch has no unsigned arithmetic: a product of two
+On the host that reference itself is used: NumPy has unsigned arithmetic, and is faster. Only masks
+of the size that layers of a network have are drawn by torch: the reference would start threads
+for them, which then wait for torch's, since these keep the processors for a while after each
+operation. Here words are held in int64, since torch has no unsigned arithmetic: a product of two
 32-bit words fills all 64 bits, and masking after the shift takes care of its sign.
 """
 
@@ -26,6 +28,8 @@ _MULTIPLIERS: Final = (0xD2511F53, 0xCD9E8D57)
 _WEYL: Final = (0x9E3779B9, 0xBB67AE85)
 # 2^22 elements take 0.2 GB of work space.
 _CHUNK_BLOCKS: Final = 1 << 20
+# Elements of a mask: from where the host's reference uses threads to where torch is the slower one.
+_MASK_FOR_TORCH: Final = range(1 << 17, 1 << 19)
 
 
 def _key_schedule(key: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -90,7 +94,7 @@ def random_words(
 
 def random_keep_mask(key: Tensor, *, shape: Shape, rate: float, offset: int) -> Tensor:
     """True where the random word is at least ``round(rate * 2^32)``."""
-    if key.device.type == "cpu":
+    if key.device.type == "cpu" and math.prod(shape) not in _MASK_FOR_TORCH:
         return torch.from_numpy(philox.random_keep_mask(key.tolist(), shape, rate, offset=offset))
     return _drawn_mask(key, shape, rate, offset)
 

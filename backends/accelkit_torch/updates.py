@@ -31,6 +31,11 @@ def _ready(tensors: Sequence[Tensor], layouts: Sequence[Tensor], owned: Any) -> 
     return found
 
 
+def _in_memory_order(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Views of dense tensors that are contiguous: the kernels copy what is not."""
+    return [t if t.is_contiguous() else t.permute(3, 0, 1, 2) for t in tensors]
+
+
 def _split(
     tensors: Sequence[Tensor], count: int, owned: Sequence[bool]
 ) -> tuple[list[Tensor], list[list[Tensor]]]:
@@ -73,19 +78,20 @@ def sgd(owned: Sequence[bool]) -> Callable[..., list[Tensor]]:
     ) -> list[Tensor]:
         skip, tensors = _skip(tensors, conditional)
         gradients, (parameters, momenta) = _split(tensors, count, owned)
+        halves = 2.0 / momentum if accumulated else 1.0
         torch._fused_sgd_(
-            parameters,
-            momenta if accumulated else gradients,
-            momenta,
-            weight_decay=weight_decay,
-            momentum=momentum,
+            _in_memory_order(parameters),
+            _in_memory_order(momenta if accumulated else gradients),
+            _in_memory_order(momenta),
+            # The kernel adds up momentum * v + (1 - dampening) * (g + weight_decay * p). Where v
+            # already is v + g / momentum, it is given that for both, and half the factor each.
+            weight_decay=weight_decay * halves,
+            momentum=momentum / 2.0 if accumulated else momentum,
             lr=learning_rate,
-            dampening=0.0,
+            dampening=1.0 - momentum / 2.0 if accumulated else 0.0,
             nesterov=nesterov,
             maximize=False,
-            # In its first step the kernel takes the gradient for the momentum: just what is
-            # wanted where the momentum holds the gradient already.
-            is_first_step=accumulated,
+            is_first_step=False,
             found_inf=skip,
         )
         return [*parameters, *momenta]
@@ -117,10 +123,7 @@ def adam(owned: Sequence[bool]) -> Callable[..., list[Tensor]]:
         step = _step(correction1, beta1) if beta1 > beta2 else _step(correction2, beta2)
         kernel = torch._fused_adamw_ if decoupled else torch._fused_adam_
         kernel(
-            parameters,
-            gradients,
-            m,
-            v,
+            *map(_in_memory_order, (parameters, gradients, m, v)),
             [],
             [step] * count,
             lr=learning_rate,

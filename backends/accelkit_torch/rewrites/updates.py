@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
 from accelkit.primitives import get
@@ -11,6 +11,8 @@ from accelkit_torch import fused
 from accelkit_torch.rewrites.common import is_result_of, used_once, users_of
 
 __all__ = ["accumulate_into_momentum", "fuse_updates", "split_product_updates"]
+
+_SMALLEST_MOMENTUM: Final = 2.0**-4  # a gradient divided by it stays far from overflow
 
 
 def split_product_updates(graph: Graph) -> Graph:
@@ -35,8 +37,9 @@ def split_product_updates(graph: Graph) -> Graph:
 def accumulate_into_momentum(graph: Graph, donate: frozenset[int]) -> Graph:
     """A matrix gradient that only feeds an update is added to the momentum by its own product.
 
-    ``v = momentum * v + a @ b`` is one call that reads and writes ``v``: the gradient, as large
-    as the parameter, is never stored.
+    ``v += a @ b / momentum`` is one call that reads and writes ``v``: the gradient, as large as
+    the parameter, is never stored. The update multiplies the sum by ``momentum``; a product that
+    did so itself would pass over ``v`` once more before it adds to it.
     """
     users = users_of(graph)
     donated = {graph.inputs[i] for i in donate}
@@ -45,7 +48,7 @@ def accumulate_into_momentum(graph: Graph, donate: frozenset[int]) -> Graph:
         _, g, v, _ = node.inputs
         return (
             not node.parameters["nesterov"]
-            and node.parameters["momentum"] != 0.0
+            and node.parameters["momentum"] >= _SMALLEST_MOMENTUM
             and is_result_of(g, "matmul")
             and g.spec.ndim == 2
             and used_once(g, users, graph.outputs)
@@ -63,7 +66,7 @@ def accumulate_into_momentum(graph: Graph, donate: frozenset[int]) -> Graph:
         (builder[node.outputs[0]],) = builder.add(
             fused.ACCUMULATE_MATMUL,
             [builder[v] for v in (update.inputs[2], *node.inputs)],
-            {"scale": update.parameters["momentum"], **node.parameters},
+            {"scale": 1.0 / update.parameters["momentum"], **node.parameters},
             scope=node.scope,
             phase=update.phase,
         )

@@ -120,6 +120,14 @@ def test_random_tensors_of_accelerators_are_the_reference() -> None:
         np.testing.assert_array_equal(drawn.numpy(), expected)
 
 
+@pytest.mark.parametrize("size", [(1 << 17) - 1, 1 << 17, (1 << 17) + 5, 1 << 19])
+def test_masks_drawn_by_numpy_and_by_torch_are_the_same_stream(size: int) -> None:
+    key = torch.tensor([7, 8], dtype=torch.int64).to(torch.uint32)
+    mask = philox.random_keep_mask(key, shape=(size,), rate=0.3, offset=3)
+    expected = reference.random_keep_mask((7, 8), (size,), 0.3, offset=3)
+    np.testing.assert_array_equal(mask.numpy(), expected)
+
+
 def test_known_answer_of_random123() -> None:
     out = torch.empty(4, dtype=torch.int64)
     key = torch.zeros(2, dtype=torch.uint32)

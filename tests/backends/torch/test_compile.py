@@ -105,6 +105,35 @@ def test_training_step(donate: tuple[int, ...]) -> None:
     assert not left & counts.keys()
 
 
+@pytest.mark.parametrize("momentum", [0.01, 0.5, 0.9, 1.0])
+def test_momentum_that_holds_the_gradient_already(momentum: float) -> None:
+    """Products add to the momentum they share with the update, unless its factor is tiny."""
+    options = {"momentum": momentum, "weight_decay": 0.01, "nesterov": False}
+
+    def update(p: Any, a: Any, b: Any, v: Any, rate: Any) -> Any:
+        return get("sgd_update")(p, matmul(a, b, **NO_TRANSPOSE), v, rate, **options)
+
+    executable = check(traced(update, (4, 5), (4, 3), (3, 5), (4, 5), ()), donate=(0, 3))
+    accumulated = executable.program.counts().get("torch_accumulate_matmul", 0)
+    assert accumulated == (momentum >= 0.5)
+
+
+def test_update_kernels_copy_nothing() -> None:
+    """They copy operands that are not contiguous, as convolution weights seem to be."""
+    graph = traced(step, *STEP_SHAPES)
+    executable = compiled(graph, STEP_STATE)
+    arrays = operands(graph)
+    first = executable(arrays)
+    arrays[1:9] = [first[i] for i in (1, 3, 5, 7, 2, 4, 6, 8)]
+    assert not arrays[1].is_contiguous()
+    with torch.profiler.profile() as profile:
+        executable(arrays)
+    updates = [e for e in profile.events() if e.name == "aten::_fused_sgd_"]
+    assert len(updates) == 2
+    for event in updates:
+        assert "aten::contiguous" not in {child.name for child in event.cpu_children}
+
+
 def test_donated_state_is_updated_in_place() -> None:
     graph = traced(step, *STEP_SHAPES)
     executable = compiled(graph, STEP_STATE)

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from accelkit_numpy import NumpyBackend
 from accelkit_torch import TorchBackend
 from backends.comparison import assert_close, run
 from backends.primitive_cases import INTEGERS, Case, floating_cases, integer_cases, logical_cases
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from accelkit import dtypes
+from accelkit.parity.tolerances import deviation, tolerance
 from accelkit.primitives import PRIMITIVES
 
 TORCH, NUMPY = TorchBackend(), NumpyBackend()
 HALVES = (dtypes.float16.numpy, dtypes.bfloat16.numpy)
+
+
+class LeftOperands(TorchDispatchMode):
+    """Records the shapes of the left operands of matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: list[tuple[int, ...]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.mm.default:
+            self.shapes.append(tuple(args[0].shape))
+        return func(*args, **(kwargs or {}))
 
 
 def compare(case: Case, *, exact: bool | None = None) -> None:
@@ -46,6 +64,22 @@ def test_integers(dtype: type) -> None:
 def test_truth_values() -> None:
     for case in logical_cases():
         compare(case)
+
+
+@pytest.mark.parametrize("rows", [8, 9, 32, 33])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_few_rows_by_a_large_transposed_matrix(rows: int, dtype: torch.dtype) -> None:
+    """The large matrix is the left operand, unless the rows are many; the result is the same."""
+    generator = torch.Generator().manual_seed(rows)
+    a = torch.randn(rows, 512, dtype=dtype, generator=generator)
+    b = torch.randn(520, 512, dtype=dtype, generator=generator)
+    with LeftOperands() as products:
+        found = TORCH.table["matmul"](a, b, transpose_a=False, transpose_b=True)
+    assert products.shapes == [(520, 512) if rows in (9, 32) else (rows, 512)]
+    assert found.is_contiguous()
+    expected = (a.double() @ b.double().T).numpy()
+    bound = tolerance(dtypes.dtype(found.numpy().dtype), gradient=False, length=512)
+    assert deviation(found.numpy(), expected) <= bound
 
 
 def test_cases_cover_the_table() -> None:
