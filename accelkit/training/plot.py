@@ -11,9 +11,9 @@ from typing import Any
 
 from accelkit.errors import AccelkitError, OptionError
 from accelkit.training.logs import read_log
-from accelkit.training.options import HelpFormatter
+from accelkit.training.options import HelpFormatter, positive
 
-__all__ = ["curve", "main"]
+__all__ = ["curve", "main", "running_mean"]
 
 # The colours of Okabe and Ito, which colour-blind readers can tell apart.
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
@@ -51,6 +51,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="one panel for each (default: loss top1)",
     )
+    add(
+        "--smooth",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="draw the mean of the last N values of a training curve",
+    )
     add("--title", default="", metavar="TEXT", help="above the panels")
     return parser
 
@@ -71,9 +78,11 @@ def draw(options: argparse.Namespace) -> None:
             # The first lines are the widest, so that coinciding curves all stay visible.
             width = 1.2 + 1.8 * (len(logs) - 1 - number)
             steps, values = curve(records, metric, evaluation=False)
+            values = running_mean(values, options.smooth)
             axes.plot(steps, values, color=color, linewidth=width, alpha=0.8, label=name)
             tested_steps, tested = curve(records, metric, evaluation=True)
-            axes.plot(tested_steps, tested, "o--", color=color, markersize=4, linewidth=1)
+            dots = {"markersize": 4, "linewidth": 1, "zorder": 3}  # before all the wide lines
+            axes.plot(tested_steps, tested, "o--", color=color, **dots)
             found |= bool(values or tested)
         if not found:
             names = sorted({key for _, records in logs for r in records for key in r})
@@ -106,6 +115,12 @@ def curve(
     ]
     present = [(step, value) for step, value in chosen if value is not None]
     return [step for step, _ in present], [value for _, value in present]
+
+
+def running_mean(values: Sequence[float], count: int) -> list[float]:
+    """The mean of the last ``count`` values at each place, of fewer at the first ones."""
+    windows = (values[max(0, stop - count) : stop] for stop in range(1, len(values) + 1))
+    return [sum(window) / len(window) for window in windows]
 
 
 def _any_evaluation(logs: list[tuple[str, list[dict[str, Any]]]]) -> bool:

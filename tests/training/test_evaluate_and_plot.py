@@ -14,7 +14,7 @@ from accelkit.checkpoint import CheckpointInfo, write_checkpoint
 from accelkit.training.assembly import MeanOverCrops
 from accelkit.training.evaluate import main as evaluate
 from accelkit.training.logs import read_log
-from accelkit.training.plot import curve
+from accelkit.training.plot import curve, running_mean
 from accelkit.training.plot import main as plot
 
 
@@ -63,7 +63,8 @@ def test_plot(finished: Path, tmp_path: Path, suffix: str) -> None:
     pytest.importorskip("matplotlib")
     output = tmp_path / f"curves.{suffix}"
     logs = [f"first={finished / 'log'}", str(finished / "log" / "log.jsonl")]
-    assert plot([*logs, "-o", str(output), "--metrics", "loss", "top1", "learning_rate"]) == 0
+    metrics = ["--metrics", "loss", "top1", "learning_rate"]
+    assert plot([*logs, "-o", str(output), "--smooth", "3", *metrics]) == 0
     data = output.read_bytes()
     assert data.startswith(b"\x89PNG" if suffix == "png" else b"<?xml")
     assert len(data) > 5000
@@ -75,6 +76,14 @@ def test_curves_are_those_of_the_log(finished: Path) -> None:
     assert steps == list(range(1, 13))
     assert values == [r["loss"] for r in records if "loss" in r]
     assert curve(records, "top1", evaluation=True)[0] == [6, 12]
+
+
+def test_running_mean() -> None:
+    assert running_mean([0.1, 0.7], 1) == [0.1, 0.7]
+    assert running_mean([4.0, 2.0, 0.0, 7.0], 3) == [4.0, 3.0, 2.0, 3.0]
+    inf = float("inf")  # of a run that diverged for a while
+    assert running_mean([1.0, inf, 3.0, 5.0], 2) == [1.0, inf, inf, 4.0]
+    assert running_mean([], 5) == []
 
 
 def test_what_cannot_be_plotted(
