@@ -134,8 +134,8 @@ CONVOLUTIONS = {
 }
 if IS_INTERPRETED:
     CONVOLUTIONS |= {
-        "alexnet-first": Convolution(1, 15, 15, 3, (11, 11), 5, (4, 4), ((2, 2), (2, 2))),
-        "alexnet-second": Convolution(1, 7, 7, 8, (5, 5), 20, (1, 1), ((2, 2), (2, 2))),
+        "alexnet-first": Convolution(1, 13, 13, 2, (11, 11), 3, (4, 4), ((2, 2), (2, 2))),
+        "alexnet-second": Convolution(1, 6, 6, 5, (5, 5), 18, (1, 1), ((2, 2), (2, 2))),
         "wide": Convolution(1, 3, 33, 2, (3, 3), 66, (1, 1), ((1, 1), (1, 1))),
     }
 
