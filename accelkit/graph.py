@@ -266,6 +266,18 @@ class GraphBuilder:
 
         With ``merge_equal`` an equal earlier node is returned instead of a second one.
         """
+        return self._add(primitive, inputs, parameters, None, scope, phase)
+
+    def _add(
+        self,
+        primitive: Primitive,
+        inputs: Sequence[Value],
+        parameters: Mapping[str, Any],
+        specs: Sequence[TensorSpec] | None,
+        scope: str,
+        phase: str,
+    ) -> tuple[Value, ...]:
+        """As :meth:`add`; the specs of the outputs are inferred unless they are known."""
         key: tuple[Any, ...] | None = None
         if self._seen is not None and not primitive.has_side_effect:
             statics = tuple((name, _exact(parameters[name])) for name in sorted(parameters))
@@ -276,7 +288,8 @@ class GraphBuilder:
                 key = found = None
             if found is not None:
                 return found.outputs
-        specs = primitive.infer([v.spec for v in inputs], parameters)
+        if specs is None:
+            specs = primitive.infer([v.spec for v in inputs], parameters)
         node = Node(primitive, inputs, parameters, specs, scope=scope, phase=phase)
         self.nodes.append(node)
         if key is not None and self._seen is not None:
@@ -285,13 +298,10 @@ class GraphBuilder:
 
     def copy(self, node: Node) -> tuple[Value, ...]:
         """Repeat ``node`` on the mapped operands, and map its outputs to the new ones."""
-        outputs = self.add(
-            node.primitive,
-            [self._map[v] for v in node.inputs],
-            node.parameters,
-            scope=node.scope,
-            phase=node.phase,
-        )
+        inputs = [self._map[v] for v in node.inputs]
+        same = all(new.spec == old.spec for new, old in zip(inputs, node.inputs, strict=True))
+        specs = [v.spec for v in node.outputs] if same else None
+        outputs = self._add(node.primitive, inputs, node.parameters, specs, node.scope, node.phase)
         for old, new in zip(node.outputs, outputs, strict=True):
             self._map[old] = new
         return outputs

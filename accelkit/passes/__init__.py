@@ -9,7 +9,13 @@ from accelkit.passes.cleanup import eliminate_dead_code
 from accelkit.passes.cost import graph_cost, node_cost, transfer_cost
 from accelkit.passes.grouped_convolution import split_grouped_convolutions
 from accelkit.passes.inline import inline_composites
-from accelkit.passes.memory import MemoryPlan, plan_memory, plan_values, updated_in_place
+from accelkit.passes.memory import (
+    MemoryPlan,
+    peak_bytes,
+    plan_memory,
+    plan_values,
+    updated_in_place,
+)
 from accelkit.passes.micro_batches import merge_products, update_by_products
 from accelkit.passes.partition import Part, cut_around_updates, cut_at_barriers, partition
 from accelkit.passes.precision import mixed_precision
@@ -35,6 +41,7 @@ __all__ = [
     "mixed_precision",
     "node_cost",
     "partition",
+    "peak_bytes",
     "plan_memory",
     "plan_values",
     "prepare",

@@ -19,6 +19,7 @@ __all__ = [
     "Interval",
     "Lives",
     "MemoryPlan",
+    "peak_bytes",
     "plan_memory",
     "plan_values",
     "updated_in_place",
@@ -271,6 +272,15 @@ def value_lives(graph: Graph, *, donate: Collection[int] = (), fused: bool = Fal
             elif root.node is not None and root not in in_place and at == position:
                 blocks[root] = position, end
     return Lives(blocks, source)
+
+
+def peak_bytes(graph: Graph, *, donate: Collection[int] = (), fused: bool = False) -> int:
+    """The most that is alive at one moment, inputs not counted: the bound of every plan.
+
+    Options as for :func:`plan_values`.
+    """
+    lives = value_lives(graph, donate=donate, fused=fused)
+    return max(lives.profile(len(graph.nodes) + 1), default=0)
 
 
 def plan_values(

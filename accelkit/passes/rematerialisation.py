@@ -14,13 +14,15 @@ from a parameter that was updated in place in between.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from accelkit.graph import Graph, GraphBuilder, Node, TensorSpec, Value
 from accelkit.passes.cost import node_cost
-from accelkit.passes.memory import VIEWS, aligned, positions, updated_in_place
+from accelkit.passes.memory import VIEWS, aligned, peak_bytes, positions, updated_in_place
 from accelkit.primitives.primitive import Primitive
 from accelkit.primitives.scheduling import barrier
 
@@ -50,11 +52,20 @@ class Rematerialised:
 
 @dataclass(eq=False)
 class _Variable:
-    """A value of the program while it is edited."""
+    """A value of the program while it is edited.
+
+    Attributes:
+        spec: Its shape and dtype.
+        step: What makes it; None for inputs.
+        original: The value of the given graph that it is, or is a copy of.
+        memory_bytes: What it takes in the arena; 0 if it has no memory of its own.
+        copies: How many times it has been computed again.
+    """
 
     spec: TensorSpec
     step: _Step | None
     original: Value
+    memory_bytes: int
     copies: int = 0
 
 
@@ -95,15 +106,27 @@ def rematerialise(
     editor = _Editor(graph, donate, fused=fused, may_drop=may_drop, may_repeat=may_repeat)
     original = editor.peak()
     editor.lower(target_bytes)
-    return Rematerialised(editor.finish(barriers=barriers), editor.peak(), original, editor.blocks)
+    found = editor.finish(barriers=barriers)
+    # A fence can part a chain that would have run as one kernel: what counts is the graph itself.
+    peak = peak_bytes(found, donate=donate, fused=fused)
+    if peak > original:
+        return Rematerialised(graph, original, original, 0)
+    return Rematerialised(found, peak, original, editor.blocks)
 
 
-@dataclass
-class _Use:
-    """Where a variable is made and read."""
+class _Use(NamedTuple):
+    """Where a variable is made and read.
+
+    Attributes:
+        made: Position of the step that makes it; -1 for inputs.
+        reads: Where it is read, by its own name or through views and links, in order. Kept for
+            variables with memory of their own.
+        last: Where it is last read by any name; ``made`` if nowhere.
+    """
 
     made: int
     reads: list[int]
+    last: int
 
 
 class _Editor:
@@ -130,18 +153,21 @@ class _Editor:
             for node, following in itertools.pairwise(graph.nodes)
             if index[node] == index[following]
         }
-        variables = {v: _Variable(v.spec, None, v) for v in graph.inputs}
+        in_place = updated_in_place(graph, donate, fused=fused)
+        variables = {v: _Variable(v.spec, None, v, 0) for v in graph.inputs}
         self.inputs = [variables[v] for v in graph.inputs]
         self.steps: list[_Step] = []
         for node in graph.nodes:
             inputs = [variables[v] for v in node.inputs]
             step = _Step(node.primitive, inputs, node, [], node_cost(node))
-            step.outputs = [_Variable(v.spec, step, v) for v in node.outputs]
+            borrowed = node.primitive.name in VIEWS and bool(node.inputs)
+            for value in node.outputs:
+                own = not (borrowed or value in in_place or value in self._links)
+                size = aligned(value.spec.memory_bytes) if own else 0
+                step.outputs.append(_Variable(value.spec, step, value, size))
             variables.update(zip(node.outputs, step.outputs, strict=True))
             self.steps.append(step)
         self.outputs = [variables[v] for v in graph.outputs]
-        in_place = updated_in_place(graph, donate, fused=fused)
-        self._free = {variables[v] for v in in_place}
         self._overwritten = {variables[old]: variables[new] for new, old in in_place.items()}
         self._copies: dict[Value, list[_Variable]] = {}
 
@@ -150,43 +176,57 @@ class _Editor:
     def uses(self) -> dict[_Variable, _Use]:
         """Where everything is made and read; the program's outputs are read behind its end.
 
-        A view is its operand under another name, so its reads are the operand's too.
+        A view is its operand under another name, so its reads are the operand's too. What a link
+        of a fused chain reads is read by the chain's end.
         """
-        found = {v: _Use(-1, []) for v in self.inputs}
+        made = dict.fromkeys(self.inputs, -1)
+        reads: dict[_Variable, list[int]] = {v: [] for v in self.inputs}
+        holders: dict[_Variable, tuple[_Variable, ...]] = {}  # whose memory a name stands for
         for position, step in enumerate(self.steps):
             for variable in step.inputs:
-                found[variable].reads.append(position)
-            for variable in step.outputs:
-                found[variable] = _Use(position, [])
+                for holder in holders.get(variable, ()):
+                    reads[holder].append(position)
+            for index, variable in enumerate(step.outputs):
+                made[variable], reads[variable] = position, []
+                if variable.memory_bytes:
+                    holders[variable] = (variable,)
+                else:
+                    passed = [holders.get(v, ()) for v in self._passes_on(step, index)]
+                    found = tuple(dict.fromkeys(itertools.chain(*passed)))
+                    if found:
+                        holders[variable] = found
+        last = self._last_reads()
         for variable in self.outputs:
-            found[variable].reads.append(len(self.steps))
-        for step in reversed(self.steps):
-            if step.primitive.name in VIEWS:
-                for variable, viewed in zip(step.outputs, step.inputs, strict=False):
-                    found[viewed].reads = sorted(found[viewed].reads + found[variable].reads)
-            elif step.outputs[0].original in self._links:
-                for variable in step.inputs:  # the chain's end reads it
-                    found[variable].reads = sorted(
-                        found[variable].reads + found[step.outputs[0]].reads
-                    )
-        return found
+            for holder in holders.get(variable, ()):
+                reads[holder].append(len(self.steps))
+        return {v: _Use(at, reads[v], last.get(v, at)) for v, at in made.items()}
 
-    def _has_memory(self, variable: _Variable) -> bool:
-        step = variable.step
-        return not (
-            step is None
-            or variable in self._free
-            or (step.primitive.name in VIEWS and step.inputs)
-            or variable.original in self._links
-        )
+    def _passes_on(self, step: _Step, index: int) -> Sequence[_Variable]:
+        """The operands that are read where this output is."""
+        if step.primitive.name in VIEWS:
+            return step.inputs[index : index + 1]
+        return step.inputs if step.outputs[index].original in self._links else ()
+
+    def _last_reads(self) -> dict[_Variable, int]:
+        last = dict.fromkeys(self.outputs, len(self.steps))
+        for position in range(len(self.steps) - 1, -1, -1):
+            step = self.steps[position]
+            for variable in step.inputs:
+                last.setdefault(variable, position)
+            for index, variable in enumerate(step.outputs):
+                end = last.get(variable, position)
+                for viewed in self._passes_on(step, index):
+                    if end > last[viewed]:
+                        last[viewed] = end
+        return last
 
     def profile(self, uses: dict[_Variable, _Use]) -> list[int]:
         """Bytes alive while each step runs."""
         change = [0] * (len(self.steps) + 2)
         for variable, use in uses.items():
-            if self._has_memory(variable):
-                change[use.made] += aligned(variable.spec.memory_bytes)
-                change[max([use.made, *use.reads]) + 1] -= aligned(variable.spec.memory_bytes)
+            if variable.memory_bytes:
+                change[use.made] += variable.memory_bytes
+                change[use.last + 1] -= variable.memory_bytes
         return list(itertools.accumulate(change))[: max(1, len(self.steps))]
 
     def peak(self) -> int:
@@ -219,8 +259,8 @@ class _Editor:
         candidates = [c for c in found if (c.variable, c.reader) not in refused]
         candidates.sort(key=lambda c: c.bytes_per_cost, reverse=True)
         for candidate in candidates[:_TRIES]:
-            before = list(self.steps), [list(s.inputs) for s in self.steps], self.blocks
-            self._drop(candidate)
+            before = self.steps, [s.inputs for s in self.steps], self.blocks
+            self._drop(candidate, uses)
             changed = self.uses()
             lowered = self.profile(changed)
             if max(lowered) <= max(profile) and lowered[at] < profile[at]:
@@ -242,13 +282,14 @@ class _Editor:
     ) -> Iterable[_Candidate]:
         """Values that lie idle while the step at the peak runs."""
         for variable, use in uses.items():
-            if not use.made < at or not self._has_memory(variable):
+            if not use.made < at < use.last or variable.memory_bytes < least_bytes:
                 continue
-            later = [position for position in use.reads if position > at]
-            idle = at not in use.reads and later and later[0] < len(self.steps)
+            after = bisect.bisect_right(use.reads, at)
+            reader = use.reads[after]
+            idle = (after == 0 or use.reads[after - 1] < at) and reader < len(self.steps)
             if not idle or not self._droppable(variable):
                 continue
-            found = self._recomputation(variable, later[0], least_bytes, uses)
+            found = self._recomputation(variable, reader, least_bytes, uses)
             if found is not None:
                 yield found
 
@@ -292,9 +333,8 @@ class _Editor:
             if not dropped:
                 if self._alive(wanted, position, use) or self._copy_at(wanted, position, uses):
                     return True
-                small = wanted.spec.memory_bytes * 4 <= variable.spec.memory_bytes
-                if small and self._has_memory(wanted):
-                    extended += wanted.spec.memory_bytes
+                if 0 < 4 * wanted.memory_bytes <= variable.memory_bytes:
+                    extended += wanted.memory_bytes
                     return True
             if not self._repeatable(step):
                 return False
@@ -305,7 +345,7 @@ class _Editor:
 
         if not require(variable, dropped=True):
             return None
-        freed = variable.spec.memory_bytes - extended
+        freed = variable.memory_bytes - extended
         if freed < least_bytes:
             return None
         for view in self._views_read_from(variable, position, uses):
@@ -326,12 +366,12 @@ class _Editor:
             pairs = zip(step.inputs, step.outputs, strict=False)
             mine = [view for viewed, view in pairs if viewed in names]
             names.update(mine)
-            if any(read >= position for view in mine for read in uses[view].reads):
+            if any(uses[view].last >= position for view in mine):
                 found.append(step)
         return found
 
     def _alive(self, wanted: _Variable, position: int, use: _Use) -> bool:
-        return use.made < position and bool(use.reads) and use.reads[-1] >= position
+        return use.made < position <= use.last
 
     def _copy_at(
         self, wanted: _Variable, position: int, uses: dict[_Variable, _Use]
@@ -344,9 +384,8 @@ class _Editor:
 
     # --- editing --------------------------------------------------------------------------------
 
-    def _drop(self, candidate: _Candidate) -> None:
+    def _drop(self, candidate: _Candidate, uses: dict[_Variable, _Use]) -> None:
         """Run a value's steps again before its next reader, for all readers from there on."""
-        uses = self.uses()
         position = candidate.position
         self.blocks += 1
         replaced: dict[_Variable, _Variable] = {}
@@ -360,14 +399,16 @@ class _Editor:
                 inputs.append(found)
             again = _Step(step.primitive, inputs, step.node, [], step.cost, self.blocks)
             again.outputs = [
-                _Variable(v.spec, again, v.original, v.copies + 1) for v in step.outputs
+                _Variable(v.spec, again, v.original, v.memory_bytes, v.copies + 1)
+                for v in step.outputs
             ]
             for old, new in zip(step.outputs, again.outputs, strict=True):
                 replaced[old] = new
                 self._copies.setdefault(old.original, []).append(new)
             added.append(again)
         for step in self.steps[position:]:
-            step.inputs = [replaced.get(v, v) for v in step.inputs]
+            if not replaced.keys().isdisjoint(step.inputs):
+                step.inputs = [replaced.get(v, v) for v in step.inputs]
         self.steps = [*self.steps[:position], *added, *self.steps[position:]]
 
     # --- the result -----------------------------------------------------------------------------

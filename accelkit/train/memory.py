@@ -125,7 +125,7 @@ class MemoryMeans:
             may_drop = _inside(remat)
         elif isinstance(remat, float):
             fused = "fusion" in backend.capabilities
-            target = remat * passes.plan_values(graph, donate=donate, fused=fused).lower_bound_bytes
+            target = remat * passes.peak_bytes(graph, donate=donate, fused=fused)
         elif remat == "auto":
             may_repeat = _is_cheap
         elif not isinstance(remat, bool | str):
@@ -160,10 +160,13 @@ class MemoryChoice:
     Attributes:
         limit_bytes: What was asked for.
         means: What is done.
-        predicted_peak_bytes: Inputs, state and the arena of intermediates.
+        predicted_peak_bytes: Inputs, state, intermediates, and what kernels need to work, as far as
+            the backend knows.
         unplanned_peak_bytes: The same if nothing were done.
-        predicted_slowdown: Time relative to the step as it would be without a limit, from
-            arithmetic and memory traffic.
+        predicted_slowdown: Time relative to the step as it would be without a limit:
+            :func:`accelkit.passes.graph_cost` of both, which adds up floating-point operations and
+            15 for each byte that a node (or fused chain) reads or writes. What is computed again
+            is counted again, and so are weights that every micro-batch reads.
     """
 
     limit_bytes: int
@@ -201,7 +204,7 @@ def _arena_bytes(graph: Graph, backend: Backend, device: Device, donate: Sequenc
     if exact is not None:
         return exact
     fused = "fusion" in backend.capabilities
-    return passes.plan_values(graph, donate=donate, fused=fused).lower_bound_bytes
+    return passes.peak_bytes(graph, donate=donate, fused=fused)
 
 
 @dataclass(frozen=True)
