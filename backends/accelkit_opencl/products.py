@@ -6,16 +6,18 @@ from the device's profile, or from the tuner's table.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import heapq
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from accelkit_opencl.kernels import blocked_gpu, convolution_cpu, matmul_cpu
+from accelkit_opencl.kernels import blocked_gpu, convolution_cpu, matmul_cpu, packing
 from accelkit_opencl.kernels.blocked_gpu import Block, Product
 from accelkit_opencl.kernels.convolution import Convolution, Gather
 from accelkit_opencl.kernels.epilogue import Epilogue
 from accelkit_opencl.kernels.matmul_cpu import Matmul, MomentumUpdate
 from accelkit_opencl.kernels.source import KernelSource, ceil_div, itemsize_of
-from accelkit_opencl.kernels.tile import Tile, best_tile
+from accelkit_opencl.kernels.tile import Tile, best_tile, tile_cost
 
 __all__ = [
     "LOWERINGS",
@@ -34,6 +36,9 @@ __all__ = [
 
 _FIRST_CACHE_BYTES = 40960  # most of a first-level cache
 _SECOND_CACHE_BYTES = 262144  # a part of a second-level cache, beside a panel of weights
+_COPY_COST = 30.0  # of one vector of a gradient, in the units of tile_cost
+_LONG_STRETCH = 16  # channels per tap from which on the zero border is left out
+_MOST_TAPS = 7  # filter columns of that form, whose code grows with them
 _SKINNY_ROWS = 64  # up to here the copies of the packed form cost more than they save
 
 
@@ -113,32 +118,84 @@ def choice_key(kind: str, product: Matmul | Convolution) -> str:
     return f"{kind} {product}"
 
 
-def _tile(rows: int, columns: int, profile: Profile, dtype: str, choice: Choice) -> Tile:
+def _tile(
+    rows: int,
+    columns: int,
+    profile: Profile,
+    dtype: str,
+    choice: Choice,
+    vectors: Sequence[int] = (1, 2, 3, 4),
+) -> Tile:
     width = profile.width(dtype)
     if choice.rows:
         return Tile(min(choice.rows, rows), choice.vectors, width, dtype)
-    return best_tile(rows, columns, width, profile.registers, dtype)
+    return best_tile(rows, columns, width, profile.registers, dtype, vectors)
 
 
-def _taps(conv: Convolution, tile: Tile, compute_units: int) -> int:
-    """Filter taps per work-item of a weight gradient.
+def _without_border(gather: Gather) -> Gather:
+    """The form of a product that leaves zeros around the image out, where that is worth it.
 
-    Taps of one item share blocks of the output gradient in the cache, which was measured to be
-    worth about a third of the time; but the items must keep all compute units busy.
+    Nothing is copied and nothing multiplied by zero; but a filter row then is as many stretches
+    of the image as it has taps, and each must be long enough for a loop.
     """
-    count = conv.kernel[0] * conv.forward().runs[0]
-    repeats = ceil_div(conv.group_features, tile.columns) * conv.groups
-    if count * repeats <= compute_units:
-        return 1
-    best = (float("inf"), 1)
-    for taps in range(1, count + 1):
-        items = [min(taps, count - first) for first in range(0, count, taps)] * repeats
-        busy = [0] * compute_units
-        for item in items[: 64 * compute_units]:  # more are balanced anyway
-            busy[busy.index(min(busy))] += item
-        length = max(busy) if len(items) <= 64 * compute_units else sum(items) / compute_units
-        best = min(best, (length * (1 + 0.35 / taps), taps))
-    return best[1]
+    few = gather.channels < _LONG_STRETCH or gather.columns.count > _MOST_TAPS
+    return gather if few or not gather.needs_padding else gather.unpadded()
+
+
+class _Shares(NamedTuple):
+    """How a weight gradient is shared among work-items."""
+
+    time: float
+    tile: Tile
+    taps: int
+    chunks: int
+
+
+def _shares(gather: Gather, tiles: Iterable[Tile], compute_units: int, taps: int) -> _Shares:
+    """The tile, the filter taps per work-item (``taps``, if not 0) and the parts of a tap's tiles
+    with the least estimated time of the unit that has most to do.
+
+    Every work-item copies its panel of the output gradient once: few and long ones copy least,
+    many and short ones keep all units busy.
+    """
+    all_taps, length = gather.rows.count * gather.runs[0], gather.runs[1]
+    best: _Shares | None = None
+    for tile in tiles:
+        full, rest = divmod(gather.features, tile.columns)
+        panels = [tile.vectors] * full + [ceil_div(rest, tile.width)] * bool(rest)
+        count = max(1, ceil_div(length, tile.rows))
+        for share in [min(taps, all_taps)] if taps else range(1, all_taps + 1):
+            for chunks in {
+                ceil_div(count, ceil_div(count, c)) for c in range(1, min(count, 8) + 1)
+            }:
+                items = [
+                    min(share, all_taps - first)
+                    * min(ceil_div(count, chunks), count - c * ceil_div(count, chunks))
+                    * tile_cost(tile.rows, vectors)
+                    + _COPY_COST * vectors
+                    for vectors in panels
+                    for first in range(0, all_taps, share)
+                    for c in range(chunks)
+                ] * gather.groups
+                found = _Shares(_makespan(items, compute_units), tile, share, chunks)
+                best = min(best or found, found, key=lambda shares: shares.time)
+    assert best is not None
+    return best
+
+
+def _makespan(items: list[float], units: int) -> float:
+    """Time until all are done when a unit that is free takes its share of what is left.
+
+    So do PoCL's threads ("guided" scheduling); other runtimes are at least as even.
+    """
+    if len(items) > 64 * units:
+        return sum(items) / units + max(items)
+    busy, first = [0.0] * units, 0
+    while first < len(items):
+        end = first + ceil_div(len(items) - first, units)
+        heapq.heapreplace(busy, busy[0] + sum(items[first:end]))
+        first = end
+    return max(busy)
 
 
 def candidates(kind: str, product: Matmul | Convolution, profile: Profile) -> list[Choice]:
@@ -192,19 +249,22 @@ def lower_matmul(
             epilogue=epilogue,
         )
         return Lowering((Launch(source, ("a", "b", *out)),))
-    left, right = matmul_cpu.packed_sizes(product, tile)
+    kernel = matmul_cpu.packed_kernel(product, tile, unroll=choice.unroll, epilogue=epilogue)
+    return _packed(product, tile, kernel, out)
+
+
+def _packed(product: Matmul, tile: Tile, kernel: KernelSource, results: Sequence[str]) -> Lowering:
+    """A packed product, behind the copies that it needs."""
+    left, right = packing.packed_sizes(product, tile)
     itemsize = itemsize_of(product.dtype)
-    return Lowering(
-        (
-            Launch(matmul_cpu.pack_left_kernel(product, tile), ("a", "left")),
-            Launch(matmul_cpu.pack_right_kernel(product, tile), ("b", "right")),
-            Launch(
-                matmul_cpu.packed_kernel(product, tile, unroll=choice.unroll, epilogue=epilogue),
-                ("left", "right", *out),
-            ),
-        ),
-        {"left": left * itemsize, "right": right * itemsize},
-    )
+    launches = [Launch(packing.pack_right_kernel(product, tile), ("b", "right"))]
+    scratch = {"right": right * itemsize}
+    if product.transpose_a:
+        launches.append(Launch(packing.pack_left_kernel(product, tile), ("a", "left")))
+        scratch["left"] = left * itemsize
+    operand = "left" if product.transpose_a else "a"
+    launches.append(Launch(kernel, (operand, "right", *results)))
+    return Lowering(tuple(launches), scratch)
 
 
 def lower_matmul_update(product: Matmul, update: MomentumUpdate, profile: Profile) -> Lowering:
@@ -216,17 +276,8 @@ def lower_matmul_update(product: Matmul, update: MomentumUpdate, profile: Profil
     if profile.cpu:
         choice = profile.choice("matmul", product)
         tile = _tile(product.m, product.n, profile, product.dtype, choice)
-        left, right = matmul_cpu.packed_sizes(product, tile)
-        itemsize = itemsize_of(product.dtype)
         kernel = matmul_cpu.packed_kernel(product, tile, unroll=choice.unroll, update=update)
-        return Lowering(
-            (
-                Launch(matmul_cpu.pack_left_kernel(product, tile), ("a", "left")),
-                Launch(matmul_cpu.pack_right_kernel(product, tile), ("b", "right")),
-                Launch(kernel, ("left", "right", *names)),
-            ),
-            {"left": left * itemsize, "right": right * itemsize},
-        )
+        return _packed(product, tile, kernel, names)
     found = lower_matmul(product, profile)
     launches = [
         Launch(launch.source, tuple("gradient" if b == "out" else b for b in launch.buffers))
@@ -286,7 +337,7 @@ def _gathers(
     out = _results(epilogue, profile)
     launches, scratch = [], {}
     itemsize = itemsize_of(gathers[0].dtype)
-    padded = source
+    gathers, padded = [_without_border(gather) for gather in gathers], source
     if gathers[0].needs_padding:
         padded = "padded"
         scratch["padded"] = gathers[0].padded_size * itemsize
@@ -294,10 +345,10 @@ def _gathers(
     for number, gather in enumerate(gathers):
         tile = _tile(gather.grid[1], gather.features, profile, gather.dtype, choice)
         packed = f"packed{number}"
-        size = convolution_cpu.packed_weights_size(gather, tile)
+        size = packing.packed_weights_size(gather, tile)
         scratch[packed] = max(size, 1) * itemsize
         if size:
-            pack = convolution_cpu.pack_weights_kernel(gather, tile)
+            pack = packing.pack_weights_kernel(gather, tile)
             launches.append(Launch(pack, ("w", packed)))
         row = gather.step[0] * gather.padded[1] * gather.source[2] * itemsize
         block_rows = max(1, (choice.block_bytes or _SECOND_CACHE_BYTES) // row)
@@ -317,19 +368,27 @@ def lower_weight_gradient(
     choice = choice or profile.choice("weight gradient", conv)
     if not profile.cpu:
         return _blocked(blocked_gpu.weight_gradient_product(conv), ("x", "g", "out"), profile)
-    gather = conv.forward()
-    tile = _tile(gather.runs[1], gather.features, profile, conv.dtype, choice)
+    gather = _without_border(conv.forward())
+    block_bytes = min(choice.block_bytes or _FIRST_CACHE_BYTES, profile.local_bytes)
+    # A panel of a whole image in one block spares the partial sums a way to memory and back.
+    image_bytes = gather.grid[0] * gather.grid[1] * profile.vector_bytes
+    most_vectors = min(4, block_bytes // image_bytes or 4)
+    tiles = {
+        _tile(gather.runs[1], gather.features, profile, conv.dtype, choice, (vectors,))
+        for vectors in range(1, most_vectors + 1)
+    }
+    shares = _shares(gather, tiles, profile.compute_units, choice.taps)
     launches, scratch, padded = [], {}, "x"
     if gather.needs_padding:
         padded = "padded"
         scratch["padded"] = gather.padded_size * itemsize_of(conv.dtype)
         launches.append(Launch(convolution_cpu.pad_kernel(gather), ("x", padded)))
     kernel = convolution_cpu.weight_gradient_kernel(
-        conv,
-        tile,
-        items=profile.compute_units,
-        block_bytes=min(choice.block_bytes or _FIRST_CACHE_BYTES, profile.local_bytes),
-        taps=choice.taps or _taps(conv, tile, profile.compute_units),
+        gather,
+        shares.tile,
+        block_bytes=block_bytes,
+        taps=shares.taps,
+        chunks=shares.chunks,
         unroll=choice.unroll,
     )
     launches.append(Launch(kernel, (padded, "g", "out")))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from accelkit_opencl.kernels.source import ceil_div
 
@@ -240,6 +240,29 @@ class Gather:
         """Whether the padded source differs from the source in memory."""
         return self.low != (0, 0) or self.padded != self.source[:2]
 
+    def unpadded(self) -> Gather:
+        """The same sum over the source as it lies in memory, where taps may miss the image."""
+        return replace(
+            self,
+            low=(0, 0),
+            padded=self.source[:2],
+            rows=self.rows.shifted(-self.low[0]),
+            columns=self.columns.shifted(-self.low[1]),
+        )
+
+    def reach(self, axis: int, tap: int) -> range:
+        """The grid positions along an axis at which a tap meets the (padded) source."""
+        taps, step = (self.rows, self.columns)[axis], self.step[axis]
+        offset = taps.start + taps.step * tap
+        first = ceil_div(max(0, -offset), step)
+        end = min(self.grid[axis], ceil_div(max(0, self.padded[axis] - offset), step))
+        return range(first, max(first, end))
+
+    def misses(self, axis: int) -> bool:
+        """Whether a tap misses the source at some position along an axis."""
+        count = (self.rows, self.columns)[axis].count
+        return any(len(self.reach(axis, tap)) < self.grid[axis] for tap in range(count))
+
     @property
     def channels(self) -> int:
         """Source channels of one group."""
@@ -258,7 +281,7 @@ class Gather:
     @property
     def runs(self) -> tuple[int, int]:
         """(runs, length): one filter row reads that many stretches of contiguous source."""
-        if self.columns.step == 1 and self.groups == 1:
+        if self.columns.step == 1 and self.groups == 1 and not self.misses(1):
             return (1 if self.columns.count else 0), self.columns.count * self.channels
         return self.columns.count, self.channels
 

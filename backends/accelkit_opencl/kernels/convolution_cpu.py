@@ -2,17 +2,22 @@
 
 In NHWC one filter row meets one contiguous stretch of the image (filter columns x channels), so
 nothing is unrolled into a matrix: neighbouring pixels are the rows of a register tile at a
-constant distance, and the packed weights are its columns. Only the zero border is materialised.
+constant distance, and the packed weights are its columns. Zeros around the image are left out of
+the sums where a tap reads many channels; elsewhere they are materialised, so that a filter row
+stays one stretch.
 """
 
 from __future__ import annotations
 
-from accelkit_opencl.kernels.convolution import Convolution, Gather
+import itertools
+from typing import NamedTuple
+
+from accelkit_opencl.kernels.convolution import Gather
 from accelkit_opencl.kernels.epilogue import Epilogue
 from accelkit_opencl.kernels.source import KernelSource, ceil_div, itemsize_of
-from accelkit_opencl.kernels.tile import ONE_ITEM, WIDE_VECTORS, Tile, panel_cases, prelude
+from accelkit_opencl.kernels.tile import ONE_ITEM, Tile, panel_cases, prelude
 
-__all__ = ["gather_kernel", "pack_weights_kernel", "pad_kernel", "weight_gradient_kernel"]
+__all__ = ["gather_kernel", "pad_kernel", "weight_gradient_kernel"]
 
 
 def pad_kernel(gather: Gather) -> KernelSource:
@@ -44,43 +49,6 @@ def _pragma(dtype: str) -> str:
     return "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" if dtype == "double" else ""
 
 
-def packed_weights_size(gather: Gather, tile: Tile) -> int:
-    """Elements of the packed weights."""
-    panels = ceil_div(gather.features, tile.columns)
-    return gather.groups * panels * gather.depth * tile.columns
-
-
-def pack_weights_kernel(gather: Gather, tile: Tile) -> KernelSource:
-    """``(weights, packed)``: HWIO weights to panels [group][panel][tap row][tap column][c][NR]."""
-    rows, columns, nr = gather.rows, gather.columns, tile.columns
-    panels = ceil_div(gather.features, nr)
-    filter_row = f"({rows.filter_start} + ({rows.filter_step}) * tr)"
-    filter_column = f"({columns.filter_start} + ({columns.filter_step}) * tc)"
-    if gather.transposed:  # this product's channels are the filter's features
-        inner, total = gather.features, gather.source[2]
-        place = f"* {total} + g * {gather.channels} + c + (size_t)first * {total}"
-    else:
-        inner, total = gather.channels, gather.out[2]
-        place = f"* {total} + (size_t)c * {total} + g * {gather.features} + first"
-    source = f"""{_pragma(gather.dtype)}#define real {gather.dtype}
-__kernel {WIDE_VECTORS}
-void KERNEL(const __global real* restrict weights, __global real* restrict packed) {{
-  const int c = get_global_id(0), tap = get_global_id(1), gp = get_global_id(2);
-  const int tr = tap / {max(columns.count, 1)}, tc = tap % {max(columns.count, 1)};
-  const int g = gp / {panels}, first = gp % {panels} * {nr};
-  __global real* const out = packed
-      + (((size_t)gp * {rows.count * columns.count} + tap) * {gather.channels} + c) * {nr};
-  const __global real* const in = weights
-      + (size_t)({filter_row} * {gather.kernel[1]} + {filter_column}) * {inner} {place};
-  const int count = {gather.features} - first < {nr} ? {gather.features} - first : {nr};
-  for (int e = 0; e < count; e++) out[e] = in[(size_t)e * {total if gather.transposed else 1}];
-  for (int e = count; e < {nr}; e++) out[e] = 0;
-}}
-"""
-    size = (gather.channels, rows.count * columns.count, gather.groups * panels)
-    return KernelSource.of("pack_weights", source, ("weights", "packed"), size, (1, 1, 1))
-
-
 def gather_kernel(
     gather: Gather,
     tile: Tile,
@@ -89,7 +57,7 @@ def gather_kernel(
     unroll: int = 4,
     epilogue: Epilogue | None = None,
 ) -> KernelSource:
-    """``(source, weights, out)``: padded source and packed weights to the result.
+    """``(source, weights, out)``: source, padded like the gather, and packed weights to the result.
 
     One work-item computes one row of one image, one panel of features. Work-items of a block of
     rows come one after the other, panel by panel, so that a panel of weights and the block's part
@@ -103,23 +71,23 @@ def gather_kernel(
         epilogue: What becomes of the result; its arguments then take the place of ``out``.
     """
     panels = ceil_div(gather.features, tile.columns)
-    columns = gather.grid[1]
     rows = gather.batch * gather.grid[0]
     block = min(block_rows or rows, rows)
 
     def body(panel_tile: Tile, count: int) -> str:
-        full, rest = divmod(columns, panel_tile.rows)
         code = ""
-        if full:
-            code += f"for (int j = 0; j < {full * panel_tile.rows}; j += {panel_tile.rows}) {{\n"
-            code += f"{at(panel_tile, count)}}}\n"
-        if rest:
-            code += f"{{ const int j = {full * panel_tile.rows};\n"
-            code += f"{at(panel_tile.with_rows(rest), count)}}}\n"
+        for tiles in _row_tiles(gather, panel_tile.rows):
+            part = panel_tile.with_rows(tiles.rows)
+            if tiles.count > 1:
+                end = tiles.first + tiles.count * tiles.rows
+                code += f"for (int j = {tiles.first}; j < {end}; j += {tiles.rows}) {{\n"
+            else:
+                code += f"{{ const int j = {tiles.first};\n"
+            code += f"{at(part, tiles.reach, count)}}}\n"
         return code
 
-    def at(part: Tile, count: int) -> str:
-        code = _gather_tile(gather, part, tile.columns, unroll)
+    def at(part: Tile, reach: tuple[range, ...], count: int) -> str:
+        code = _gather_tile(gather, part, reach, tile.columns, unroll)
         if epilogue is None:
             return code + _gather_store(gather, part, count)
         row = f"out_pixel + j * {gather.out_step[1]}"
@@ -162,27 +130,76 @@ def gather_kernel(
     return KernelSource.of(name, source, arguments, size, (1, 1), gather.flops)
 
 
-def _gather_tile(gather: Gather, tile: Tile, packed_columns: int, unroll: int) -> str:
+class _RowTiles(NamedTuple):
+    """Neighbouring tiles of an image row that the filter meets in the same way.
+
+    Attributes:
+        first: Grid column of the first tile.
+        count: Tiles.
+        rows: Grid columns of each tile, which are its rows.
+        reach: The rows that each run of the filter meets; outside the image they are left out.
+    """
+
+    first: int
+    count: int
+    rows: int
+    reach: tuple[range, ...]
+
+
+def _row_tiles(gather: Gather, height: int) -> list[_RowTiles]:
+    """An image row cut into tiles of at most ``height`` pixels."""
+    columns, (runs, _) = gather.grid[1], gather.runs
+    whole = not gather.misses(1)
+    spans = [range(columns) if whole else gather.reach(1, run) for run in range(runs)]
+    found: list[_RowTiles] = []
+    for first in range(0, columns, height):
+        rows = min(height, columns - first)
+        reach = tuple(range(rows)[max(0, s.start - first) : max(0, s.stop - first)] for s in spans)
+        if found and (found[-1].rows, found[-1].reach) == (rows, reach):
+            found[-1] = found[-1]._replace(count=found[-1].count + 1)
+        else:
+            found.append(_RowTiles(first, 1, rows, reach))
+    return found
+
+
+def _gather_tile(
+    gather: Gather, tile: Tile, reach: tuple[range, ...], packed_columns: int, unroll: int
+) -> str:
     """The accumulators of a tile."""
     pixel = gather.step[1] * gather.source[2]
     runs, length = gather.runs
     image_row = gather.rows.step * gather.padded[1] * gather.source[2]
-    step = tile.step(lambda r: f"a[{r * pixel} + k]", lambda v: f"b + {v * tile.width}")
-    inner = (
-        f"#pragma unroll {unroll}\nfor (int k = 0; k < {length}; k++) {{\n{step}"
-        f"b += {packed_columns}; }}\n"
-    )
-    if runs > 1:
-        inner = (
-            f"for (int tc = 0; tc < {runs}; tc++) {{\n{inner}"
-            f"a += {gather.columns.step * gather.source[2]}; }}\n"
-        )
+    run_step = gather.columns.step * gather.source[2]
+    if not gather.depth:
+        return tile.declare()
+
     loop = ""
-    if gather.depth:
-        loop = (
-            f"for (int tr = 0; tr < {gather.rows.count}; tr++) {{\n"
-            f"const __global real* a = source_row + j * {pixel} + tr * {image_row};\n{inner}}}\n"
+    for rows, same in itertools.groupby(reach):
+        count = len(list(same))
+        if not rows:
+            loop += f"a += {count * run_step}; b += {count * length * packed_columns};\n"
+            continue
+        step = tile.step(
+            lambda r: f"a[{r * pixel} + k]", lambda v: f"b + {v * tile.width}", rows=rows
         )
+        inner = (
+            f"#pragma unroll {unroll}\nfor (int k = 0; k < {length}; k++) {{\n{step}"
+            f"b += {packed_columns}; }}\n"
+        )
+        if runs > 1:
+            inner += f"a += {run_step};\n"
+        if count > 1:
+            inner = f"for (int tc = 0; tc < {count}; tc++) {{\n{inner}}}\n"
+        loop += inner
+    skip, start = "", gather.rows.start
+    if gather.misses(0):
+        skip = f"""const int y = i * {gather.step[0]} + tr * {gather.rows.step} + {start};
+if (y < 0 || y >= {gather.padded[0]}) {{ b += {runs * length * packed_columns}; continue; }}
+"""
+    loop = (
+        f"for (int tr = 0; tr < {gather.rows.count}; tr++) {{\n{skip}"
+        f"const __global real* a = source_row + j * {pixel} + tr * {image_row};\n{loop}}}\n"
+    )
     return f"{tile.declare()}const __global real* b = first_b;\n{loop}"
 
 
@@ -197,77 +214,81 @@ def _gather_store(gather: Gather, tile: Tile, count: int) -> str:
 
 
 def weight_gradient_kernel(
-    conv: Convolution,
+    gather: Gather,
     tile: Tile,
     *,
-    items: int,
     block_bytes: int,
     taps: int = 1,
+    chunks: int = 1,
     unroll: int = 4,
 ) -> KernelSource:
-    """``(source, gradient, result)``: padded input and output gradient to the filter's gradient.
+    """``(source, gradient, result)``: source and output gradient to the filter's gradient.
 
     The output gradient is cut into blocks. A work-item copies its panel of a block into local
     memory, where it lies without gaps, and then visits all of its tiles of the result.
 
     Args:
-        conv: The convolution.
+        gather: The forward product. Where it is unpadded, so is the source.
         tile: Rows run over (filter column, channel), columns over features.
-        items: Work-items wanted at least; the filter's rows are cut until there are as many.
         block_bytes: Most bytes of a panel of a block.
         taps: Filter rows (or taps, where the image is not contiguous along a filter row) of one
             work-item, which share the blocks of the output gradient.
+        chunks: Work-items that share the tiles of a tap; at most as many as there are tiles.
         unroll: Unrolling of the loop over pixels.
     """
-    gather = conv.forward()
     runs, length = gather.runs
     panels = ceil_div(gather.features, tile.columns)
     tiles = ceil_div(length, tile.rows)
-    all_taps = conv.kernel[0] * runs
+    all_taps = gather.rows.count * runs
     taps = min(taps, all_taps)
-    bases = ceil_div(all_taps, taps) * panels * conv.groups
-    chunks = min(tiles, max(1, ceil_div(items, bases)))
     chunk_tiles = ceil_div(tiles, chunks)
     chunks = ceil_div(tiles, chunk_tiles)
     height, width = _gradient_block(gather, tile, block_bytes)
     grid_height, grid_width = gather.grid
 
     def body(panel_tile: Tile, count: int) -> str:
-        full = length // tile.rows
-        rest = length % tile.rows
-        code = _copy_gradient(conv, panel_tile, count)
+        code = _copy_gradient(gather, panel_tile, count)
         code += f"for (int tap = first_tap; tap < end_tap; tap++) {{\n{at_tap}"
-        code += (
+        for condition, pixels in _pixels_of_runs(gather, width):
+            code += f"{condition}{{\n{sweep(panel_tile, count, pixels)}}}\n"
+        return code + "}\n"
+
+    def sweep(panel_tile: Tile, count: int, pixels: str) -> str:
+        full, rest = divmod(length, tile.rows)
+        code = (
             f"for (int t = chunk * {chunk_tiles}; t < (chunk + 1) * {chunk_tiles}"
             f" && t < {full}; t++) {{ const int m = t * {tile.rows};\n"
-            f"{_weight_tile(conv, gather, panel_tile, count, width, unroll)}}}\n"
+            f"{_weight_tile(gather, panel_tile, count, pixels, unroll)}}}\n"
         )
         if rest:
             last = panel_tile.with_rows(rest)
             code += (
                 f"if (chunk == {chunks - 1}) {{ const int m = {full * tile.rows};\n"
-                f"{_weight_tile(conv, gather, last, count, width, unroll)}}}\n"
+                f"{_weight_tile(gather, last, count, pixels, unroll)}}}\n"
             )
-        return code + "}\n"
+        return code
 
-    channels, features = gather.source[2], conv.features
-    at_tap = f"""const int kr = tap / {runs}, run = tap % {runs};
+    channels, features = gather.source[2], gather.out[2]
+    at_tap = f"""const int run = tap % {runs};
+const int row = {gather.rows.start} + tap / {runs} * {gather.rows.step};
+const int column = {gather.columns.start} + run * {gather.columns.step};
+{_limits(gather, 0, "row", "top", "bottom")}{_limits(gather, 1, "column", "left", "right")}
 __global real* const out_tap = result
     + (size_t)tap * {length * features} + g * {gather.features} + panel * {tile.columns};
-const __global real* const source_block = source + g * {gather.channels}
-    + ((size_t)n * {gather.padded[0]} + top * {conv.stride[0]} + kr * {conv.dilation[0]})
-    * {gather.padded[1] * channels} + left * {conv.stride[1] * channels}
-    + run * {gather.columns.step * channels};
+const __global real* const first_a = source + g * {gather.channels}
+    + ((size_t)n * {gather.padded[0]} + (first_row * {gather.step[0]} + row))
+    * {gather.padded[1] * channels} + (first_column * {gather.step[1]} + column) * {channels};
+const int first_pixel = (first_row - top) * (right - left) + first_column - left;
 """
     right = f"left + {width} < {grid_width} ? left + {width} : {grid_width}"
-    source = f"""{prelude(conv.dtype, tile.width)}
+    source = f"""{prelude(gather.dtype, tile.width)}
 {ONE_ITEM}void KERNEL(const __global real* restrict source, const __global real* restrict gradient,
             __global real* restrict result) {{
   __local real block[{height * width * tile.columns}] __attribute__((aligned(64)));
   const int chunk = get_global_id(0) % {chunks}, first_tap = get_global_id(0) / {chunks} * {taps};
   const int end_tap = first_tap + {taps} < {all_taps} ? first_tap + {taps} : {all_taps};
   const int panel = get_global_id(1), g = get_global_id(2);
-  for (int n = 0; n < {conv.batch}; n++)
+  for (int n = 0; n < {gather.batch}; n++)
   for (int top = 0; top < {grid_height}; top += {height})
   for (int left = 0; left < {grid_width}; left += {width}) {{
     const int bottom = top + {height} < {grid_height} ? top + {height} : {grid_height};
@@ -279,9 +300,41 @@ const __global real* const source_block = source + g * {gather.channels}
 {panel_cases(gather.features, tile, body)}  }}
 }}
 """
-    size = (chunks * ceil_div(all_taps, taps), panels, conv.groups)
+    size = (chunks * ceil_div(all_taps, taps), panels, gather.groups)
     arguments = ("source", "gradient", "result")
-    return KernelSource.of("weight_gradient", source, arguments, size, (1, 1, 1), conv.flops)
+    return KernelSource.of("weight_gradient", source, arguments, size, (1, 1, 1), gather.flops)
+
+
+def _limits(gather: Gather, axis: int, offset: str, first: str, end: str) -> str:
+    """Definitions of ``first_row`` and ``end_row`` (or column): the part of a block's positions
+    ``first`` to ``end`` at which a tap meets the source; compare :meth:`Gather.reach`."""
+    if not gather.misses(axis):
+        return f"const int first_{offset} = {first}, end_{offset} = {end};\n"
+    step, size = gather.step[axis], gather.padded[axis]
+    return f"""const int low_{offset} = {offset} < 0 ? ({step - 1} - {offset}) / {step} : 0;
+const int high_{offset} = {offset} < {size} ? ({size + step - 1} - {offset}) / {step} : 0;
+const int first_{offset} = low_{offset} > {first} ? low_{offset} : {first};
+const int end_{offset} = high_{offset} < {end} ? high_{offset} : {end};
+"""
+
+
+def _pixels_of_runs(gather: Gather, width: int) -> list[tuple[str, str]]:
+    """For loops of constant length: a condition on ``run``, and the pixels that it meets."""
+    if width != gather.grid[1]:
+        return [("", "end_column - first_column")]
+    if not gather.misses(1):
+        return [("", str(width))]
+    runs: dict[int, list[int]] = {}
+    for run in range(gather.runs[0]):
+        runs.setdefault(len(gather.reach(1, run)), []).append(run)
+    *others, (last, _) = runs.items()
+    found = []
+    for pixels, equal in others:
+        condition = " || ".join(f"run == {run}" for run in equal)
+        found.append((f"if ({condition}) ", str(pixels)))
+    return [
+        (("else " if i else "") + condition, pixels) for i, (condition, pixels) in enumerate(found)
+    ] + [("else " if found else "", str(last))]
 
 
 def _gradient_block(gather: Gather, tile: Tile, block_bytes: int) -> tuple[int, int]:
@@ -293,9 +346,10 @@ def _gradient_block(gather: Gather, tile: Tile, block_bytes: int) -> tuple[int, 
     return ceil_div(height, ceil_div(height, pixels // width)), width
 
 
-def _copy_gradient(conv: Convolution, tile: Tile, count: int) -> str:
+def _copy_gradient(gather: Gather, tile: Tile, count: int) -> str:
     """Copy a panel of a block to local memory, with zeros after its last column."""
-    row = conv.out_width * conv.features
+    features = gather.out[2]
+    row = gather.grid[1] * features
     copies = ""
     for v in range(tile.vectors):
         present = min(tile.width, count - v * tile.width)
@@ -309,18 +363,15 @@ def _copy_gradient(conv: Convolution, tile: Tile, count: int) -> str:
 for (int i = 0; i < bottom - top; i++) {{
   const __global real* in = gradient_block + i * {row};
   for (int j = left; j < right; j++) {{
-{copies}in += {conv.features}; packed += {tile.columns}; }} }} }}
+{copies}in += {features}; packed += {tile.columns}; }} }} }}
 """
 
 
-def _weight_tile(
-    conv: Convolution, gather: Gather, tile: Tile, count: int, width: int, unroll: int
-) -> str:
-    channels, features = gather.source[2], conv.features
-    pixel = conv.stride[1] * channels
-    image_row = conv.stride[0] * gather.padded[1] * channels
+def _weight_tile(gather: Gather, tile: Tile, count: int, pixels: str, unroll: int) -> str:
+    channels, features = gather.source[2], gather.out[2]
+    pixel = gather.step[1] * channels
+    image_row = gather.step[0] * gather.padded[1] * channels
     step = tile.step(lambda r: f"a[{r}]", lambda v: f"b + {v * tile.width}", load="LOAD_LOCAL")
-    pixels = str(width) if width == gather.grid[1] else "right - left"
 
     def pointer(r: int, v: int) -> str:
         return f"out + {r * features + v * tile.width}"
@@ -328,9 +379,9 @@ def _weight_tile(
     return (
         f"__global real* const out = out_tap + (size_t)m * {features};\n"
         f"{tile.declare()}if (!fresh) {{\n{tile.load(pointer, count)}}}\n"
-        f"const __local real* b = block;\n"
-        f"for (int i = 0; i < bottom - top; i++) {{\n"
-        f"const __global real* a = source_block + m + i * {image_row};\n"
+        f"for (int i = 0; i < end_row - first_row; i++) {{\n"
+        f"const __global real* a = first_a + m + i * {image_row};\n"
+        f"const __local real* b = block + (first_pixel + i * (right - left)) * {tile.columns};\n"
         f"#pragma unroll {unroll}\nfor (int j = 0; j < {pixels}; j++) {{\n{step}"
         f"a += {pixel}; b += {tile.columns}; }} }}\n{tile.finish(pointer, count)}"
     )

@@ -1,7 +1,8 @@
 """Matrix products for CPU devices, in three forms.
 
-``packed``: both operands are copied to panels, then one work-item computes one register tile
-over the whole reduction. For all but skinny products.
+``packed``: the operands are copied to panels, but for a left one whose rows can be read in place;
+then one work-item computes one register tile over the whole reduction. For all but skinny
+products.
 ``direct``: the right operand is read in place, in blocks that stay in the first-level cache while
 all rows of a skinny left operand pass over it. For few rows: the copy would cost more.
 ``dot``: as direct, for a transposed right operand: vectors run along the reduction.
@@ -15,15 +16,13 @@ from typing import ClassVar
 
 from accelkit_opencl.kernels.epilogue import Epilogue
 from accelkit_opencl.kernels.source import KernelSource, ceil_div
-from accelkit_opencl.kernels.tile import ONE_ITEM, WIDE_VECTORS, Tile, panel_cases, prelude
+from accelkit_opencl.kernels.tile import ONE_ITEM, Tile, panel_cases, prelude
 
 __all__ = [
     "Matmul",
     "MomentumUpdate",
     "direct_kernel",
     "dot_kernel",
-    "pack_left_kernel",
-    "pack_right_kernel",
     "packed_kernel",
 ]
 
@@ -60,43 +59,6 @@ class Matmul:
     def right_strides(self) -> tuple[int, int]:
         """Elements between neighbours in b along (k, n)."""
         return (1, self.k) if self.transpose_b else (self.n, 1)
-
-
-def _pack(
-    name: str,
-    dtype: str,
-    outer: int,
-    outer_stride: int,
-    k: int,
-    k_stride: int,
-    width: int,
-    batch: int,
-) -> KernelSource:
-    """Copy to panels [outer / width][k][width], zeros past the end; 16 steps of k per item."""
-    panels, block = ceil_div(outer, width), 16
-    # The innermost loop runs along the axis that is contiguous in memory.
-    loops = (
-        "for (int e = 0; e < count; e++) for (int t = 0; t < steps; t++)"
-        if k_stride == 1
-        else "for (int t = 0; t < steps; t++) for (int e = 0; e < count; e++)"
-    )
-    source = f"""{prelude(dtype, 1)}
-__kernel {WIDE_VECTORS}
-void KERNEL(const __global real* restrict in, __global real* restrict packed) {{
-  const int k0 = get_global_id(0) * {block}, panel = get_global_id(1), batch = get_global_id(2);
-  const int steps = {k} - k0 < {block} ? {k} - k0 : {block};
-  const int rest = {outer} - panel * {width}, count = rest < {width} ? rest : {width};
-  const __global real* const a = in + (size_t)batch * {outer * k}
-      + (size_t)panel * {width * outer_stride} + (size_t)k0 * {k_stride};
-  __global real* const out = packed
-      + ((size_t)batch * {panels} + panel) * {k * width} + (size_t)k0 * {width};
-  {loops}
-    out[t * {width} + e] = a[(size_t)t * {k_stride} + (size_t)e * {outer_stride}];
-  for (int t = 0; t < steps; t++) for (int e = count; e < {width}; e++) out[t * {width} + e] = 0;
-}}
-"""
-    size = (ceil_div(k, block), panels, batch)
-    return KernelSource.of(name, source, ("source", "packed"), size, (1, 1, 1))
 
 
 @dataclass(frozen=True)
@@ -163,36 +125,6 @@ __kernel void KERNEL(const __global real* restrict gradient, {self.DECLARATION})
         )
 
 
-def pack_left_kernel(product: Matmul, tile: Tile) -> KernelSource:
-    """``(a, packed)``: a to panels of ``tile.rows`` rows."""
-    stride, k_stride = product.left_strides()
-    return _pack(
-        "pack_left", product.dtype, product.m, stride, product.k, k_stride, tile.rows, product.batch
-    )
-
-
-def pack_right_kernel(product: Matmul, tile: Tile) -> KernelSource:
-    """``(b, packed)``: b to panels of ``tile.columns`` columns."""
-    k_stride, stride = product.right_strides()
-    return _pack(
-        "pack_right",
-        product.dtype,
-        product.n,
-        stride,
-        product.k,
-        k_stride,
-        tile.columns,
-        product.batch,
-    )
-
-
-def packed_sizes(product: Matmul, tile: Tile) -> tuple[int, int]:
-    """Elements of the packed left and right operands."""
-    left = ceil_div(product.m, tile.rows) * tile.rows * product.k
-    right = ceil_div(product.n, tile.columns) * tile.columns * product.k
-    return product.batch * left, product.batch * right
-
-
 def packed_kernel(
     product: Matmul,
     tile: Tile,
@@ -203,12 +135,18 @@ def packed_kernel(
 ) -> KernelSource:
     """``(left, right, out)`` on packed operands: one work-item, one register tile.
 
+    ``left`` is packed only if a is transposed; otherwise it is a itself.
+
     With ``update`` the product is a gradient that goes straight into a parameter and its
     velocity: ``(left, right, p, v, rate, new_p, new_v)``, where the new ones may be the old.
     With ``epilogue`` its arguments take the place of ``out``.
     """
     m, n, k = product.m, product.n, product.k
     row_tiles, panels = ceil_div(m, tile.rows), ceil_div(n, tile.columns)
+    if product.transpose_a:
+        row_stride, step_stride, matrix = 1, tile.rows, row_tiles * tile.rows * k
+    else:
+        row_stride, step_stride, matrix = k, 1, m * k
 
     def body(panel_tile: Tile, count: int) -> str:
         full, rest = divmod(m, tile.rows)
@@ -219,7 +157,9 @@ def packed_kernel(
             parts.append(("1", panel_tile.with_rows(rest)))
         code = ""
         for condition, part in parts:
-            step = part.step(lambda r: f"a[{r}]", lambda v: f"b + {v * tile.width}")
+            step = part.step(
+                lambda r: f"a[(size_t){r * row_stride}]", lambda v: f"b + {v * tile.width}"
+            )
             if epilogue is not None:
                 row, column = f"batch * {m} + row_tile * {tile.rows}", f"panel * {tile.columns}"
                 last = epilogue.finish(part, count, row, column)
@@ -231,7 +171,7 @@ def packed_kernel(
 {part.declare()}
 #pragma unroll {unroll}
 for (int t = 0; t < {k}; t++) {{
-{step}a += {tile.rows}; b += {tile.columns}; }}
+{step}a += {step_stride}; b += {tile.columns}; }}
 {last}return; }}
 """
         return code
@@ -244,7 +184,7 @@ for (int t = 0; t < {k}; t++) {{
 {ONE_ITEM}void KERNEL(const __global real* restrict left, const __global real* restrict right,
             {result}) {{
   const int row_tile = get_global_id(0), panel = get_global_id(1), batch = get_global_id(2);
-  const __global real* a = left + ((size_t)batch * {row_tiles} + row_tile) * {tile.rows * k};
+  const __global real* a = left + (size_t)batch * {matrix} + (size_t)row_tile * {tile.rows * k};
   const __global real* b = right + ((size_t)batch * {panels} + panel) * {tile.columns * k};
   const size_t first = (size_t)batch * {m * n}
       + (size_t)row_tile * {tile.rows * n} + panel * {tile.columns};
@@ -266,7 +206,7 @@ def _result(epilogue: Epilogue | None, dtype: str) -> tuple[tuple[str, ...], str
 
 
 def direct_kernel(
-    product: Matmul, tile: Tile, *, block: int = 128, epilogue: Epilogue | None = None
+    product: Matmul, tile: Tile, *, block: int = 64, epilogue: Epilogue | None = None
 ) -> KernelSource:
     """``(a, b, out)`` without copies; b must not be transposed.
 
@@ -299,12 +239,20 @@ def direct_kernel(
         step = part.step(
             lambda r: f"a[(size_t){r * row_stride}]", lambda v: f"b + {v * tile.width}", count
         )
+        # While a row tile passes over a block it fetches its share of the next one: rows of a
+        # narrow panel lie on different pages, where the processor itself foresees nothing.
+        share = ceil_div(tile.vectors, ceil_div(m, tile.rows))
+        fetch = "".join(f"FETCH(b + ahead + {v * tile.width}); " for v in range(share))
         return f"""const __global real* a = left
     + (size_t)i * {row_stride} + (size_t)k0 * {k_stride};
 const __global real* b = right + (size_t)k0 * {n};
+const int number = i / {tile.rows} * {share * tile.width};
+int ahead = {block * n} + number;
+if (number >= {part.columns}) ahead = 0;
+if (end == {k}) ahead = 0;
 {part.declare()}if (k0) {{ {load(part, place, count)} }}
 for (int t = k0; t < end; t++) {{
-{step}a += {k_stride}; b += {n}; }}
+{fetch}{step}a += {k_stride}; b += {n}; }}
 {finish(part, place, count)}"""
 
     def load(part: Tile, place: Callable[[int, int], str], count: int) -> str:

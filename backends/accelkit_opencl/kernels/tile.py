@@ -8,12 +8,12 @@ loop ten times slower, and accumulators in an array are not kept in registers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from accelkit_opencl.kernels.source import itemsize_of
 
-__all__ = ["ONE_ITEM", "WIDE_VECTORS", "Tile", "best_tile", "panel_cases", "prelude"]
+__all__ = ["ONE_ITEM", "WIDE_VECTORS", "Tile", "best_tile", "panel_cases", "prelude", "tile_cost"]
 
 # Without this, compilers for AVX-512 CPUs split 512-bit vectors into halves.
 WIDE_VECTORS = "__attribute__((min_vector_width(512)))"
@@ -60,17 +60,18 @@ class Tile:
         b: Callable[[int], str],
         columns: int | None = None,
         *,
+        rows: range | None = None,
         load: str = "LOAD",
     ) -> str:
         """One rank-1 update: ``a(r)`` is the scalar of row r, ``b(v)`` the pointer of vector v.
 
-        With ``columns``, no element past that many is read. ``load`` reads the memory that holds
-        the vectors.
+        With ``columns``, no element past that many is read; with ``rows``, only these rows change.
+        ``load`` reads the memory that holds the vectors.
         """
         lines = []
         for v in range(self.vectors):
             lines.append(f"const vec b{v} = {self._load(b(v), v, columns, load)};")
-        for r in range(self.rows):
+        for r in range(self.rows) if rows is None else rows:
             updates = " ".join(f"c{r}_{v} += x * b{v};" for v in range(self.vectors))
             lines.append(f"{{ const real x = {a(r)}; {updates} }}")
         return "\n".join(lines) + "\n"
@@ -120,6 +121,15 @@ def panel_cases(columns: int, tile: Tile, body: Callable[[Tile, int], str]) -> s
     return f"if (panel < {full}) {{\n{body(tile, tile.columns)}}} else {{\n{body(last, rest)}}}\n"
 
 
+# A hint that a line will be read soon, for compilers that know it; no pointer is followed.
+_FETCH = """#if defined(__x86_64__) && defined(__clang__)
+#define FETCH(p) __builtin_prefetch((const __private void*)(size_t)(p), 0, 2)
+#else
+#define FETCH(p)
+#endif
+"""
+
+
 def prelude(dtype: str, width: int) -> str:
     """Types and macros of the tile code: real, vec, LOAD, STORE and forms for other memories.
 
@@ -136,6 +146,7 @@ def prelude(dtype: str, width: int) -> str:
         "#define STORE(p, x) (*(__global KERNEL_vec*)(p) = (x))\n"
         "#define LOAD_LOCAL(p) (*(const __local KERNEL_vec*)(p))\n"
         "#define STORE_LOCAL(p, x) (*(__local KERNEL_vec*)(p) = (x))\n"
+        f"{_FETCH}"
         "#define STORE_PRIVATE(p, x) (*(__private KERNEL_vec*)(p) = (x))\n"
     )
 
@@ -146,35 +157,35 @@ def best_tile(
     width: int,
     registers: int,
     dtype: str = "float",
+    vectors: Sequence[int] = (1, 2, 3, 4),
 ) -> Tile:
     """The tile with the least estimated time for a ``rows x columns`` result.
 
     ``rows`` is the extent that row tiles must cut (one image row, or the rows of a matrix). The
-    overshoot of the last column panel is included. Six vectors are left out: their loads alone
-    would keep the second-level cache busy.
+    overshoot of the last column panel is included. ``vectors`` are the widths to choose from, in
+    vectors; with more than four their loads alone would keep the second-level cache busy.
     """
     best: tuple[float, Tile] | None = None
-    for vectors in (1, 2, 3, 4):
-        limit = (registers - 1 - vectors) // vectors
+    for breadth in vectors:
+        limit = (registers - 1 - breadth) // breadth
         if limit < 1:
             continue
         count = -(-rows // limit)
         tall = -(-rows // count)
         short = rows - tall * (count - 1)
-        full, rest = divmod(columns, vectors * width)
+        full, rest = divmod(columns, breadth * width)
         total = 0.0
-        for number, breadth in ((full, vectors), (1, -(-rest // width))):
-            if breadth:
-                tiles = _cost(tall, breadth) * (count - 1)
-                tiles += _cost(short, breadth)
-                total += number * tiles
+        for panels, wide in ((full, breadth), (1, -(-rest // width))):
+            if wide:
+                tiles = tile_cost(tall, wide) * (count - 1) + tile_cost(short, wide)
+                total += panels * tiles
         if best is None or total < best[0]:
-            best = (total, Tile(tall, vectors, width, dtype))
+            best = (total, Tile(tall, breadth, width, dtype))
     assert best is not None
     return best[1]
 
 
-def _cost(rows: int, vectors: int) -> float:
+def tile_cost(rows: int, vectors: int) -> float:
     """Time of one step of a tile, in units of half a cycle: multiplications, a part of the loads
     (most hide behind them), and the loop; fitted to measurements of AlexNet's layers."""
     # Below 8 independent sums the latency of the multiplier shows.

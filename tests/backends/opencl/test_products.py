@@ -10,6 +10,7 @@ import pytest
 from accelkit_opencl.kernels.convolution import Convolution
 from accelkit_opencl.kernels.matmul_cpu import Matmul, MomentumUpdate
 from accelkit_opencl.products import (
+    LOWERINGS,
     Choice,
     Launch,
     Lowering,
@@ -130,6 +131,10 @@ CONVOLUTIONS = {
     "rows-left-over": Convolution(1, 10, 10, 2, (3, 3), 2, (4, 4)),
     "one-pixel": Convolution(3, 1, 1, 5, (1, 1), 2),
     "filter-is-image": Convolution(2, 4, 5, 3, (4, 5), 7),
+    "deep-strided": Convolution(1, 12, 13, 17, (3, 2), 19, (2, 3), ((1, 1), (1, 2)), (3, 2)),
+    "deep-grouped": Convolution(1, 4, 31, 34, (3, 5), 36, (1, 1), ((2, 0), (1, 4)), groups=2),
+    "deep-border": Convolution(1, 3, 3, 16, (3, 3), 8, (1, 1), ((4, 4), (4, 4))),
+    "deep-double": Convolution(1, 5, 7, 16, (3, 3), 9, (2, 1), ((1, 1), (1, 1)), dtype="double"),
     "double": Convolution(1, 7, 7, 5, (3, 3), 9, (2, 1), ((1, 1), (1, 1)), dtype="double"),
 }
 if IS_INTERPRETED:
@@ -209,6 +214,13 @@ def test_convolution(lab, profile: str, name: str) -> None:
     assert deviation(out, dx) < BOUND[conv.dtype]
     out = lab.run(for_weights, {"x": x, "g": g}, dw.shape)
     assert deviation(out, dw) < BOUND[conv.dtype]
+
+
+@pytest.mark.parametrize("kind", ["forward", "input gradient", "weight gradient"])
+def test_deep_images_are_not_padded(kind: str) -> None:
+    conv = Convolution(32, 13, 13, 192, (3, 3), 384, (1, 1), ((1, 1), (1, 1)))
+    names = [launch.source.name for launch in LOWERINGS[kind](conv, PROFILES["cpu-wide"]).launches]
+    assert not [name for name in names if name.startswith("pad_image")]
 
 
 @pytest.mark.parametrize("block_bytes", [256, 3000, 40960])  # parts of rows, rows, whole images
