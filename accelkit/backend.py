@@ -39,11 +39,16 @@ class MemoryStatistics(NamedTuple):
         in_use_bytes: Now; None where unknown.
         peak_bytes: The most since the process or the last reset began; None where unknown.
         method: How the figures were read, for reports.
+        file_bytes: How much of both now is files mapped into memory, above all the code of
+            libraries, which comes in as it is first run. It holds no arrays.
+        noise_bytes: What else in the process may come and go unseen; 0 where only arrays count.
     """
 
     in_use_bytes: int | None
     peak_bytes: int | None
     method: str
+    file_bytes: int = 0
+    noise_bytes: int = 0
 
 
 class CompileOptions(NamedTuple):

@@ -7,9 +7,10 @@ slow spell of the machine hits both. Dropout is on: equal losses show equal mask
     python -m benchmarks.memory_limit --backends opencl torch jax --share 0.6
 
 The peak is the device's own account where there is one. On CPUs that of the operating system is
-taken (resident set), less what the process held beside the training state before its first step:
-interpreter, framework, compiled code. So that the figure is what is in use and not what the C
-library keeps for later, blocks from 64 KB on are returned to the system at once, in both.
+taken (resident set), less what the process held beside the training state before its first step
+(interpreter, framework, compiled code) and less the code of libraries, mapped from files, that
+comes in as it is first run. So that the figure is what is in use and not what the C library keeps
+for later, blocks from 64 KB on are returned to the system at once, in both.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Trainee:
         import accelkit as ak
         from accelkit import losses, optim, train
         from accelkit.registry import backend
+        from accelkit.train.peak import PeakWatch
 
         self.device = ak.device(options["device"])
         self.backend = backend(self.device.backend)
@@ -66,12 +68,9 @@ class Trainee:
         self.state = self.step.init(0, shape)
         self.step.compile(self.state, self.batch)
         _tidy()
-        held = sum(t.spec.memory_bytes for t in self.state.tensors.values())
-        before = self.backend.memory(self.device)
-        assert before.in_use_bytes is not None
-        self.method = before.method
-        self.other_bytes = before.in_use_bytes - held
-        self.backend.reset_peak_memory(self.device)
+        self.method = self.backend.memory(self.device).method
+        limit = self.step.memory_limit_bytes or sys.maxsize
+        self.peak = PeakWatch(self.device, self.state.tensors.values(), limit)
 
     def run(self) -> dict[str, Any]:
         """One step: its seconds and loss, and the peak so far."""
@@ -80,9 +79,7 @@ class Trainee:
         loss = metrics["loss"]
         self.backend.synchronize(self.device)
         seconds = time.perf_counter() - start
-        peak = self.backend.memory(self.device).peak_bytes
-        assert peak is not None
-        return {"seconds": seconds, "loss": loss, "peak_bytes": peak - self.other_bytes}
+        return {"seconds": seconds, "loss": loss, "peak_bytes": self.peak.measured_bytes()}
 
     def describe(self) -> dict[str, Any]:
         """How memory is measured, and the plan."""

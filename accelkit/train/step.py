@@ -34,6 +34,7 @@ from accelkit.train.compiling import Compiled, compile_step, fit
 from accelkit.train.memory import MemoryChoice, MemoryMeans, as_remat, parse_bytes
 from accelkit.train.metrics import StepMetrics
 from accelkit.train.offload import offloaded, on_host
+from accelkit.train.peak import PeakWatch
 from accelkit.train.precision import policy
 from accelkit.train.program import INITIAL_LOSS_SCALE, StepProgram, build_train_program
 from accelkit.train.recipe import Recipe
@@ -139,7 +140,7 @@ class TrainStep:
         )
         self.memory_limit_bytes = None if memory_limit is None else parse_bytes(memory_limit)
         self.memory_choice: MemoryChoice | None = None
-        self._other_bytes: int | None = None  # in use beside the state, under a memory limit
+        self._peak: PeakWatch | None = None  # under a memory limit
         early = recompute is not False or accumulate > 1 or host_state
         self._means = MemoryMeans(accumulate, recompute, early, host_state)
         self.last_checkpoint: str | None = None
@@ -220,6 +221,8 @@ class TrainStep:
                 f"The state is on {state.device}, the step runs on {self.device}. Move it with "
                 f"`state.to({str(self.device)!r})`."
             )
+        if self._peak is not None:
+            self._peak.check()
         parts = as_batch(batch, self.recipe.loss, self.recipe.dtype)
         is_first = not self._compiled
         compiled = self._compile(tensors, self._sized(parts))
@@ -323,25 +326,18 @@ class TrainStep:
             may_accumulate=not self._uses_batch_statistics(batch),
         )
         self._means, self.memory_choice = choice.means, choice
-        self._begin_measuring(tensors)
+        self._peak = PeakWatch(self.device, tensors.values(), limit)
         return compiled
-
-    def _begin_measuring(self, tensors: dict[str, Tensor]) -> None:
-        runs_on = backend(self.device.backend)
-        runs_on.reset_peak_memory(self.device)
-        held = sum(t.spec.memory_bytes for t in tensors.values() if t.device is self.device)
-        in_use = runs_on.memory(self.device).in_use_bytes
-        self._other_bytes = None if in_use is None else in_use - held
 
     @property
     def measured_peak_bytes(self) -> int | None:
         """The most memory in use since a memory limit was planned for, as the backend measures it.
 
         What was in use beside the training state before the first step is not counted. None
-        without a limit, or where the backend measures nothing.
+        without a limit, or where the backend measures nothing. A peak above the limit is warned of
+        by :class:`MemoryLimitWarning`, with the second step.
         """
-        peak = backend(self.device.backend).memory(self.device).peak_bytes
-        return None if peak is None or self._other_bytes is None else peak - self._other_bytes
+        return None if self._peak is None else self._peak.measured_bytes()
 
     def _trace(self, tensors: dict[str, Tensor], specs: list[TensorSpec]) -> StepProgram:
         weights = TensorSpec(specs[0].shape[:1], self.recipe.dtype)

@@ -17,9 +17,8 @@ import numpy as np
 import pyopencl as cl
 
 from accelkit.errors import OutOfMemoryError
-from accelkit.passes.memory import ALIGNMENT_BYTES
 from accelkit_opencl.failures import funnel
-from accelkit_opencl.kernels.source import round_up
+from accelkit_opencl.sizes import buffer_bytes
 
 __all__ = ["Allocation", "Block", "Launches", "Memory"]
 
@@ -150,7 +149,7 @@ class Memory:
         Raises:
             OutOfMemoryError: if the device has no more, or one buffer cannot be this large.
         """
-        size = _size_class(size_bytes)
+        size = buffer_bytes(size_bytes)
         if size_bytes > self._limit:
             raise OutOfMemoryError(
                 f"A buffer of {size_bytes} bytes was asked for; this device allows at most "
@@ -213,9 +212,3 @@ class Memory:
                 for lent in self._lent
                 if lent.used is not None and lent.used.command_execution_status > complete
             ]
-
-
-def _size_class(size: int) -> int:
-    """Round up to a multiple of the alignment, or of an eighth of the power of two below."""
-    step = max(ALIGNMENT_BYTES, (1 << max(size, 1).bit_length()) // 16)
-    return round_up(max(size, 1), step)

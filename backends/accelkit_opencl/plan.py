@@ -23,6 +23,7 @@ from accelkit_opencl.nodes import lower_node, lower_product
 from accelkit_opencl.products import Lowering, Profile
 from accelkit_opencl.rows import RowStep, fuse_rows
 from accelkit_opencl.schedule import ElementwiseStep, NodeStep, ReductionStep, Schedule, Step
+from accelkit_opencl.sizes import buffer_bytes
 
 __all__ = ["Plan", "PlannedLaunch", "Storage", "make_plan"]
 
@@ -74,11 +75,15 @@ class Plan:
 
     @property
     def memory_bytes(self) -> int:
-        """What the program takes while it runs, beyond its inputs."""
+        """What the program takes while it runs, beyond the content of its inputs.
+
+        Buffers are somewhat larger than asked for, those of inputs too.
+        """
         fresh = zip(self.outputs, self.reused, strict=True)
-        outputs = sum(spec.memory_bytes for spec, reused in fresh if reused is None)
-        constants = sum(array.nbytes for array in self.constants)
-        return sum(self.slab_bytes) + outputs + constants
+        sizes = [spec.memory_bytes for spec, reused in fresh if reused is None]
+        sizes += [*self.slab_bytes, *(array.nbytes for array in self.constants)]
+        unused = sum(buffer_bytes(s.memory_bytes) - s.memory_bytes for s in self.inputs)
+        return sum(map(buffer_bytes, sizes)) + unused
 
 
 AnyStep: TypeAlias = Step | ProductStep | RowStep

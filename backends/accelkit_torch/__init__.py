@@ -134,7 +134,7 @@ class TorchBackend(Backend):
         return TorchExecutable(self, graph, device, donate, options or CompileOptions())
 
     def planned_bytes(self, graph: Graph, device: Device, donate: frozenset[int]) -> int:
-        from accelkit_torch.compile import planned_bytes
+        from accelkit_torch.memory import planned_bytes
 
         return planned_bytes(graph, donate)
 

@@ -17,7 +17,6 @@ from torch import Tensor
 from accelkit.backend import CompileOptions, Executable, generate
 from accelkit.device import Device
 from accelkit.graph import Graph, Node, Value
-from accelkit.passes import plan_values
 from accelkit_torch import convolution, fused, shaping, updates
 from accelkit_torch.devices import native_device
 from accelkit_torch.dtypes import TO_TORCH
@@ -168,15 +167,6 @@ class TorchExecutable(Executable):
             return create
         constant = create(**node.parameters)
         return lambda **parameters: constant
-
-
-def planned_bytes(graph: Graph, donate: frozenset[int]) -> int:
-    """Memory for intermediates of a prepared graph as this backend runs it, by liveness.
-
-    The kernels' own workspaces are not known.
-    """
-    program = rewrite_for_torch(graph, donate)
-    return plan_values(program, donate=sorted(donate)).lower_bound_bytes
 
 
 def _is_shared(array: Tensor) -> bool:
