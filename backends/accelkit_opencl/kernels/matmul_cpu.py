@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from accelkit_opencl.kernels.epilogue import Epilogue
-from accelkit_opencl.kernels.source import KernelSource, ceil_div
+from accelkit_opencl.kernels.source import KernelSource, ceil_div, itemsize_of
 from accelkit_opencl.kernels.tile import ONE_ITEM, Tile, panel_cases, prelude
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "dot_kernel",
     "packed_kernel",
 ]
+
+_SECOND_CACHE_BYTES = 1048576  # most bytes of an operand that is to stay in it
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,9 @@ def packed_kernel(
 ) -> KernelSource:
     """``(left, right, out)`` on packed operands: one work-item, one register tile.
 
-    ``left`` is packed only if a is transposed; otherwise it is a itself.
+    ``left`` is packed only if a is transposed; otherwise it is a itself. Work-items go along the
+    rows of the result, as memory does, where the right operand is small enough to stay in the
+    second-level cache meanwhile; else down a panel.
 
     With ``update`` the product is a gradient that goes straight into a parameter and its
     velocity: ``(left, right, p, v, rate, new_p, new_v)``, where the new ones may be the old.
@@ -143,6 +147,7 @@ def packed_kernel(
     """
     m, n, k = product.m, product.n, product.k
     row_tiles, panels = ceil_div(m, tile.rows), ceil_div(n, tile.columns)
+    along = panels * tile.columns * k * itemsize_of(product.dtype) <= _SECOND_CACHE_BYTES
     if product.transpose_a:
         row_stride, step_stride, matrix = 1, tile.rows, row_tiles * tile.rows * k
     else:
@@ -183,7 +188,8 @@ for (int t = 0; t < {k}; t++) {{
     source = f"""{definitions}{prelude(product.dtype, tile.width)}
 {ONE_ITEM}void KERNEL(const __global real* restrict left, const __global real* restrict right,
             {result}) {{
-  const int row_tile = get_global_id(0), panel = get_global_id(1), batch = get_global_id(2);
+  const int row_tile = get_global_id({int(along)}), panel = get_global_id({int(not along)});
+  const int batch = get_global_id(2);
   const __global real* a = left + (size_t)batch * {matrix} + (size_t)row_tile * {tile.rows * k};
   const __global real* b = right + ((size_t)batch * {panels} + panel) * {tile.columns * k};
   const size_t first = (size_t)batch * {m * n}
@@ -191,10 +197,12 @@ for (int t = 0; t < {k}; t++) {{
   {"__global real* const c = out + first;" if plain else ""}
 {panel_cases(n, tile, body)}}}
 """
-    size = (row_tiles, panels, product.batch)
+    size = (panels, row_tiles) if along else (row_tiles, panels)
     name = "matmul" if update is None else "matmul_update"
     arguments = ("left", "right", *names)
-    return KernelSource.of(name, source, arguments, size, (1, 1, 1), product.flops)
+    return KernelSource.of(
+        name, source, arguments, (*size, product.batch), (1, 1, 1), product.flops
+    )
 
 
 def _result(epilogue: Epilogue | None, dtype: str) -> tuple[tuple[str, ...], str, str]:
