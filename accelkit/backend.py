@@ -81,7 +81,8 @@ class Executable(ABC):
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:
         """Run on native arrays, one per graph input; returns one per graph output.
 
-        Does not wait for the device. Donated inputs must not be used afterwards.
+        Does not wait for the device. Donated inputs must not be used afterwards; a list of them
+        may be emptied, so that it does not keep what the program replaces.
         """
 
     def temporary_memory_bytes(self) -> int | None:

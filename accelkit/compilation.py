@@ -95,8 +95,16 @@ def describe_memory(error: OutOfMemoryError, graph: Graph) -> OutOfMemoryError:
     )
 
 
-def run(executable: Executable, tensors: Sequence[Tensor]) -> list[Tensor]:
+def run(
+    executable: Executable, tensors: Sequence[Tensor], *, consume: bool = False
+) -> list[Tensor]:
     """Run an executable on tensors of its device.
+
+    Args:
+        executable: A compiled graph.
+        tensors: One per input.
+        consume: Empty ``tensors``, a list, before the program runs: it may write to the memory of
+            donated tensors that nothing else keeps.
 
     Raises:
         OutOfMemoryError: with the program's largest tensors.
@@ -106,7 +114,10 @@ def run(executable: Executable, tensors: Sequence[Tensor]) -> list[Tensor]:
     backend = registry.backend(device.backend)
     try:
         with translated(backend):
-            arrays = executable([t._native for t in tensors])
+            operands = [t._native for t in tensors]
+            if consume and isinstance(tensors, list):
+                tensors.clear()
+            arrays = executable(operands)
     except OutOfMemoryError as error:
         raise describe_memory(error, executable.graph) from error
     return [Tensor._eager(array, device) for array in arrays]

@@ -108,13 +108,14 @@ class _Loss:
 
 
 def _with_parameters(state: train.TrainState, weights: dict[str, np.ndarray]) -> train.TrainState:
-    """The state with the workload's weights: same layouts, same order, other names."""
-    tensors: dict[str, Any] = dict(state.tensors)
+    """Put the workload's weights into the state: same layouts, same order, other names."""
+    tensors = state.tensors
     names = [name for name in tensors if name.startswith("parameters.")]
     for name, weight in zip(names, weights.values(), strict=True):
         assert tensors[name].shape == weight.shape, (name, tensors[name].shape, weight.shape)
+        # One after the other, each in the memory of the one before.
         tensors[name] = ak.asarray(weight, device=state.device)
-    return train.TrainState(tensors, step=state.step, seed=state.seed, device=state.device)
+    return state
 
 
 def build(

@@ -35,6 +35,7 @@ class TrainState:
         self, tensors: Mapping[str, Tensor], *, step: int, seed: int, device: Device
     ) -> None:
         self._tensors = dict(tensors)
+        self._devices: dict[str, Device] = {}  # of the tensors that were consumed
         self.step = step
         self.seed = seed
         self.device = device
@@ -56,7 +57,9 @@ class TrainState:
             raise self._gone
 
     def consume(self) -> None:
-        """Mark the tensors as given to a step."""
+        """Give the tensors to a step."""
+        self._devices = {name: t.device for name, t in self._tensors.items()}
+        self._tensors = {}
         self._gone = StateConsumedError(
             f"This state (step {self.step}) was given to a training step, which reuses its memory. "
             f"Use the state that the step returned, or keep `state.copy()` before the step."
@@ -102,7 +105,7 @@ class TrainState:
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take up what :meth:`to_host` returned before the state was consumed."""
-        self._tensors = {n: put(arrays[n], t.device) for n, t in self._tensors.items()}
+        self._tensors = {n: put(arrays[n], device) for n, device in self._devices.items()}
         self._gone = None
 
     @classmethod

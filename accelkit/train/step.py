@@ -231,16 +231,21 @@ class TrainStep:
         if self._means.host_state:
             tensors = offloaded(tensors)
         operands = self._operands(compiled.program, state, self._sized(parts))
-        values = [tensors[name] for name in compiled.program.state_names]
+        program = compiled.program
+        values = [tensors[name] for name in program.state_names]
         saved = rehearse(state, compiled.executable, values, operands) if is_first else None
         state.consume()
+        operands = values + operands
+        # Nothing here keeps what the program replaces: backends reuse its memory where none does.
+        kept: dict[str, Any] = {**tensors, **dict.fromkeys(program.changed)}
+        del tensors, values
         try:
-            results = run(compiled.executable, [*values, *operands])
+            results = run(compiled.executable, operands, consume=True)
         except BackendError as error:
             if saved is not None:
                 raise survived(state, saved, error) from error
             raise lost(state, self.last_checkpoint, error) from error
-        return self._finish(state, tensors, compiled.program, results)
+        return self._finish(state, kept, program, results)
 
     def _finish(
         self,

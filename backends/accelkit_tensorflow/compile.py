@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -17,6 +18,9 @@ from accelkit_tensorflow.runtime import native_name, tf32
 __all__ = ["TensorflowExecutable", "allows_tf32", "output_targets"]
 
 ops = tf.raw_ops
+# TensorFlow keeps what it has once allocated on CPUs: a program with a large state is not given a
+# second one for a rehearsal, but compiles at its first call.
+_MOST_REHEARSED_BYTES = 64 * 2**20
 
 
 def allows_tf32(options: CompileOptions) -> bool:
@@ -45,6 +49,10 @@ class TensorflowExecutable(Executable):
         donate: Positions of inputs that may be overwritten.
         options: Precision and determinism.
         use_xla: Whether to compile with XLA; TensorFlow's own executor runs the graph otherwise.
+
+    Attributes:
+        compile_time_s: Tracing, and the first call, at which XLA compiles. It is made here on
+            zeros unless the inputs are large.
     """
 
     def __init__(
@@ -65,8 +73,10 @@ class TensorflowExecutable(Executable):
         self._targets = output_targets(graph, donate)
         self._returned = [i for i in range(len(graph.outputs)) if i not in self._targets.values()]
         self._function = self._trace(implementation, use_xla)
-        self._rehearse()
         self.compile_time_s = time.perf_counter() - start
+        self._is_compiled = False
+        if graph.input_bytes <= _MOST_REHEARSED_BYTES:
+            self._rehearse()
 
     def _trace(
         self, implementation: Callable[[Node], Callable[..., Any]], use_xla: bool
@@ -105,29 +115,32 @@ class TensorflowExecutable(Executable):
         """Run once on zeros: XLA compiles at the first call, which should not be the user's."""
         with tf.device(self._device_name):
             zeros = [tf.zeros(v.spec.shape, v.spec.dtype.name) for v in self.graph.inputs]
-            try:
-                self(zeros)
-            except tf.errors.ResourceExhaustedError:
-                return  # compiled, but too little memory for a second state beside the user's
+        with contextlib.suppress(tf.errors.ResourceExhaustedError):
+            # too little memory for a second state beside the user's, but compiled
+            self(zeros)
 
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:
-        inputs: list[Any] = []
-        variables: dict[int, Any] = {}
+        start = time.perf_counter()
+        versions = {p: arrays[p] for p in self._targets if isinstance(arrays[p], VariableArray)}
         with tf.device(self._device_name), tf32(self._tf32):
-            for position, array in enumerate(arrays):
-                if position in self._targets:
-                    variable = variables[position] = as_variable(array)
-                    inputs.append(variable.handle)
-                else:
-                    inputs.append(as_tensor(array))
+            variables = {position: as_variable(arrays[position]) for position in self._targets}
+            inputs = [
+                variables[position].handle if position in variables else as_tensor(array)
+                for position, array in enumerate(arrays)
+            ]
+            if variables and isinstance(arrays, list):
+                arrays.clear()  # a variable is updated in place where nothing else has its content
             found = self._function(inputs)
         outputs: list[Any] = [None] * len(self.graph.outputs)
         for index, tensor in zip(self._returned, found, strict=True):
             outputs[index] = tensor
+        for version in versions.values():
+            version.consume()
         for position, index in self._targets.items():
-            if isinstance(arrays[position], VariableArray):
-                arrays[position].consume()
             outputs[index] = VariableArray(variables[position])
+        if not self._is_compiled:
+            self._is_compiled = True
+            self.compile_time_s += time.perf_counter() - start
         return outputs
 
 

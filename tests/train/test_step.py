@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 
@@ -290,3 +292,13 @@ def test_a_failure_after_donation_says_that_the_state_is_lost(monkeypatch) -> No
     assert "MiB" in str(caught.value)
     with pytest.raises(ak.errors.StateLostError, match="no memory left"):
         _ = state.parameters
+
+
+def test_a_consumed_state_keeps_no_tensor_that_the_step_replaced(device: str) -> None:
+    """A backend writes to the memory of a donated tensor where nothing else has it."""
+    step = make(device)
+    state = step.init(0, SHAPE)
+    replaced = [weakref.ref(t) for n, t in state.tensors.items() if n.startswith("parameters.")]
+    after, _ = step(state, batch())
+    assert after.step == state.step + 1
+    assert [ref() for ref in replaced] == [None] * 4

@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import threading
+import weakref
 
 import accelkit_tensorflow
 import numpy as np
 import pytest
 from accelkit_tensorflow import TensorflowBackend, VariableArray, philox, runtime
-from accelkit_tensorflow.compile import output_targets
+from accelkit_tensorflow import compile as compile_module
+from accelkit_tensorflow.compile import TensorflowExecutable, output_targets
 from accelkit_tensorflow.framework import tf
 from backends.comparison import run
 from backends.primitive_cases import Case
@@ -135,6 +137,41 @@ def test_a_donated_tensor_keeps_its_content() -> None:
     for _ in range(3):
         *state, _ = executable([*state, TENSORFLOW.put(ONES, CPU)])
     np.testing.assert_array_equal(p.numpy(), ONES)
+
+
+def test_a_donated_tensor_that_nobody_keeps_gives_its_memory_to_the_result() -> None:
+    executable = TENSORFLOW.compile(xla_cases.update_graph(), CPU, donate=frozenset({0, 1}))
+    gradient = TENSORFLOW.put(ONES, CPU)
+    arrays = [tf.zeros(1000), tf.zeros(1000), gradient]
+    kept = [weakref.ref(a) for a in arrays[:2]]
+    state = executable(arrays)
+    assert not arrays
+    assert [r() for r in kept] == [None, None]
+    assert TENSORFLOW.get(state[1])[0] == 1.0
+
+
+def test_a_large_program_is_not_rehearsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorFlow would keep the memory of a second state."""
+    calls: list[int] = []
+    call = TensorflowExecutable.__call__
+
+    def counted(self: TensorflowExecutable, arrays: list[object]) -> list[object]:
+        calls.append(len(arrays))
+        return call(self, arrays)
+
+    monkeypatch.setattr(TensorflowExecutable, "__call__", counted)
+    graph = xla_cases.update_graph()
+    TENSORFLOW.compile(graph, CPU)
+    assert len(calls) == 1
+    monkeypatch.setattr(compile_module, "_MOST_REHEARSED_BYTES", graph.input_bytes - 1)
+    executable = TENSORFLOW.compile(graph, CPU)
+    assert len(calls) == 1
+    traced_s = executable.compile_time_s
+    executable([TENSORFLOW.put(ONES, CPU) for _ in range(3)])
+    compiled_s = executable.compile_time_s
+    assert compiled_s > traced_s > 0.0
+    executable([TENSORFLOW.put(ONES, CPU) for _ in range(3)])
+    assert executable.compile_time_s == compiled_s
 
 
 def test_the_users_variables_are_not_overwritten() -> None:
