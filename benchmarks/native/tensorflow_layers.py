@@ -99,11 +99,15 @@ class Layers:
 
     def _convolution(self, layer: arch.Convolution, x: tf.Tensor) -> tf.Tensor:
         # Groups one by one: on CPUs XLA's grouped weight gradient is 15 times slower, and
-        # TensorFlow's own kernels have none.
-        pad = [layer.padding, layer.padding]
+        # TensorFlow's own kernels have none. No explicit padding: TensorFlow's kernels for the
+        # gradients of such a convolution are not oneDNN's, which are faster.
         weight = self.variables[f"{layer.name}.weight"]
+        is_same = layer.stride == 1 and 2 * layer.padding == layer.kernel - 1
+        if layer.padding and not is_same:
+            pad = [layer.padding, layer.padding]
+            x = tf.pad(x, [[0, 0], pad, pad, [0, 0]])
         parts = [
-            tf.nn.conv2d(part, kernel, layer.stride, [[0, 0], pad, pad, [0, 0]])
+            tf.nn.conv2d(part, kernel, layer.stride, "SAME" if is_same else "VALID")
             for part, kernel in zip(
                 tf.split(x, layer.groups, -1), tf.split(weight, layer.groups, -1), strict=True
             )
