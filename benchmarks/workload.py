@@ -130,10 +130,10 @@ class Workload:
         return dataclasses.asdict(self)
 
 
-# Batch sizes that a CPU of two cores steps through in half a second.
+# Batch sizes that a CPU of two cores steps through in about half a second.
 WORKLOADS: Final[dict[str, dict[str, Any]]] = {
-    "alexnet-train": {"model": "alexnet", "batch_size": 16},
-    "alexnet-infer": {"model": "alexnet", "batch_size": 16, "task": "infer"},
+    "alexnet-train": {"model": "alexnet", "batch_size": 32},
+    "alexnet-infer": {"model": "alexnet", "batch_size": 32, "task": "infer"},
     "alexnet-2012-train": {"model": "alexnet-2012", "batch_size": 16},
     "alexnet-2012-infer": {"model": "alexnet-2012", "batch_size": 16, "task": "infer"},
     "resnet18-train": {"model": "resnet18", "batch_size": 8},
