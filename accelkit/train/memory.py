@@ -14,6 +14,7 @@ those of the whole batch:
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -264,10 +265,11 @@ class Planner:
         assert first is not None
         assert smallest is not None
         if best is None:
+            needed = math.ceil(smallest / 2**20 * 10) / 10  # up, since the user will ask for it
             raise OptionError(
                 f"A batch of {self._batch_size} cannot be trained within "
                 f"{limit_bytes / 2**20:.1f} MiB: with every means it needs "
-                f"{smallest / 2**20:.1f} MiB. That is the smallest limit that can be met; use it, "
+                f"{needed:.1f} MiB. That is the smallest limit that can be met; use it, "
                 f"a smaller model, or an optimizer with fewer slots."
             )
         return MemoryChoice(

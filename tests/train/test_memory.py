@@ -127,7 +127,7 @@ def test_the_smallest_limit_is_told_and_can_be_met() -> None:
         wide_step(memory_limit="10KiB").compile(state, batch)
     found = re.search(r"needs ([0-9.]+) MiB", str(caught.value))
     assert found is not None
-    smallest = int((float(found[1]) + 0.1) * 2**20)
+    smallest = int(float(found[1]) * 2**20)
     step = wide_step(memory_limit=smallest)
     assert peak_of(step) <= smallest
     state, report = step(state, batch)
