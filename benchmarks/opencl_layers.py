@@ -2,14 +2,17 @@
 
 Run it as ``python -m benchmarks.opencl_layers [--batch-size 32] [--rounds 10]``. Every product is
 checked against the rival's result, then both are timed in turns in one process, so that a slow
-spell of the machine hits both; ratios are formed between the best times. torch is the rival for
-convolutions (channels_last), NumPy for matrix products; elementwise kernels are measured
-against copies of the memory that they must touch.
+spell of the machine hits both. Before its turn each side waits until the other's threads have gone
+to sleep, since those of NumPy and torch go on spinning for a while after a product, and runs once
+untimed; who is first changes from round to round. Ratios are formed between the medians. torch is
+the rival for convolutions (channels_last), NumPy for matrix products; elementwise kernels are
+measured against copies of the memory that they must touch.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -30,10 +33,12 @@ LAYERS = (
     ("conv5", 13, 256, 256, 3, 1, 1),
 )
 DEVIATION = 1e-4  # of max|a - b| / max|b| between two float32 results
+PAUSE_S = 0.06  # OpenBLAS's threads spin for 2^26 cycles before they sleep, others for less
+TURN_S = 0.05  # of timed runs in one turn; two at least
 
 
 class Row(NamedTuple):
-    """One comparison; times are the best of all rounds."""
+    """One comparison; times are medians."""
 
     name: str
     gigaflop: float
@@ -49,15 +54,26 @@ class Row(NamedTuple):
 
 
 def in_turns(ours: Callable[[], Any], rival: Callable[[], Any], rounds: int) -> tuple[float, float]:
-    """Best seconds of both; each runs once to warm up."""
-    times: list[list[float]] = [[], []]
-    for round_ in range(rounds + 1):
-        for function, found in zip((ours, rival), times, strict=True):
-            start = time.perf_counter()
+    """Median seconds of both, over ``rounds`` turns of each."""
+    times: tuple[list[float], list[float]] = [], []
+    sides = [(ours, times[0]), (rival, times[1])]
+    for _ in range(rounds):
+        for function, found in sides:
+            time.sleep(PAUSE_S)
             function()
-            if round_:
-                found.append(time.perf_counter() - start)
-    return min(times[0]), min(times[1])
+            found += _turn(function)
+        sides.reverse()
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def _turn(function: Callable[[], Any]) -> list[float]:
+    """Seconds of some runs."""
+    found: list[float] = []
+    while len(found) < 2 or sum(found) < TURN_S:
+        start = time.perf_counter()
+        function()
+        found.append(time.perf_counter() - start)
+    return found
 
 
 class Device:
