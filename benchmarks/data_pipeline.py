@@ -4,21 +4,26 @@ Run ``python benchmarks/data_pipeline.py``. Rival and pipeline run in turns, in 
 are medians over the rounds. Times are those of the thread on its core, so that other programs
 on the machine disturb them less.
 
-Packed records have two rivals: the bare loop of ``np.copyto`` that makes the same batches, the
-same regions of the same records in the same order, without any checks, draws or bookkeeping; and
-one long copy per batch of as many bytes, in order, which is what memory can do at best. All of
-them write to ``--buffers`` batches in turn: 5, as many as a loader with its default two threads
-has under way, or 2, the least, where a batch stays whole while the next one is made. Two stay in
-the caches of a large machine, so that nothing is written to memory; nothing else runs here that
-would evict them, as a training step does.
+Packed records have three rivals. The bare loop of ``np.copyto`` makes the same batches, the same
+regions of the same records in the same order, without any checks, draws or bookkeeping. The row
+copies do that in C, with one ``memcpy`` for each row of a region: what memory can do at best with
+rows that do not follow each other (needs a C compiler as ``cc``; left out without). And one long
+copy per batch of as many bytes, in order, which is what memory can do at best. All of them write
+to ``--buffers`` batches in turn: 5, as many as a loader with its default two threads has under
+way, or 2, the least, where a batch stays whole while the next one is made. Two stay in the caches
+of a large machine, so that nothing is written to memory; nothing else runs here that would evict
+them, as a training step does.
 """
 
 from __future__ import annotations
 
 import argparse
 import collections
+import ctypes
 import json
+import shutil
 import statistics
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable
@@ -41,6 +46,18 @@ from accelkit.data.batches import Batch, Position
 from accelkit.data.images import ArrayImage
 
 _EPOCHS = 4  # in a turn, so that caches and memory are in the state of a long run
+
+# Lengths are arguments, so that each row is a call of the C library, as it is in NumPy.
+_ROW_COPIES = """
+#include <stddef.h>
+#include <string.h>
+void copy_regions(char *out, const char *const *regions, size_t count, size_t rows, size_t length,
+                  size_t stride, size_t image) {
+    for (size_t number = 0; number < count; number++)
+        for (size_t row = 0; row < rows; row++)
+            memcpy(out + number * image + row * length, regions[number] + row * stride, length);
+}
+"""
 
 
 def photographs(count: int) -> list[bytes]:
@@ -138,6 +155,9 @@ def packed(count: int, rounds: int, buffers: int, directory: Path) -> dict[str, 
                 source.images, batch_size * image_bytes, len(loader) * _EPOCHS, buffers
             ),
         }
+        if compiler := shutil.which("cc"):
+            library = compiled(compiler, directory)
+            rivals["row_copies"] = row_copies(library, source.images, loader, buffers)
         results[name] = compare(epochs(loader, _EPOCHS, buffers), rounds, **rivals)
         image_s = results[name]["own_s"] / (_EPOCHS * len(loader) * batch_size)
         results[name]["own_gib_per_s"] = image_bytes / image_s / 2**30
@@ -145,22 +165,70 @@ def packed(count: int, rounds: int, buffers: int, directory: Path) -> dict[str, 
     return results
 
 
+Places = list[tuple[int, int, int]]
+
+
+def places(images: np.ndarray, loader: Loader) -> tuple[int, list[Places]]:
+    """Side of the regions, and record, top and left of each, for each batch of some epochs."""
+    size = 256 if loader.plan.transform is None else 224
+    corners = np.random.default_rng(0).integers(0, 257 - size, (len(images), 2)).tolist()
+    return size, [
+        [(index, *corners[index]) for index in batch.index.tolist()]
+        for _ in range(_EPOCHS)
+        for batch in loader
+    ]
+
+
+def buffers_for(loader: Loader, count: int) -> list[np.ndarray]:
+    """Memory for batches, touched before."""
+    shape = (loader.plan.batch_size, *loader.plan.form[0])
+    return [np.ones(shape, np.uint8) for _ in range(count)]
+
+
 def loop(images: np.ndarray, loader: Loader, count: int) -> Callable[[], None]:
     """The copies that make the loader's batches and nothing else."""
     memory = np.asarray(images)
-    size = 256 if loader.plan.transform is None else 224
-    shape = (loader.plan.batch_size, *loader.plan.form[0])
-    buffers = [np.ones(shape, np.uint8) for _ in range(count)]
-    corners = np.random.default_rng(0).integers(0, 257 - size, (len(images), 2)).tolist()
-    batches = [batch.index.tolist() for _ in range(_EPOCHS) for batch in loader]
+    buffers = buffers_for(loader, count)
+    size, batches = places(images, loader)
 
     def run() -> None:
-        for number, indices in enumerate(batches):
-            for row, index in zip(buffers[number % count], indices, strict=True):
-                top, left = corners[index]
-                region = memory[index, top : top + size, left : left + size]
-                np.copyto(row[:size], region)
+        for number, batch in enumerate(batches):
+            for row, (index, top, left) in zip(buffers[number % count], batch, strict=True):
+                np.copyto(row[:size], memory[index, top : top + size, left : left + size])
 
+    return run
+
+
+def compiled(compiler: str, directory: Path) -> ctypes.CDLL:
+    """``copy_regions``, in C."""
+    source, library = directory / "row_copies.c", directory / "row_copies.so"
+    source.write_text(_ROW_COPIES)
+    subprocess.run([compiler, "-O3", "-shared", "-fPIC", "-o", library, source], check=True)
+    return ctypes.CDLL(str(library))
+
+
+def row_copies(
+    library: ctypes.CDLL, images: np.ndarray, loader: Loader, count: int
+) -> Callable[[], None]:
+    """The copies of :func:`loop`, a whole batch in one call of C."""
+    memory = np.asarray(images)
+    buffers = buffers_for(loader, count)
+    size, batches = places(images, loader)
+    lengths = (len(batches[0]), size, size * 3, memory.strides[1], buffers[0][0].nbytes)
+    sizes = [ctypes.c_size_t(length) for length in lengths]
+    regions = [[memory[index, top:, left:].ctypes.data for index, top, left in b] for b in batches]
+    pointers = [(ctypes.c_void_p * len(addresses))(*addresses) for addresses in regions]
+
+    def run() -> None:
+        for number, batch in enumerate(pointers):
+            out = ctypes.c_void_p(buffers[number % count].ctypes.data)
+            library.copy_regions(out, batch, *sizes)
+
+    run()
+    for row, (index, top, left) in zip(
+        buffers[(len(batches) - 1) % count], batches[-1], strict=True
+    ):
+        assert np.array_equal(row[:size], memory[index, top : top + size, left : left + size])
     return run
 
 
