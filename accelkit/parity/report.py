@@ -4,30 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelkit.bench.settings import Settings
 from accelkit.parity.tolerances import TrainingBounds
-from accelkit.parity.training import Comparison
+from accelkit.parity.training import Comparison, Worst
 
-__all__ = ["SCHEMA_VERSION", "failures", "print_report", "to_json"]
+__all__ = ["SCHEMA_VERSION", "WORST", "failures", "print_report", "to_json"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+WORST = ("loss", "gradient", "weight", "free_loss", "free_weight", "parted_loss")
+
+
+class _Compared(NamedTuple):
+    """One line of the table."""
+
+    what: str
+    worst: Worst
+    bound: float | None
+
+
+def _compared(found: Comparison, bounds: TrainingBounds) -> list[_Compared]:
+    lines = [
+        _Compared("losses", found.loss, bounds.losses),
+        _Compared("gradients", found.gradient, bounds.gradients),
+        _Compared("final weights", found.weight, bounds.weights),
+    ]
+    if found.parted is None:
+        return [
+            *lines,
+            _Compared("free losses", found.free_loss, bounds.losses),
+            _Compared("free weights", found.free_weight, bounds.weights),
+        ]
+    lines.append(_Compared("free losses to first flip", found.free_loss, bounds.losses))
+    if found.parted_loss.tensor:
+        lines.append(_Compared("free losses after it", found.parted_loss, None))
+    return lines
 
 
 def failures(found: Comparison, bounds: TrainingBounds) -> list[str]:
     """What is wrong with a backend; empty if it agrees."""
     if found.error:
         return [found.error]
-    problems = []
-    for what, worst, bound in (
-        ("losses", found.loss, bounds.losses),
-        ("gradients", found.gradient, bounds.gradients),
-        ("final weights", found.weight, bounds.weights),
-    ):
-        if bound is not None and not worst.deviation <= bound:
-            problems.append(f"{what} deviate by {worst.deviation:.2e}, the bound is {bound:.0e}")
-    return problems
+    return [
+        f"{what} deviate by {worst.deviation:.2e}, the bound is {bound:.0e}"
+        for what, worst, bound in _compared(found, bounds)
+        if bound is not None and not worst.deviation <= bound
+    ]
 
 
 def _rows(found: Comparison, bounds: TrainingBounds) -> list[list[str]]:
@@ -35,11 +58,7 @@ def _rows(found: Comparison, bounds: TrainingBounds) -> list[list[str]]:
     if found.error:
         return [["[bold red]failed[/]", "", "", "", ""]]
     rows = []
-    for what, worst, bound in (
-        ("losses", found.loss, bounds.losses),
-        ("gradients", found.gradient, bounds.gradients),
-        ("final weights", found.weight, bounds.weights),
-    ):
+    for what, worst, bound in _compared(found, bounds):
         agrees = bound is None or worst.deviation <= bound
         colour = "green" if agrees else "bold red"
         limit = "-" if bound is None else f"{bound:.0e}"
@@ -78,7 +97,9 @@ def print_report(
     console.print(table)
     console.print(
         "Deviation of a tensor: max|a-b| / max|b|. Steps count from 0. Flips: max-pool winners and "
-        "ReLU signs that rounding decides otherwise; gradients are compared on the oracle's.",
+        "ReLU signs that rounding decides otherwise. Losses, gradients and final weights are those "
+        "of runs on the oracle's branches; the free run takes its own, and its first flip makes it "
+        "another run.",
         highlight=False,
     )
     for name, why in missing.items():
@@ -99,7 +120,7 @@ def to_json(
     results = []
     for found in comparisons:
         entry = asdict(found)
-        for key in ("loss", "gradient", "weight"):
+        for key in WORST:
             entry[key] = getattr(found, key)._asdict()
         entry["flips"] = {kind: flips._asdict() for kind, flips in found.flips.items()}
         results.append({**entry, "failures": failures(found, bounds)})

@@ -44,9 +44,11 @@ class TrainingBounds(NamedTuple):
     """Largest accepted deviations from the float64 oracle in a training run.
 
     Attributes:
-        losses: Of every step's loss.
+        losses: Of every step's loss, on the oracle's branches, and of a free run's loss until its
+            branches differ from the oracle's.
         gradients: Of one step's gradients, from the oracle's state, on its branches.
-        weights: Of the weights after the last step; None where they are reported, not bounded.
+        weights: Of the weights after the last step, on the oracle's branches; None where they are
+            reported, not bounded.
     """
 
     losses: float

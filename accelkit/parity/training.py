@@ -1,8 +1,15 @@
 """Training on several backends beside the float64 oracle, step by step.
 
-All start from the same weights and see the same batches and dropout masks. At every step each
-backend also computes the gradients from the oracle's own state, on the oracle's branches of
-piecewise functions: what is compared is one step's arithmetic, not a trajectory, which is chaotic.
+All start from the same weights and see the same batches and dropout masks. Rounding turns a few
+max-pool winners and ReLU signs in tens of millions; training is chaotic, so that one of them moves
+later losses by 1e-5 and more. Each backend therefore does three things at every step:
+
+* one step from the oracle's own state, on the oracle's branches of piecewise functions, whose
+  gradients are compared;
+* a step of its own trajectory on the oracle's branches, from which no flip can throw it: losses
+  and final weights are compared;
+* a step of the free run, which is the compiled step that users get: compared up to the first flip,
+  and reported from there on.
 """
 
 from __future__ import annotations
@@ -27,6 +34,7 @@ from accelkit.models import Model
 from accelkit.ops.coercion import put
 from accelkit.parity.branches import Branch, impose_branches, observe_branches
 from accelkit.parity.tolerances import deviation
+from accelkit.tensor import Tensor
 from accelkit.train import TrainState, TrainStep
 from accelkit.train.program import build_train_program
 
@@ -80,11 +88,18 @@ class Comparison:
     Attributes:
         backend: Its name.
         device: Where it ran.
-        losses: Of every step.
-        loss: Worst deviation of a loss.
-        gradient: Worst deviation of a gradient tensor.
-        flips: Branches that differ from the oracle's, by the kind of function.
-        weight: Worst deviation of a parameter after the last step.
+        losses: Of every step of the free run.
+        loss: Worst deviation of a loss on the oracle's branches.
+        gradient: Worst deviation of a gradient tensor, one step from the oracle's state, on its
+            branches.
+        weight: Worst deviation of a parameter after the last step on the oracle's branches.
+        flips: Branches that differ from the oracle's, by the kind of function, over the single
+            steps from the oracle's state.
+        parted: The first step at which a branch differed; None if none did. From the next step on
+            the free run is another one than the oracle's.
+        free_loss: Worst deviation of a loss of the free run up to that step.
+        free_weight: Worst deviation of a parameter after the free run, if it never parted.
+        parted_loss: Worst deviation of a loss of the free run after that step.
         error: Why it did not finish; empty if it did.
     """
 
@@ -93,8 +108,12 @@ class Comparison:
     losses: list[float] = field(default_factory=list)
     loss: Worst = _NOTHING
     gradient: Worst = _NOTHING
-    flips: dict[str, Flips] = field(default_factory=dict)
     weight: Worst = _NOTHING
+    flips: dict[str, Flips] = field(default_factory=dict)
+    parted: int | None = None
+    free_loss: Worst = _NOTHING
+    free_weight: Worst = _NOTHING
+    parted_loss: Worst = _NOTHING
     error: str = ""
 
 
@@ -197,7 +216,7 @@ def _cast(array: np.ndarray, dtype: Any) -> np.ndarray:
 
 
 class Trained:
-    """One backend's run: its own trajectory, and gradients from the oracle's state."""
+    """One backend's runs: free, on the oracle's branches, and single steps from its state."""
 
     def __init__(
         self,
@@ -212,60 +231,106 @@ class Trained:
         self.comparison.device = str(self.step.device)
         self.seed = seed
         self.dtype = self.step.recipe.dtype.numpy
-        self.state = self._on_device(initial, 0)
-        self._executable: Executable | None = None
-        self._names: tuple[str, ...] = ()
-        self._branches: tuple[Branch, ...] = ()
+        self.free = self._on_device(initial, 0)
+        self.guided = self._on_device(initial, 0)
+        self._guidance: _Guided | None = None
 
     def _on_device(self, arrays: Mapping[str, np.ndarray], step: int) -> TrainState:
         cast = {name: _cast(a, self.dtype) for name, a in arrays.items()}
         return TrainState.from_host(cast, step=step, seed=self.seed, device=self.step.device)
 
     def advance(self, reference: Reference, batch: Batch) -> None:
-        """Do the current step, and compare it."""
-        self._compare_gradients(reference, batch)
-        self.state, metrics = self.step(self.state, batch)
-        loss = metrics["loss"]
-        self.comparison.losses.append(loss)
-        found = abs(loss - reference.loss) / abs(reference.loss)
-        self.comparison.loss = self.comparison.loss.or_worse(found, "loss", reference.count)
+        """Do the current step in all three ways, and compare them."""
+        at = reference.count
+        single = self._run_guided(self._on_device(reference.state, at), reference, batch)
+        self._compare_gradients(single.gradients, reference)
+        self._count_flips(single.branches, reference)
+        guided = self._run_guided(self.guided, reference, batch)
+        found = _loss_deviation(guided.loss, reference)
+        self.comparison.loss = self.comparison.loss.or_worse(found, "loss", at)
+        self.guided = guided.after
+        self._advance_freely(reference, batch)
+        if self.comparison.parted is None and (single.flipped or guided.flipped):
+            self.comparison.parted = at
 
-    def _compare_gradients(self, reference: Reference, batch: Batch) -> None:
-        device = self.step.device
-        state = self._on_device(reference.state, reference.count)
-        if self._executable is None:
+    def _advance_freely(self, reference: Reference, batch: Batch) -> None:
+        self.free, metrics = self.step(self.free, batch)
+        self.comparison.losses.append(metrics["loss"])
+        found = _loss_deviation(metrics["loss"], reference)
+        which = "free_loss" if self.comparison.parted is None else "parted_loss"
+        worst = getattr(self.comparison, which).or_worse(found, "loss", reference.count)
+        setattr(self.comparison, which, worst)
+
+    def _run_guided(self, state: TrainState, reference: Reference, batch: Batch) -> _Outcome:
+        """A step from ``state`` on the oracle's branches."""
+        if self._guidance is None:
             parts = _with_gradients(self.step, state, batch)
-            self._names = parts.parameters
-            outputs = parts.graph.outputs[len(parts.changed) + 1 :]
-            imposed = impose_branches(parts.graph.replace(outputs=outputs))
-            self._branches = imposed.branches
-            self._executable = compile_graph(imposed.graph, device)
-        branches = [put(b, device) for b in reference.branches]
-        results = run(self._executable, [*self.step.operands(state, batch), *branches])
-        count = len(self._names)
+            imposed = impose_branches(parts.graph)
+            executable = compile_graph(imposed.graph, self.step.device)
+            self._guidance = _Guided(parts, imposed.branches, executable)
+        parts, kinds, executable = self._guidance
+        branches = [put(b, self.step.device) for b in reference.branches]
+        results = run(executable, [*self.step.operands(state, batch), *branches])
+        changed, names = len(parts.changed), len(parts.parameters)
+        tensors = {**state.tensors, **dict(zip(parts.changed, results[:changed], strict=True))}
+        own = [t.numpy() for t in results[changed + 1 + names :]]
+        return _Outcome(
+            TrainState(tensors, step=state.step + 1, seed=self.seed, device=self.step.device),
+            float(results[changed].numpy()[0]),
+            dict(zip(parts.parameters, results[changed + 1 :][:names], strict=True)),
+            list(zip(kinds, own, strict=True)),
+            any(np.any(a != b) for a, b in zip(own, reference.branches, strict=True)),
+        )
+
+    def _compare_gradients(self, found: Mapping[str, Tensor], reference: Reference) -> None:
         largest = max(float(np.max(np.abs(g))) for g in reference.gradients.values())
-        for name, result in zip(self._names, results[:count], strict=True):
-            found = gradient_deviation(result.numpy(), reference.gradients[name], largest)
-            self.comparison.gradient = self.comparison.gradient.or_worse(
-                found, name, reference.count
-            )
+        for name, tensor in found.items():
+            off = gradient_deviation(tensor.numpy(), reference.gradients[name], largest)
+            self.comparison.gradient = self.comparison.gradient.or_worse(off, name, reference.count)
+
+    def _count_flips(self, own: Sequence[tuple[Branch, np.ndarray]], reference: Reference) -> None:
         flips = self.comparison.flips
-        for (kind, _), own, wanted in zip(
-            self._branches, results[count:], reference.branches, strict=True
-        ):
-            flips[kind] = flips.get(kind, Flips()).plus(own.numpy(), wanted)
+        for (branch, chosen), wanted in zip(own, reference.branches, strict=True):
+            flips[branch.kind] = flips.get(branch.kind, Flips()).plus(chosen, wanted)
 
     def compare_weights(self, reference: Reference) -> None:
         """Compare the parameters with the oracle's after the last step."""
-        names = [name for name in reference.state if name.startswith("parameters.")]
-        largest = max(float(np.max(np.abs(reference.state[name]))) for name in names)
-        for name, tensor in self.state.tensors.items():
-            if name in names:
-                found = gradient_deviation(tensor.numpy(), reference.state[name], largest)
-                short = name.removeprefix("parameters.")
-                self.comparison.weight = self.comparison.weight.or_worse(
-                    found, short, reference.count
-                )
+        self.comparison.weight = _worst_weight(self.guided, reference)
+        if self.comparison.parted is None:
+            self.comparison.free_weight = _worst_weight(self.free, reference)
+
+
+class _Guided(NamedTuple):
+    """The program that takes the oracle's branches."""
+
+    parts: _Parts
+    branches: tuple[Branch, ...]
+    executable: Executable
+
+
+class _Outcome(NamedTuple):
+    """What one step on the oracle's branches gave, and which it would have taken itself."""
+
+    after: TrainState
+    loss: float
+    gradients: dict[str, Tensor]
+    branches: list[tuple[Branch, np.ndarray]]
+    flipped: bool
+
+
+def _loss_deviation(loss: float, reference: Reference) -> float:
+    return abs(loss - reference.loss) / abs(reference.loss)
+
+
+def _worst_weight(state: TrainState, reference: Reference) -> Worst:
+    """The parameter that is furthest from the oracle's after the last step."""
+    names = [name for name in reference.state if name.startswith("parameters.")]
+    largest = max(float(np.max(np.abs(reference.state[name]))) for name in names)
+    worst = Worst()
+    for name in names:
+        found = gradient_deviation(state.tensors[name].numpy(), reference.state[name], largest)
+        worst = worst.or_worse(found, name.removeprefix("parameters."), reference.count)
+    return worst
 
 
 def gradient_deviation(found: np.ndarray, wanted: np.ndarray, largest: float) -> float:

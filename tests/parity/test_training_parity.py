@@ -182,6 +182,52 @@ def test_a_vanishing_gradient_is_measured_by_the_largest() -> None:
     assert gradient_deviation(np.array([2e-3]), np.array([1e-3]), largest=1.0) == pytest.approx(1.0)
 
 
+def _turning_small_sums(a: Any, b: Any) -> Any:
+    """Sums of images and biases, of which those near zero come out with the other sign."""
+    result = np.add(a, b)
+    if result.ndim != 4:
+        return result
+    small = np.abs(result) < 1e-5 * np.max(np.abs(result))
+    return np.where(small, -result, result)
+
+
+def _relu_grad_slightly_off(y: Any, g: Any) -> Any:
+    return ToyBackend.table["relu_grad"](y, g) * g.dtype.type(1.01)
+
+
+def test_a_flip_parts_the_free_run_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(WrongBackend, "table", {**ToyBackend.table, "add": _turning_small_sums})
+    settings = settings_of("alexnet-torchvision", batch_size=8, steps=6)
+    (turned,), _ = compare_training(settings, ["wrong"])
+    assert turned.flips["relu"].differ > 0
+    assert turned.parted is not None
+    assert turned.parted_loss.step > turned.parted >= turned.free_loss.step
+    assert turned.parted_loss.deviation > 10 * turned.loss.deviation
+    assert failures(turned, TRAINING_BOUNDS["float32"]) == []
+
+
+def test_the_free_run_is_bounded_until_it_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A fault that runs on the oracle's branches cannot show: they hold no ReLU of the backend's.
+    table = {**ToyBackend.table, "relu_grad": _relu_grad_slightly_off}
+    monkeypatch.setattr(WrongBackend, "table", table)
+    settings = settings_of("alexnet-torchvision", precision="float64")
+    (wrong,), _ = compare_training(settings, ["wrong"])
+    assert wrong.parted is None
+    assert wrong.gradient.deviation < 1e-10
+    found = failures(wrong, TRAINING_BOUNDS["float64"])
+    assert [text.split(" deviate")[0] for text in found] == ["free losses", "free weights"]
+
+
+def test_losses_after_a_flip_are_reported_without_a_bound() -> None:
+    bounds = TRAINING_BOUNDS["float32"]
+    off = Worst(1e-3, "loss", 4)
+    assert failures(Comparison("toy", parted=3, parted_loss=off), bounds) == []
+    (text,) = failures(Comparison("toy", parted=3, free_loss=off), bounds)
+    assert text == "free losses to first flip deviate by 1.00e-03, the bound is 1e-05"
+    (text,) = failures(Comparison("toy", loss=off), bounds)
+    assert text.startswith("losses deviate")
+
+
 # --- the command ----------------------------------------------------------------------------------
 
 SMALL = ["--model", "lenet5", "--batch-size", "2", "--steps", "2"]
@@ -194,10 +240,10 @@ def test_the_command_prints_a_table_and_writes_json(
     assert command.main(["--device", "numpy:cpu:0,toy", *SMALL, "--json", str(path)]) == 0
     printed = capsys.readouterr().out
     assert "lenet5, float32, batch 2, 2 steps, seed 0" in printed
-    for word in ("numpy:cpu:0", "toy:cpu:0", "losses", "gradients", "final weights"):
+    for word in ("numpy:cpu:0", "toy:cpu:0", "losses", "gradients", "final weights", "free losses"):
         assert word in printed
     report = json.loads(path.read_text())
-    assert report["schema_version"] == 2
+    assert report["schema_version"] == 3
     assert [entry["backend"] for entry in report["results"]] == ["numpy", "toy"]
     assert len(report["oracle_losses"]) == 2
     assert report["results"][0]["gradient"]["deviation"] < 1e-5
