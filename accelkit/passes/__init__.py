@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from accelkit.graph import Graph
+from accelkit.passes.arena import plan_memory
 from accelkit.passes.cleanup import eliminate_dead_code
 from accelkit.passes.cost import graph_cost, node_cost, transfer_cost
 from accelkit.passes.grouped_convolution import split_grouped_convolutions
@@ -12,7 +13,6 @@ from accelkit.passes.inline import inline_composites
 from accelkit.passes.memory import (
     MemoryPlan,
     peak_bytes,
-    plan_memory,
     plan_values,
     updated_in_place,
 )

@@ -1,135 +1,32 @@
-"""Planning memory: which tensors are alive when, and where each one goes in one arena.
+"""Planning memory: which tensors of a graph are alive when, and where each one goes.
 
 Each intermediate occupies its bytes from the node that defines it to the last one that reads it.
-Offsets are assigned largest first, each at the lowest place that is free for its whole life
-(Pisarchyk and Lee, 2020, "Efficient memory management for deep neural net inference"). No plan
-can need less than the most that is alive at one moment: the lower bound.
+Where it lies in the arena is decided by :mod:`accelkit.passes.arena`.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from accelkit.graph import Graph, Node, Value
+from accelkit.passes.arena import Interval, aligned, plan_memory
 
 __all__ = [
-    "Interval",
     "Lives",
     "MemoryPlan",
     "peak_bytes",
-    "plan_memory",
     "plan_values",
     "updated_in_place",
     "value_lives",
 ]
 
-ALIGNMENT_BYTES = 128  # a cache line pair, and the longest OpenCL vector
 # Results that are their operand under another index: they need no memory.
 VIEWS = frozenset({"alias", "barrier", "reshape", "stop_gradient"})
 # What a fused kernel does by index arithmetic.
 _MOVES = frozenset({"broadcast_to", "full", "iota", "pad", "reverse", "slice", "transpose"})
-
-
-class Interval(NamedTuple):
-    """A block of memory and its life, from step ``first`` to step ``last`` inclusive."""
-
-    memory_bytes: int
-    first: int
-    last: int
-
-
-class Place(NamedTuple):
-    """Where a block lies."""
-
-    slab: int
-    offset: int
-
-
-class ArenaPlan(NamedTuple):
-    """Place of each block, sizes of the slabs, and the least that any plan could need."""
-
-    places: list[Place]
-    slab_bytes: list[int]
-    lower_bound_bytes: int
-
-    @property
-    def offsets(self) -> list[int]:
-        """Offset of each block in its slab."""
-        return [place.offset for place in self.places]
-
-    @property
-    def peak_bytes(self) -> int:
-        """Size of all slabs together."""
-        return sum(self.slab_bytes)
-
-
-def aligned(memory_bytes: int) -> int:
-    """Bytes that a block takes in an arena."""
-    return -(-memory_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-
-
-def plan_memory(intervals: Sequence[Interval], *, slab_limit_bytes: int | None = None) -> ArenaPlan:
-    """Place blocks so that no two overlap while both are alive.
-
-    Args:
-        intervals: Size and life of each block.
-        slab_limit_bytes: Largest slab, for devices that limit the size of one buffer; a block
-            that is larger gets a slab of its own. One slab holds everything if None.
-    """
-    sizes = [aligned(block.memory_bytes) for block in intervals]
-    places = [Place(0, 0)] * len(intervals)
-    slabs: list[list[int]] = []
-    slab_bytes: list[int] = []
-    for index in sorted(range(len(intervals)), key=lambda i: (-sizes[i], intervals[i].first)):
-        for number in range(len(slabs) + 1):
-            if number == len(slabs):
-                slabs.append([])
-                slab_bytes.append(0)
-            offset = _lowest_gap(index, slabs[number], intervals, sizes, places)
-            fits = slab_limit_bytes is None or offset + sizes[index] <= slab_limit_bytes
-            if fits or not slabs[number]:
-                break
-        places[index] = Place(number, offset)
-        slabs[number].append(index)
-        slab_bytes[number] = max(slab_bytes[number], offset + sizes[index])
-    return ArenaPlan(places, slab_bytes, _lower_bound(intervals, sizes))
-
-
-def _lowest_gap(
-    index: int,
-    placed: Sequence[int],
-    intervals: Sequence[Interval],
-    sizes: Sequence[int],
-    places: Sequence[Place],
-) -> int:
-    """The lowest offset that is free among the placed blocks for a block's whole life."""
-    block = intervals[index]
-    taken = sorted(
-        (places[other].offset, places[other].offset + sizes[other])
-        for other in placed
-        if intervals[other].first <= block.last and block.first <= intervals[other].last
-    )
-    position = 0
-    for start, end in taken:
-        if start - position >= sizes[index]:
-            break
-        position = max(position, end)
-    return position
-
-
-def _lower_bound(intervals: Sequence[Interval], sizes: Iterable[int]) -> int:
-    changes: dict[int, int] = {}
-    for block, size in zip(intervals, sizes, strict=True):
-        changes[block.first] = changes.get(block.first, 0) + size
-        changes[block.last + 1] = changes.get(block.last + 1, 0) - size
-    alive = most = 0
-    for step in sorted(changes):
-        alive += changes[step]
-        most = max(most, alive)
-    return most
 
 
 @dataclass(frozen=True)

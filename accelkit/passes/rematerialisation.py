@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from accelkit.graph import Graph, GraphBuilder, Node, TensorSpec, Value
+from accelkit.passes.arena import aligned
 from accelkit.passes.cost import node_cost
-from accelkit.passes.memory import VIEWS, aligned, peak_bytes, positions, updated_in_place
+from accelkit.passes.memory import VIEWS, peak_bytes, positions, updated_in_place
 from accelkit.primitives.primitive import Primitive
 from accelkit.primitives.scheduling import barrier
 

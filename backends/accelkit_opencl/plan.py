@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from accelkit.graph import Graph, TensorSpec, Value
-from accelkit.passes.memory import Interval, plan_memory
+from accelkit.passes.arena import Interval, plan_memory
 from accelkit_opencl.fusion import ProductStep, fuse_products
 from accelkit_opencl.kernels.epilogue import Epilogue
 from accelkit_opencl.kernels.fused import Body, elementwise_kernel
@@ -88,8 +88,8 @@ class Plan:
 
 AnyStep: TypeAlias = Step | ProductStep | RowStep
 
-# Operands that kernels of a primitive read only where they write a result.
-_OVERWRITING = {"sgd_update_matmul": (0, 3)}
+# Operands that kernels of a primitive have read where they write a result.
+_OVERWRITING = {"sgd_update_matmul": (0, 3), "local_response_norm_grad": (1,)}
 
 
 @dataclass
@@ -144,7 +144,8 @@ def make_plan(graph: Graph, donate: frozenset[int], profile: Profile, *, limit_b
         )
     steps = _updates_after_readers(steps, schedule.outputs, donated)
     works = [_work(step) for step in steps]
-    reused = _reuse(schedule, works, donated)
+    last_read = {v: position for position, work in enumerate(works) for v in work.reads}
+    reused = _reuse(schedule, works, donated, last_read)
     storage: dict[Value, Storage] = {}
     for position, value in enumerate(graph.inputs):
         storage[value] = Storage("input", position)
@@ -152,25 +153,25 @@ def make_plan(graph: Graph, donate: frozenset[int], profile: Profile, *, limit_b
         if value not in storage:
             storage[value] = Storage("output", position)
     constants = _constants(graph, storage)
-    lowered = [
-        _lower(step, {schedule.outputs[i]: v for i, v in reused.items()}, profile) for step in steps
-    ]
-    slabs, bound = _assign_arena(works, lowered, storage, limit_bytes)
+    taken = {schedule.outputs[i]: v for i, v in reused.items()}
+    taken |= _successors(works, last_read, storage)
+    lowered = [_lower(step, taken, profile) for step in steps]
+    slabs, bound = _assign_arena(works, lowered, taken, storage, limit_bytes)
     launches = [
         PlannedLaunch(source, tuple(storage[buffer] for buffer in buffers))
         for step in lowered
         for source, buffers in step.launches
     ]
     input_position = {value: i for i, value in enumerate(graph.inputs)}
-    taken: list[int | None] = []
+    places: list[int | None] = []
     for position, value in enumerate(schedule.outputs):
         found = value if value in input_position else reused.get(position)
-        taken.append(None if found is None else input_position[found])
+        places.append(None if found is None else input_position[found])
     return Plan(
         tuple(launches),
         tuple(v.spec for v in graph.inputs),
         tuple(v.spec for v in graph.outputs),
-        tuple(taken),
+        tuple(places),
         constants,
         tuple(slabs),
         bound,
@@ -212,20 +213,17 @@ def _constants(graph: Graph, storage: dict[Value, Storage]) -> tuple[np.ndarray,
 
 
 def _reuse(
-    schedule: Schedule, works: Sequence[_Work], donated: frozenset[Value]
+    schedule: Schedule,
+    works: Sequence[_Work],
+    donated: frozenset[Value],
+    last_read: dict[Value, int],
 ) -> dict[int, Value]:
     """Output positions that take over a donated input's buffer.
 
     The input must not be read after the output is written; in the same step only element by
     element, at the element's own place.
     """
-    last_read: dict[Value, int] = {}
-    written: dict[Value, int] = {}
-    for position, work in enumerate(works):
-        for value in work.reads:
-            last_read[value] = position
-        for value in work.writes:
-            written[value] = position
+    written = {v: position for position, work in enumerate(works) for v in work.writes}
     free = [v for v in donated if v not in schedule.outputs]
     free.sort(key=schedule.graph.inputs.index)
     reused: dict[int, Value] = {}
@@ -248,6 +246,25 @@ def _reuse(
             reused[position] = best
             free.remove(best)
     return reused
+
+
+def _successors(
+    works: Sequence[_Work], last_read: dict[Value, int], storage: dict[Value, Storage]
+) -> dict[Value, Value]:
+    """Intermediates that are written over one that is read for the last time: whose memory it is.
+
+    A running sum, a gradient through an elementwise function or a normalisation need one block,
+    not two.
+    """
+    taken: dict[Value, Value] = {}
+    for position, work in enumerate(works):
+        free = [v for v in work.reads if v in work.in_place and last_read[v] == position]
+        for value in work.writes:
+            same = [v for v in free if v.spec == value.spec and v not in storage]
+            if same and value not in storage:
+                taken[value] = taken.get(same[0], same[0])
+                free.remove(same[0])
+    return taken
 
 
 @dataclass
@@ -335,13 +352,15 @@ def _merge_in_place(
 def _assign_arena(
     works: Sequence[_Work],
     lowered: Sequence[_Lowered],
+    taken: dict[Value, Value],
     storage: dict[Value, Storage],
     limit_bytes: int,
 ) -> tuple[list[int], int]:
-    """Give every value without storage a place in the arena."""
+    """Give every value without storage, or another's, a place in the arena."""
     life: dict[Value, list[int]] = {}
     for position, (work, step) in enumerate(zip(works, lowered, strict=True)):
-        for value in (*work.writes, *work.reads, *step.scratch):
+        for given in (*work.writes, *work.reads, *step.scratch):
+            value = taken.get(given, given)
             if value not in storage:
                 life.setdefault(value, [position, position])[1] = position
     values = list(life)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from accelkit.passes.memory import ALIGNMENT_BYTES
+from accelkit.passes.arena import ALIGNMENT_BYTES
 from accelkit_opencl.kernels.source import round_up
 
 __all__ = ["buffer_bytes"]

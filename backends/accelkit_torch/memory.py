@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from accelkit.graph import Graph, Node, Value
-from accelkit.passes.memory import aligned
+from accelkit.passes.arena import aligned
 from accelkit_torch import fused
 from accelkit_torch.compile import OVERWRITING
 from accelkit_torch.reuse import Reuse

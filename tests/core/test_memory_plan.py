@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import accelkit as ak
 from accelkit.passes import eliminate_dead_code, plan_memory, plan_values, simplify
-from accelkit.passes.memory import ALIGNMENT_BYTES, Interval
+from accelkit.passes.arena import ALIGNMENT_BYTES, Interval
 
 INTERVALS = st.lists(
     st.tuples(st.integers(0, 5000), st.integers(0, 20), st.integers(0, 8)).map(
@@ -48,6 +48,25 @@ def test_the_lower_bound_is_one(intervals: list[Interval]) -> None:
 def test_a_chain_needs_two_blocks() -> None:
     plan = plan_memory([Interval(1000, i, i + 1) for i in range(50)])
     assert plan.peak_bytes == plan.lower_bound_bytes == 2048
+
+
+@given(
+    st.lists(st.integers(1, 60), min_size=3, max_size=8), st.integers(2, 8), st.integers(0, 2**31)
+)
+def test_repeated_programs_waste_little(layers: list[int], repeats: int, seed: int) -> None:
+    """Forth and back through layers, several times, with a sum that stays for each of them."""
+    rng = np.random.default_rng(seed)
+    length = 2 * len(layers)
+    blocks = []
+    for start in range(0, repeats * length, length):
+        for depth, size in enumerate(layers):
+            made, read = start + depth, start + length - 1 - depth
+            blocks.append(Interval(size << 20, made, read))
+            blocks.append(Interval(size << 19, read, min(read + 1, repeats * length)))
+            if start == 0:
+                blocks.append(Interval(int(rng.integers(1, 8)) << 20, read, repeats * length))
+    plan = plan_memory(blocks)
+    assert plan.peak_bytes <= 1.15 * plan.lower_bound_bytes
 
 
 def network(x: ak.Tensor, parameters: list[ak.Tensor]) -> ak.Tensor:

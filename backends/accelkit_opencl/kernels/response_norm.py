@@ -33,7 +33,7 @@ class ResponseNorm:
 
 
 def response_norm_kernel(norm: ResponseNorm, *, gradient: bool) -> KernelSource:
-    """``(x, out)``, or for the gradient ``(x, g, out)``.
+    """``(x, out)``, or for the gradient ``(x, g, out)``, where ``out`` may be ``g``.
 
     The window's sums read a row of squares with a border of zeros, so that the loops over
     channels have no conditions and vectorise.
@@ -59,20 +59,21 @@ def response_norm_kernel(norm: ResponseNorm, *, gradient: bool) -> KernelSource:
     )
     if gradient:
         work = f"""CHANNELS {{ {scale}
-      factor[c] = f;
-      inner[c + {after}] = gradient[c] * row[c] * f / s; }}
-    CHANNELS to[c] = gradient[c] * factor[c]
+      direct[c] = gradient[c] * f;
+      inner[c + {after}] = direct[c] * row[c] / s; }}
+    CHANNELS to[c] = direct[c]
         - row[c] * ({window("inner")}) * {number(2.0 * norm.alpha * norm.beta)};"""
-        arrays = f"real factor[{channels}], inner[{channels + size}];\n  BORDER(inner)"
-        extra = ", const __global real* restrict g"
+        arrays = f"real direct[{channels}], inner[{channels + size}];\n  BORDER(inner)"
+        extra = ", const __global real* g"
         rows = f"const __global real* const gradient = g + p * {channels};"
     else:
         work = f"CHANNELS {{ {scale} to[c] = row[c] * f; }}"
         arrays = extra = rows = ""
+    alone = "" if gradient else "restrict"  # the gradient's result may be written over g
     code = f"""#define real {norm.dtype}
 #define CHANNELS for (int c = 0; c < {channels}; c++)
 #define BORDER(a) for (int c = 0; c < {channels + size}; c++) a[c] = 0;
-__kernel void KERNEL(const __global real* restrict x{extra}, __global real* restrict out) {{
+__kernel void KERNEL(const __global real* restrict x{extra}, __global real* {alone} out) {{
   const size_t first = (size_t)get_global_id(0) * {_PIXELS};
   const size_t last = first + {_PIXELS} < {norm.pixels} ? first + {_PIXELS} : {norm.pixels};
   real square[{channels + size}];

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import accelkit as ak
 from accelkit import dtypes, losses, nn, optim, registry, train
 from accelkit.errors import BackendError
-from accelkit.passes.memory import Interval, plan_memory
+from accelkit.passes.arena import Interval, plan_memory
 
 # --- views --------------------------------------------------------------------------------------
 
@@ -176,6 +176,48 @@ def test_donated_inputs_are_updated_in_place() -> None:
     expected = v * np.float32(0.9) + g
     np.testing.assert_allclose(new_v.numpy(), expected, atol=1e-6)
     np.testing.assert_allclose(new_p.numpy(), p - expected * np.float32(0.1), atol=1e-6)
+
+
+def test_intermediates_are_written_over_what_is_read_for_the_last_time() -> None:
+    def sums(x):
+        for _ in range(4):
+            x = ak.tanh(ak.cumulative_sum(x) * 0.1)
+        return ak.cumulative_sum(x)
+
+    x = np.linspace(-1.0, 1.0, 1000, dtype=np.float32)
+    program, result = compiled(sums, x)
+    assert program.arena_bytes == 2 * 4096  # a scan reads one block and writes the other
+    for _ in range(4):
+        x = np.tanh(np.cumsum(x) * np.float32(0.1))
+    np.testing.assert_allclose(result.numpy(), np.cumsum(x), rtol=1e-5, atol=1e-4)
+
+
+def test_what_is_read_again_or_elsewhere_is_not_written_over() -> None:
+    def twice(x):
+        y = ak.cumulative_sum(x)
+        z = y + 1.0
+        w = ak.cumulative_sum(z[::-1] * z)  # reads across its own result
+        return ak.cumulative_sum(z) + y + w
+
+    x = np.arange(50, dtype=np.float32)
+    _, result = compiled(twice, x)
+    y = np.cumsum(x)
+    z = y + 1
+    expected = np.cumsum(z) + y + np.cumsum(z[::-1] * z)
+    np.testing.assert_allclose(result.numpy(), expected, rtol=1e-6)
+
+
+def test_the_gradient_of_response_norm_takes_the_place_of_its_operand() -> None:
+    def gradient(x):
+        return ak.grad(lambda x: (ak.local_response_norm(ak.cumulative_sum(x, axis=0)) ** 2).sum())(
+            x
+        )
+
+    x = np.random.default_rng(0).standard_normal((2, 5, 5, 24)).astype(np.float32) * 30
+    program, result = compiled(gradient, x)
+    assert program.plan.lower_bound_bytes <= 3 * 4864  # x, y, and one gradient after the other
+    expected = ak.jit(gradient)(ak.asarray(x, device="numpy")).numpy()
+    np.testing.assert_allclose(result.numpy(), expected, atol=1e-5 * np.abs(expected).max())
 
 
 def test_a_donated_input_that_is_read_elsewhere_is_not_overwritten_early() -> None:
