@@ -91,7 +91,8 @@ def runtime() -> Runtime:
     opened = open_device(found[0].device)
     if is_checked:
         # After a write from the host, oclgrind keeps no record of a buffer beyond what was written.
-        memory._size_class = lambda size_bytes: max(size_bytes, 1)
+        # A name that is gone is an error, not one more attribute.
+        pytest.MonkeyPatch().setattr(memory, "buffer_bytes", lambda size_bytes: max(size_bytes, 1))
         opened.use_host_memory(False)
         opened.transfers = _DirectTransfers(opened.queue)
     return opened
