@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from benchmarks import architecture
+from benchmarks import networks
 from benchmarks.architecture import Network
 
 __all__ = ["MODELS", "WORKLOADS", "Workload", "named"]
@@ -22,18 +22,18 @@ __all__ = ["MODELS", "WORKLOADS", "Workload", "named"]
 # By name: a function of the image size, the width and the dropout rate; None is the model's own.
 _Build = Callable[..., Network]
 MODELS: Final[dict[str, tuple[_Build, frozenset[str]]]] = {
-    "alexnet": (architecture.alexnet, frozenset({"image_size", "width", "rate"})),
-    "alexnet-2012": (architecture.alexnet_2012, frozenset({"image_size", "width", "rate"})),
-    "resnet18": (architecture.resnet18, frozenset({"image_size", "width"})),
+    "alexnet": (networks.alexnet, frozenset({"image_size", "width", "rate"})),
+    "alexnet-2012": (networks.alexnet_2012, frozenset({"image_size", "width", "rate"})),
+    "resnet18": (networks.resnet18, frozenset({"image_size", "width"})),
     "vit-tiny": (
-        lambda **options: architecture.vit("tiny", **options),
+        lambda **options: networks.vit("tiny", **options),
         frozenset({"image_size", "rate"}),
     ),
     "vit-micro": (
-        lambda **options: architecture.vit("micro", **options),
+        lambda **options: networks.vit("micro", **options),
         frozenset({"image_size", "rate"}),
     ),
-    "mlp": (architecture.mlp, frozenset()),
+    "mlp": (networks.mlp, frozenset()),
 }
 
 
