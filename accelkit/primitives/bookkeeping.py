@@ -1,4 +1,4 @@
-"""What a training step observes beside its arithmetic: wrong labels, a loss that is not finite.
+"""What a step reports: losses and metrics, wrong labels, a loss that is not finite.
 
 Composites, so that a backend whose calls are dear can do each in one of its own.
 """
@@ -12,6 +12,7 @@ from accelkit.errors import DTypeError, ShapeError
 from accelkit.graph import TensorSpec
 from accelkit.primitives.elementwise import (
     cast,
+    divide,
     equal,
     greater_equal,
     is_finite,
@@ -19,10 +20,11 @@ from accelkit.primitives.elementwise import (
     logical_and,
     logical_not,
     logical_or,
+    multiply,
     select,
 )
 from accelkit.primitives.primitive import no_flops, primitive
-from accelkit.primitives.reductions import reduce_all
+from accelkit.primitives.reductions import reduce_all, reduce_sum
 from accelkit.primitives.shaping import concatenate, full, reshape, slice_
 
 
@@ -90,4 +92,34 @@ step_report = primitive(
 
     watch holds the first step with a loss that is not finite and the first with wrong labels, -1
     for never; the step is keys[0, 0]. The report is (loss, metrics..., *watch').""",
+)
+
+
+def _evaluation_infer(valid: TensorSpec, weights: TensorSpec, *values: TensorSpec) -> TensorSpec:
+    if valid != TensorSpec((), dtypes.bool_) or not values:
+        raise ShapeError(f"Needs a bool[] and values, got {valid} and {len(values)} values.")
+    if weights.ndim != 1 or not weights.dtype.is_floating:
+        raise ShapeError(f"Needs floating weights of shape (N,), got {weights}.")
+    if any(value != weights for value in values):
+        raise ShapeError(f"Needs values like the weights {weights}, got {values}.")
+    return TensorSpec((len(values) + 2,), weights.dtype)
+
+
+def _evaluation_definition(valid: Any, weights: Any, *values: Any) -> Any:
+    total = reduce_sum(weights, axes=(0,))
+    sums = [reduce_sum(multiply(value, weights), axes=(0,)) for value in values]
+    means = [reshape(divide(each, total), shape=(1,)) for each in sums]
+    never, now = (full(shape=(1,), value=n, dtype=weights.dtype) for n in (-1.0, 0.0))
+    return concatenate(*means, never, select(valid, never, now), axis=0)
+
+
+evaluation_report = primitive(
+    "evaluation_report",
+    _evaluation_infer,
+    definition=_evaluation_definition,
+    flops=lambda inputs, outputs, parameters: 2 * sum(spec.size for spec in inputs[1:]),
+    doc="""(valid bool[], weights (N,), loss (N,), metrics (N,)...) to a report of means.
+
+    The report is laid out as a training step's: sum(weights * value) / sum(weights) of each value,
+    -1, and -1 if all labels are valid, else 0.""",
 )

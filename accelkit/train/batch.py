@@ -15,7 +15,7 @@ from accelkit.losses import Loss
 from accelkit.ops.coercion import put
 from accelkit.tensor import Tensor
 
-__all__ = ["Batch", "as_batch"]
+__all__ = ["Batch", "UnitWeights", "as_batch"]
 
 Array = np.ndarray | Tensor
 
@@ -31,6 +31,18 @@ class Batch(NamedTuple):
     def size(self) -> int:
         """Number of samples."""
         return int(self.inputs.shape[0])
+
+
+class UnitWeights(dict[int, Tensor]):
+    """Weights of 1 on a device by number of samples, made once each."""
+
+    def __init__(self, dtype: DType, device: Device) -> None:
+        super().__init__()
+        self._dtype, self._device = dtype, device
+
+    def __missing__(self, size: int) -> Tensor:
+        found = self[size] = ops.ones((size,), dtype=self._dtype, device=self._device)
+        return found
 
 
 def _array(value: Any, name: str) -> Array:

@@ -11,7 +11,7 @@ from accelkit.autodiff import value_and_grad
 from accelkit.errors import OptionError, StateError
 from accelkit.graph import Graph, TensorSpec, Value
 from accelkit.nn.module import flatten_names, nest
-from accelkit.primitives.bookkeeping import step_report
+from accelkit.primitives.bookkeeping import evaluation_report, step_report
 from accelkit.primitives.scheduling import barrier
 from accelkit.primitives.shaping import reshape, slice_
 from accelkit.random.stream import Stream
@@ -115,10 +115,6 @@ def foreign_state(difference: str) -> StateError:
         f"This state does not fit the step: {difference}. Use a state that `step.init` of a step "
         f"with the same model, optimizer and precision made."
     )
-
-
-def _weighted_mean(values: Tensor, weights: Tensor) -> Tensor:
-    return ops.sum(values * weights) / ops.sum(weights)
 
 
 def _strip(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -385,13 +381,14 @@ def build_eval_program(
             recipe.model_input(inputs),
             state=nest(_strip(tensors, "state")),
         )
-        values = {"loss": _weighted_mean(recipe.evaluate(outputs, targets), weights)}
-        values |= {m.name: _weighted_mean(m(outputs, targets), weights) for m in recipe.metrics}
+        values = {"loss": recipe.evaluate(outputs, targets)}
+        values |= {m.name: m(outputs, targets) for m in recipe.metrics}
         details["metrics"], details["output"] = tuple(values), outputs.spec
         valid = recipe.loss.valid(outputs, targets, weights)
-        none = ops.full_like(values["loss"], -1.0)
-        bad = none if valid is None else ops.where(valid, none, 0.0)
-        return [ops.stack([*values.values(), none, bad])]
+        if valid is None:
+            valid = ops.ones((), dtype=dtypes.bool_)
+        samples = [ops.astype(value, recipe.dtype) for value in values.values()]
+        return [evaluation_report(valid, weights, *samples)]
 
     labels = [*names, "inputs", "targets", "weights"]
     graph, captured = trace_graph(

@@ -29,7 +29,7 @@ from accelkit.optim import Optimizer
 from accelkit.random.philox import subkey
 from accelkit.registry import backend
 from accelkit.tensor import Tensor
-from accelkit.train.batch import Batch, as_batch, on_device, padded
+from accelkit.train.batch import Batch, UnitWeights, as_batch, on_device, padded
 from accelkit.train.compiling import Compiled, compile_step, fit
 from accelkit.train.memory import MemoryChoice, MemoryMeans, as_remat, parse_bytes
 from accelkit.train.metrics import StepMetrics
@@ -145,7 +145,7 @@ class TrainStep:
         self._means = MemoryMeans(accumulate, recompute, early, host_state)
         self.last_checkpoint: str | None = None
         self._compiled: dict[Any, Compiled] = {}
-        self._unit_weights: dict[int, Tensor] = {}
+        self._unit_weights = UnitWeights(self.recipe.dtype, self.device)
         self._batch_statistics: bool | None = None
         self._last_scalars: tuple[bytes, Tensor] | None = None
         self._returned: Callable[[], TrainState | None] = lambda: None  # a state known to fit
@@ -391,7 +391,7 @@ class TrainStep:
         rows = [(state.step & 0xFFFFFFFF, state.step >> 32)]
         rows += [subkey(state.seed, state.step, path, i) for path, i in program.sites]
         weights = (
-            self._ones(batch.size)
+            self._unit_weights[batch.size]
             if batch.weights is None
             else on_device(batch.weights, self.device, "weights")
         )
@@ -416,10 +416,3 @@ class TrainStep:
         if self._last_scalars is None or self._last_scalars[0] != bits:
             self._last_scalars = bits, put(array, self.device)
         return self._last_scalars[1]
-
-    def _ones(self, size: int) -> Tensor:
-        found = self._unit_weights.get(size)
-        if found is None:
-            found = ops.ones((size,), dtype=self.recipe.dtype, device=self.device)
-            self._unit_weights[size] = found
-        return found

@@ -1,4 +1,4 @@
-"""What a training step observes about labels and losses.
+"""What a step reports about labels and losses.
 
 In host memory torch computes before it returns, so reading a number costs less than a kernel:
 there these are decided in Python. On other devices nothing is read.
@@ -10,9 +10,11 @@ import math
 from collections.abc import Callable
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from accelkit_torch.dtypes import FROM_TORCH
 from accelkit_torch.unsigned import WIDE
 
 
@@ -49,8 +51,15 @@ def _read_report(
     for position, fine in enumerate((math.isfinite(numbers[0]), valid.item())):
         if not fine and events[position] < 0:
             events[position] = _step(keys).item()
-    report = torch.tensor([*numbers, *events], dtype=values[0].dtype)
+    report = _vector([*numbers, *events], values[0].dtype)
     return torch.tensor(events, dtype=torch.int32), report
+
+
+def _vector(numbers: list[float], dtype: torch.dtype) -> Tensor:
+    """Numbers as a vector, by way of NumPy, which takes a third of the time."""
+    if dtype.itemsize < 4:
+        return torch.tensor(numbers, dtype=dtype)
+    return torch.from_numpy(np.array(numbers, FROM_TORCH[dtype].numpy))
 
 
 def _step(keys: Tensor) -> Tensor:
@@ -66,7 +75,24 @@ def deferred_report(
     return watch, torch.cat([torch.stack(values), watch.to(values[0].dtype)])
 
 
+def _evaluation_report(valid: Tensor, weights: Tensor, *values: Tensor) -> Tensor:
+    if weights.device.type == "cpu" and weights.dtype.itemsize >= 4:
+        total = weights.sum().item()
+        if total:
+            means = [torch.dot(value, weights).item() / total for value in values]
+            return _vector([*means, -1.0, 0.0 - valid.item()], weights.dtype)
+    return deferred_evaluation_report(valid, weights, *values)
+
+
+def deferred_evaluation_report(valid: Tensor, weights: Tensor, *values: Tensor) -> Tensor:
+    """The report without waiting for any of the operands."""
+    means = torch.stack([value * weights for value in values]).sum(1) / weights.sum()
+    bad = 0.0 - valid.to(weights.dtype)
+    return torch.cat([means, torch.stack([torch.full_like(bad, -1.0), bad])])
+
+
 BOOKKEEPING: Final[dict[str, Callable[..., Any]]] = {
     "labels_in_range": _labels_in_range,
     "step_report": _step_report,
+    "evaluation_report": _evaluation_report,
 }

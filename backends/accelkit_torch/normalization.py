@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,10 @@ def _softmax(x: Tensor, *, axis: int) -> Tensor:
 
 def _log_softmax(x: Tensor, *, axis: int) -> Tensor:
     return torch.log_softmax(x, axis)
+
+
+_NO_REDUCTION = 0
+_NO_LABEL = -(1 << 62)  # torch leaves out samples with a label of this number
 
 
 def _target(labels: Tensor, classes: int) -> Tensor:
@@ -55,6 +60,11 @@ def _minus_target(probability: Tensor, index: Tensor, label_smoothing: float) ->
 
 
 def _softmax_cross_entropy(logits: Tensor, labels: Tensor, *, label_smoothing: float) -> Tensor:
+    if logits.device.type == "cpu" and logits.ndim == 2 and not label_smoothing:
+        with contextlib.suppress(IndexError):  # of a label that is no class
+            return torch._C._nn.cross_entropy_loss(
+                logits, labels.to(torch.int64), None, _NO_REDUCTION, _NO_LABEL
+            )
     return cross_entropy_and_probability(logits, labels, label_smoothing=label_smoothing)[0]
 
 

@@ -121,6 +121,29 @@ def test_partial_batches_are_padded_without_compiling_again(device: str) -> None
     assert len(list(step.executables)) == 1
 
 
+def test_a_call_that_was_checked_checks_the_next_one_again() -> None:
+    """Batches on the device take a short way, and the long one as soon as anything differs."""
+    step = make()
+    state = step.init(0, SHAPE)
+    evaluate = train.EvalStep(MODEL, losses.SoftmaxCrossEntropy(), device="numpy")
+    images, labels = (ak.asarray(a, device="numpy") for a in batch())
+    labels = ak.astype(labels, ak.int32)
+    first = evaluate(state, (images, labels))["loss"]
+    assert evaluate._last is not None
+    assert evaluate(state, (images, labels))["loss"] == first
+    assert evaluate(state, (images[:3], labels[:3]))["loss"] != first
+    with pytest.raises(ShapeError, match="one target per input"):
+        evaluate(state, (images, labels[:3]))
+    with pytest.raises(OptionError, match="out of range"):
+        evaluate(state, (images, labels + 5))["loss"]
+    shared = weakref.ref(state.tensors["parameters.fc.weight"])
+    trained, _ = step(state, batch())
+    assert shared() is None  # the evaluation keeps no tensor that a step replaces
+    with pytest.raises(StateConsumedError):
+        evaluate(state, (images, labels))
+    assert evaluate(trained, (images, labels))["loss"] != first
+
+
 def test_weights_weigh_samples(device: str) -> None:
     step = make(device)
     images, labels = batch()

@@ -1,10 +1,10 @@
-"""Cases of what a training step observes beside its arithmetic."""
+"""Cases of what a step reports."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from accelkit.parity.cases import EQUAL, Case, cases
+from accelkit.parity.cases import CLOSE, EQUAL, Case, cases
 from accelkit.parity.source import Source
 
 
@@ -35,3 +35,16 @@ def step_report(name: str, source: Source) -> Case:
     keys = source.generator.integers(0, 200, (1 + source.below(2), 2)).astype(np.uint32)
     valid = np.array(not source.flag())
     return Case(name, (watch, keys, valid, *(np.asarray(v) for v in values)), {}, EQUAL)
+
+
+@cases("evaluation_report")
+def evaluation_report(name: str, source: Source) -> Case:
+    """One to three values; all samples weigh the same, or some nothing."""
+    size = source.choose((1, 5, 33))
+    values = [source.normal((size,)) for _ in range(1 + source.below(3))]
+    counts = source.generator.random(size) < source.choose((1.0, 0.5))
+    counts[0] = True
+    weights = np.where(counts, source.between((size,), 0.5, 2.0), source.rounded(0.0))
+    terms = max(float(np.abs(value * weights).sum() / weights.sum()) for value in values)
+    operands = (np.array(not source.flag()), weights, *values)
+    return Case(name, operands, {}, CLOSE, floor=terms, length=size)

@@ -486,3 +486,17 @@ def test_what_a_step_observes_is_the_same_with_and_without_reading_it() -> None:
         found = TABLE["labels_in_range"](array, weights, classes=3)
         assert torch.equal(found, bookkeeping.labels_that_count_in_range(array, weights, 3))
         assert found.item() is all(0 <= n < 3 for n, w in zip(labels, weights, strict=True) if w)
+    for valid, scale in itertools.product((True, False), (1.0, 0.0)):
+        arrays = [torch.tensor(valid), weights * scale, torch.tensor([0.5, 9.0, -3.0])]
+        found = TABLE["evaluation_report"](*arrays)
+        torch.testing.assert_close(
+            found, bookkeeping.deferred_evaluation_report(*arrays), equal_nan=True
+        )
+        assert found[1:].tolist() == [-1.0, -1.0 if valid else 0.0]
+
+
+def test_a_label_that_is_no_class_is_taken_for_one_in_a_loss() -> None:
+    logits, labels = torch.randn(3, 4), torch.tensor([1, 9, -100], dtype=torch.int32)
+    found = TABLE["softmax_cross_entropy"](logits, labels, label_smoothing=0.0)
+    expected = -torch.log_softmax(logits, -1)[[0, 1, 2], [1, 3, 0]]
+    torch.testing.assert_close(found, expected)
