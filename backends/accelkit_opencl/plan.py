@@ -135,13 +135,9 @@ def make_plan(graph: Graph, donate: frozenset[int], profile: Profile, *, limit_b
     """
     donated = frozenset(graph.inputs[i] for i in donate)
     schedule = Schedule(graph, donated)
-    steps: list[AnyStep] = list(schedule.steps)
+    steps: list[AnyStep] = fuse_products(schedule.steps, schedule.outputs)
     if profile.cpu:
-        steps = fuse_rows(
-            fuse_products(schedule.steps, schedule.outputs),
-            schedule.outputs,
-            lambda step: _work(step).reads,
-        )
+        steps = fuse_rows(steps, schedule.outputs, lambda step: _work(step).reads)
     steps = _updates_after_readers(steps, schedule.outputs, donated)
     works = [_work(step) for step in steps]
     last_read = {v: position for position, work in enumerate(works) for v in work.reads}

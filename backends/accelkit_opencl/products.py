@@ -6,18 +6,17 @@ from the device's profile, or from the tuner's table.
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 from accelkit_opencl.kernels import blocked_gpu, convolution_cpu, matmul_cpu, packing
-from accelkit_opencl.kernels.blocked_gpu import Block, Product
 from accelkit_opencl.kernels.convolution import Convolution, Gather
 from accelkit_opencl.kernels.epilogue import Epilogue
 from accelkit_opencl.kernels.matmul_cpu import Matmul, MomentumUpdate
-from accelkit_opencl.kernels.source import KernelSource, ceil_div, itemsize_of
-from accelkit_opencl.kernels.tile import Tile, best_tile, tile_cost
+from accelkit_opencl.kernels.source import KernelSource, itemsize_of
+from accelkit_opencl.kernels.tile import Tile, best_tile
+from accelkit_opencl.lowering import Choice, Launch, Lowering, Profile, choice_key
+from accelkit_opencl.products_gpu import lower_blocked
+from accelkit_opencl.shares import best_shares, heights
 
 __all__ = [
     "LOWERINGS",
@@ -25,7 +24,6 @@ __all__ = [
     "Launch",
     "Lowering",
     "Profile",
-    "candidates",
     "choice_key",
     "lower_forward",
     "lower_input_gradient",
@@ -34,88 +32,12 @@ __all__ = [
     "lower_weight_gradient",
 ]
 
-_FIRST_CACHE_BYTES = 40960  # most of a first-level cache
+_UNROLL = 4  # of a long loop
+_FIRST_CACHE_BYTES = 45056  # most of a first-level cache
 _SECOND_CACHE_BYTES = 262144  # a part of a second-level cache, beside a panel of weights
-_COPY_COST = 30.0  # of one vector of a gradient, in the units of tile_cost
 _LONG_STRETCH = 16  # channels per tap from which on the zero border is left out
 _MOST_TAPS = 7  # filter columns of that form, whose code grows with them
 _SKINNY_ROWS = 64  # up to here the copies of the packed form cost more than they save
-
-
-@dataclass(frozen=True)
-class Choice:
-    """One way to run a product on a CPU: what the tuner tries and remembers.
-
-    Attributes:
-        rows, vectors: Register tile; zero rows mean the default by estimate.
-        unroll: Of the reduction loop.
-        taps: Filter taps of one work-item (weight gradient), 0 for the default by estimate.
-        block_bytes: Size of a convolution's cache blocks, 0 for the default: of the source image
-            (forward, input gradient), or of a panel of the output gradient (weight gradient).
-    """
-
-    rows: int = 0
-    vectors: int = 0
-    unroll: int = 4
-    taps: int = 0
-    block_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Profile:
-    """What the choice of kernels depends on.
-
-    Attributes:
-        cpu: CPU forms, or GPU forms.
-        vector_bytes: Width of the native vectors.
-        registers: Vector registers of a CPU.
-        compute_units: Of the device.
-        max_group: Most work-items of a group.
-        local_bytes: Local memory of a group.
-        choices: What the tuner found, by :func:`choice_key`.
-    """
-
-    cpu: bool
-    vector_bytes: int = 64
-    registers: int = 32
-    compute_units: int = 1
-    max_group: int = 256
-    local_bytes: int = 32768
-    choices: Mapping[str, Choice] = field(default_factory=dict, compare=False)
-
-    def width(self, dtype: str) -> int:
-        """Elements of one native vector."""
-        return max(1, min(16, self.vector_bytes // itemsize_of(dtype)))
-
-    def choice(self, kind: str, product: Matmul | Convolution) -> Choice:
-        """The tuner's choice for a product, or the default by estimate."""
-        return self.choices.get(choice_key(kind, product), Choice())
-
-
-@dataclass(frozen=True)
-class Launch:
-    """A kernel and the names of its buffers."""
-
-    source: KernelSource
-    buffers: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Lowering:
-    """Launches over named buffers.
-
-    Attributes:
-        launches: In order.
-        scratch_bytes: Size of each temporary buffer by name.
-    """
-
-    launches: tuple[Launch, ...]
-    scratch_bytes: dict[str, int] = field(default_factory=dict)
-
-
-def choice_key(kind: str, product: Matmul | Convolution) -> str:
-    """Name of a product in the tuner's table."""
-    return f"{kind} {product}"
 
 
 def _tile(
@@ -124,12 +46,11 @@ def _tile(
     profile: Profile,
     dtype: str,
     choice: Choice,
-    vectors: Sequence[int] = (1, 2, 3, 4),
 ) -> Tile:
     width = profile.width(dtype)
     if choice.rows:
         return Tile(min(choice.rows, rows), choice.vectors, width, dtype)
-    return best_tile(rows, columns, width, profile.registers, dtype, vectors)
+    return best_tile(rows, columns, width, profile.registers, dtype)
 
 
 def _without_border(gather: Gather) -> Gather:
@@ -142,83 +63,6 @@ def _without_border(gather: Gather) -> Gather:
     return gather if few or not gather.needs_padding else gather.unpadded()
 
 
-class _Shares(NamedTuple):
-    """How a weight gradient is shared among work-items."""
-
-    time: float
-    tile: Tile
-    taps: int
-    chunks: int
-
-
-def _shares(gather: Gather, tiles: Iterable[Tile], compute_units: int, taps: int) -> _Shares:
-    """The tile, the filter taps per work-item (``taps``, if not 0) and the parts of a tap's tiles
-    with the least estimated time of the unit that has most to do.
-
-    Every work-item copies its panel of the output gradient once: few and long ones copy least,
-    many and short ones keep all units busy.
-    """
-    all_taps, length = gather.rows.count * gather.runs[0], gather.runs[1]
-    best: _Shares | None = None
-    for tile in tiles:
-        full, rest = divmod(gather.features, tile.columns)
-        panels = [tile.vectors] * full + [ceil_div(rest, tile.width)] * bool(rest)
-        count = max(1, ceil_div(length, tile.rows))
-        for share in [min(taps, all_taps)] if taps else range(1, all_taps + 1):
-            for chunks in {
-                ceil_div(count, ceil_div(count, c)) for c in range(1, min(count, 8) + 1)
-            }:
-                items = [
-                    min(share, all_taps - first)
-                    * min(ceil_div(count, chunks), count - c * ceil_div(count, chunks))
-                    * tile_cost(tile.rows, vectors)
-                    + _COPY_COST * vectors
-                    for vectors in panels
-                    for first in range(0, all_taps, share)
-                    for c in range(chunks)
-                ] * gather.groups
-                found = _Shares(_makespan(items, compute_units), tile, share, chunks)
-                best = min(best or found, found, key=lambda shares: shares.time)
-    assert best is not None
-    return best
-
-
-def _makespan(items: list[float], units: int) -> float:
-    """Time until all are done when a unit that is free takes its share of what is left.
-
-    So do PoCL's threads ("guided" scheduling); other runtimes are at least as even.
-    """
-    if len(items) > 64 * units:
-        return sum(items) / units + max(items)
-    busy, first = [0.0] * units, 0
-    while first < len(items):
-        end = first + ceil_div(len(items) - first, units)
-        heapq.heapreplace(busy, busy[0] + sum(items[first:end]))
-        first = end
-    return max(busy)
-
-
-def candidates(kind: str, product: Matmul | Convolution, profile: Profile) -> list[Choice]:
-    """Choices worth trying for a product; the default is the first."""
-    if isinstance(product, Matmul):
-        rows, columns = product.m, product.n
-    elif kind == "weight gradient":
-        rows, columns = product.forward().runs[1], product.group_features
-    else:
-        rows = product.out_width if kind == "forward" else product.width
-        columns = product.group_features if kind == "forward" else product.group_channels
-    width = profile.width(product.dtype)
-    found = [Choice()]
-    for vectors in (2, 3, 4):
-        if vectors > 2 and columns < vectors * width:
-            continue
-        limit = (profile.registers - 1 - vectors) // vectors
-        even = ceil_div(rows, ceil_div(rows, limit))
-        for height in dict.fromkeys((even, min(limit, rows))):
-            found.append(Choice(height, vectors))
-    return found
-
-
 # --- matrix products ---------------------------------------------------------------------------
 
 
@@ -229,11 +73,11 @@ def lower_matmul(
     *,
     epilogue: Epilogue | None = None,
 ) -> Lowering:
-    """Buffers "a", "b" and "out", or the epilogue's in place of "out" (CPU forms only)."""
-    out = _results(epilogue, profile)
-    choice = choice or profile.choice("matmul", product)
+    """Buffers "a", "b" and "out", or the epilogue's in place of "out"."""
     if not profile.cpu:
-        return _blocked(blocked_gpu.matmul_product(product), ("a", "b", "out"), profile)
+        return lower_blocked(blocked_gpu.matmul_product(product), ("a", "b"), profile, epilogue)
+    out = _results(epilogue)
+    choice = choice or profile.choice("matmul", product)
     width = profile.width(product.dtype)
     tile = _tile(product.m, product.n, profile, product.dtype, choice)
     if product.m <= _SKINNY_ROWS and not product.transpose_b:
@@ -249,7 +93,9 @@ def lower_matmul(
             epilogue=epilogue,
         )
         return Lowering((Launch(source, ("a", "b", *out)),))
-    kernel = matmul_cpu.packed_kernel(product, tile, unroll=choice.unroll, epilogue=epilogue)
+    kernel = matmul_cpu.packed_kernel(
+        product, tile, unroll=choice.unroll or _UNROLL, epilogue=epilogue
+    )
     return _packed(product, tile, kernel, out)
 
 
@@ -276,7 +122,9 @@ def lower_matmul_update(product: Matmul, update: MomentumUpdate, profile: Profil
     if profile.cpu:
         choice = profile.choice("matmul", product)
         tile = _tile(product.m, product.n, profile, product.dtype, choice)
-        kernel = matmul_cpu.packed_kernel(product, tile, unroll=choice.unroll, update=update)
+        kernel = matmul_cpu.packed_kernel(
+            product, tile, unroll=choice.unroll or _UNROLL, update=update
+        )
         return _packed(product, tile, kernel, names)
     found = lower_matmul(product, profile)
     launches = [
@@ -299,10 +147,10 @@ def lower_forward(
     *,
     epilogue: Epilogue | None = None,
 ) -> Lowering:
-    """Buffers "x", "w" and "out", or the epilogue's in place of "out" (CPU forms only)."""
-    choice = choice or profile.choice("forward", conv)
+    """Buffers "x", "w" and "out", or the epilogue's in place of "out"."""
     if not profile.cpu:
-        return _blocked(blocked_gpu.forward_product(conv), ("x", "w", "out"), profile)
+        return lower_blocked(blocked_gpu.forward_product(conv), ("x", "w"), profile, epilogue)
+    choice = choice or profile.choice("forward", conv)
     return _gathers("x", [conv.forward()], profile, choice, epilogue)
 
 
@@ -313,18 +161,16 @@ def lower_input_gradient(
     *,
     epilogue: Epilogue | None = None,
 ) -> Lowering:
-    """Buffers "g", "w" and "out", or the epilogue's in place of "out" (CPU forms only)."""
-    choice = choice or profile.choice("input gradient", conv)
+    """Buffers "g", "w" and "out", or the epilogue's in place of "out"."""
     if not profile.cpu:
-        return _blocked(blocked_gpu.input_gradient_product(conv), ("g", "w", "out"), profile)
+        product = blocked_gpu.input_gradient_product(conv)
+        return lower_blocked(product, ("g", "w"), profile, epilogue)
+    choice = choice or profile.choice("input gradient", conv)
     return _gathers("g", list(conv.input_gradient()), profile, choice, epilogue)
 
 
-def _results(epilogue: Epilogue | None, profile: Profile) -> tuple[str, ...]:
-    if epilogue is None:
-        return ("out",)
-    assert profile.cpu, "the GPU forms have no epilogues"
-    return epilogue.arguments
+def _results(epilogue: Epilogue | None) -> tuple[str, ...]:
+    return ("out",) if epilogue is None else epilogue.arguments
 
 
 def _gathers(
@@ -334,7 +180,7 @@ def _gathers(
     choice: Choice,
     epilogue: Epilogue | None,
 ) -> Lowering:
-    out = _results(epilogue, profile)
+    out = _results(epilogue)
     launches, scratch = [], {}
     itemsize = itemsize_of(gathers[0].dtype)
     gathers, padded = [_without_border(gather) for gather in gathers], source
@@ -353,7 +199,7 @@ def _gathers(
         row = gather.step[0] * gather.padded[1] * gather.source[2] * itemsize
         block_rows = max(1, (choice.block_bytes or _SECOND_CACHE_BYTES) // row)
         kernel = convolution_cpu.gather_kernel(
-            gather, tile, block_rows=block_rows, unroll=choice.unroll, epilogue=epilogue
+            gather, tile, block_rows=block_rows, unroll=choice.unroll or _UNROLL, epilogue=epilogue
         )
         launches.append(Launch(kernel, (padded, packed, *out)))
     return Lowering(tuple(launches), scratch)
@@ -365,19 +211,23 @@ def lower_weight_gradient(
     choice: Choice | None = None,
 ) -> Lowering:
     """Buffers "x", "g" and "out"."""
-    choice = choice or profile.choice("weight gradient", conv)
     if not profile.cpu:
-        return _blocked(blocked_gpu.weight_gradient_product(conv), ("x", "g", "out"), profile)
+        return lower_blocked(blocked_gpu.weight_gradient_product(conv), ("x", "g"), profile)
+    choice = choice or profile.choice("weight gradient", conv)
     gather = _without_border(conv.forward())
     block_bytes = min(choice.block_bytes or _FIRST_CACHE_BYTES, profile.local_bytes)
     # A panel of a whole image in one block spares the partial sums a way to memory and back.
     image_bytes = gather.grid[0] * gather.grid[1] * profile.vector_bytes
     most_vectors = min(4, block_bytes // image_bytes or 4)
-    tiles = {
-        _tile(gather.runs[1], gather.features, profile, conv.dtype, choice, (vectors,))
+    width, length = profile.width(conv.dtype), gather.runs[1]
+    tiles = [
+        Tile(rows, vectors, width, conv.dtype)
         for vectors in range(1, most_vectors + 1)
-    }
-    shares = _shares(gather, tiles, profile.compute_units, choice.taps)
+        for rows in sorted(heights(length, profile.most_rows(vectors), conv.dtype))
+    ]
+    if choice.rows:
+        tiles = [Tile(min(choice.rows, length), choice.vectors, width, conv.dtype)]
+    shares = best_shares(gather, tiles, profile.compute_units, choice.taps)
     launches, scratch, padded = [], {}, "x"
     if gather.needs_padding:
         padded = "padded"
@@ -401,35 +251,3 @@ LOWERINGS: dict[str, Callable[..., Lowering]] = {
     "input gradient": lower_input_gradient,
     "weight gradient": lower_weight_gradient,
 }
-
-
-# --- GPU forms ---------------------------------------------------------------------------------
-
-
-def _blocked(product: Product, names: tuple[str, str, str], profile: Profile) -> Lowering:
-    itemsize = itemsize_of(product.dtype)
-    small = product.m <= 32 or product.n <= 32
-    block = Block(32, 32, 16, 2, 2) if small else Block()
-    block = block.fitted(
-        max_group=profile.max_group, local_bytes=profile.local_bytes, itemsize=itemsize
-    )
-    groups = ceil_div(product.m, block.m) * ceil_div(product.n, block.n) * product.batch
-    # A long reduction on few blocks is shared until the device is busy.
-    wanted = ceil_div(4 * profile.compute_units, groups)
-    splits = max(1, min(wanted, product.k // (8 * block.k)))
-    steps = ceil_div(ceil_div(product.k, splits), block.k) * block.k
-    splits = max(1, ceil_div(product.k, steps)) if product.k else 1
-    block = Block(block.m, block.n, block.k, block.rows, block.columns, splits)
-    kernel = blocked_gpu.blocked_kernel(product, block)
-    if splits == 1:
-        return Lowering((Launch(kernel, names),))
-    dtype = product.dtype
-    return Lowering(
-        (
-            Launch(kernel, (*names[:2], "partials")),
-            Launch(
-                blocked_gpu.add_partials_kernel(product.size, splits, dtype), ("partials", names[2])
-            ),
-        ),
-        {"partials": product.size * splits * itemsize},
-    )

@@ -12,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from accelkit_opencl.kernels.convolution import Convolution
+from accelkit_opencl.kernels.epilogue import Epilogue
 from accelkit_opencl.kernels.matmul_cpu import Matmul
 from accelkit_opencl.kernels.source import KernelSource, ceil_div
 
@@ -83,8 +84,8 @@ class Product:
         batch, m, n, k: Extents.
         load_a: Of a(m, k), an expression over ``a``.
         load_b: Of b(k, n), an expression over ``b``.
-        store: Offset of out(m, n).
-        size: Elements of the whole result.
+        row, column: Of out(m, n) in the whole result as a row-major matrix.
+        shape: Of that matrix.
         helpers: Functions that the expressions call.
     """
 
@@ -94,10 +95,16 @@ class Product:
     k: int
     load_a: str
     load_b: str
-    store: str
-    size: int
+    row: str
+    column: str
+    shape: tuple[int, int]
     dtype: str = "float"
     helpers: str = ""
+
+    @property
+    def size(self) -> int:
+        """Elements of the whole result."""
+        return self.shape[0] * self.shape[1]
 
 
 def matmul_product(product: Matmul) -> Product:
@@ -111,8 +118,9 @@ def matmul_product(product: Matmul) -> Product:
         k,
         f"a[(size_t)z * {m * k} + (size_t)m * {am} + (size_t)k * {ak}]",
         f"b[(size_t)z * {k * n} + (size_t)k * {bk} + (size_t)n * {bn}]",
-        f"(size_t)z * {m * n} + (size_t)m * {n} + n",
-        product.batch * m * n,
+        f"z * {m} + m",
+        "n",
+        (product.batch * m, n),
         product.dtype,
     )
 
@@ -145,8 +153,9 @@ def forward_product(conv: Convolution) -> Product:
         conv.kernel[0] * conv.kernel[1] * conv.group_channels,
         "KERNEL_image_at(a, m, k, z)",
         f"b[(size_t)k * {conv.features} + z * {features} + n]",
-        f"(size_t)m * {conv.features} + z * {features} + n",
-        pixels * conv.features,
+        "m",
+        f"z * {features} + n",
+        (pixels, conv.features),
         conv.dtype,
         _image_at(conv),
     )
@@ -163,8 +172,9 @@ def weight_gradient_product(conv: Convolution) -> Product:
         conv.batch * conv.out_height * conv.out_width,
         "KERNEL_image_at(a, k, m, z)",
         f"b[(size_t)k * {conv.features} + z * {features} + n]",
-        f"(size_t)m * {conv.features} + z * {features} + n",
-        m * conv.features,
+        "m",
+        f"z * {features} + n",
+        (m, conv.features),
         conv.dtype,
         _image_at(conv),
     )
@@ -199,15 +209,22 @@ real KERNEL_weight_at(const __global real* w, int k, int c, int z) {{
         conv.kernel[0] * conv.kernel[1] * features,
         "KERNEL_gradient_at(a, m, k, z)",
         "KERNEL_weight_at(b, k, n, z)",
-        f"(size_t)m * {conv.channels} + z * {channels} + n",
-        pixels * conv.channels,
+        "m",
+        f"z * {channels} + n",
+        (pixels, conv.channels),
         conv.dtype,
         helpers,
     )
 
 
-def blocked_kernel(product: Product, block: Block) -> KernelSource:
-    """``(a, b, out)``; with splits, ``out`` holds one partial result after the other."""
+def blocked_kernel(
+    product: Product, block: Block, epilogue: Epilogue | None = None
+) -> KernelSource:
+    """``(a, b, out)``; with splits, ``out`` holds one partial result after the other.
+
+    With ``epilogue``, which goes without splits, its arguments take the place of ``out``.
+    """
+    assert epilogue is None or block.splits == 1, "partial results are not passed on"
     tn, tm = block.threads
     threads = tn * tm
     chunk = ceil_div(ceil_div(product.k, block.splits), block.k) * block.k
@@ -222,17 +239,26 @@ def blocked_kernel(product: Product, block: Block) -> KernelSource:
         + " }"
         for r in range(block.rows)
     )
+
+    def passed(value: str) -> str:
+        if epilogue is not None:
+            return epilogue.call(value, product.row, product.column)
+        return f"out[(size_t)({product.row}) * {product.shape[1]} + {product.column}] = {value};"
+
     store = "\n".join(
         f"  {{ const int m = m0 + row + {r * tm}, n = n0 + column + {c * tn};"
-        f" if (m < {product.m} && n < {product.n}) out[{product.store}] = c{r}_{c}; }}"
+        f" if (m < {product.m} && n < {product.n}) {passed(f'c{r}_{c}')} }}"
         for r, c in cells
     )
-    pragma = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" if product.dtype == "double" else ""
-    source = f"""{pragma}#define real {product.dtype}
-{product.helpers}
+    names, result, out = ("out",), "__global real* restrict result", ""
+    if epilogue is None:
+        out = f"__global real* const out = result + (size_t)part * {product.size};"
+    else:
+        names, result = epilogue.arguments, epilogue.parameters
+    source = f"""{_start(product.dtype, epilogue)}{product.helpers}
 __kernel __attribute__((reqd_work_group_size({tn}, {tm}, 1)))
 void KERNEL(const __global real* restrict a, const __global real* restrict b,
-            __global real* restrict result) {{
+            {result}) {{
   __local real block_a[{block.k}][{block.m + 1}];
   __local real block_b[{block.k}][{block.n + 1}];
   const int column = get_local_id(0), row = get_local_id(1);
@@ -241,7 +267,7 @@ void KERNEL(const __global real* restrict a, const __global real* restrict b,
   const int id = row * {tn} + column;
   const int start = part * {chunk};
   const int end = start + {chunk} < {product.k} ? start + {chunk} : {product.k};
-  __global real* const out = result + (size_t)part * {product.size};
+  {out}
   {declare}
   for (int k0 = start; k0 < end; k0 += {block.k}) {{
     for (int e = id; e < {block.m * block.k}; e += {threads}) {{
@@ -269,21 +295,37 @@ void KERNEL(const __global real* restrict a, const __global real* restrict b,
     )
     size = (groups[0] * tn, groups[1] * tm, groups[2])
     flops = 2 * product.batch * product.m * product.n * product.k
-    return KernelSource.of("blocked", source, ("a", "b", "out"), size, (tn, tm, 1), flops)
+    return KernelSource.of("blocked", source, ("a", "b", *names), size, (tn, tm, 1), flops)
 
 
-def add_partials_kernel(size: int, splits: int, dtype: str) -> KernelSource:
-    """``(partials, out)``: the sum of the partial results, in order."""
-    pragma = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" if dtype == "double" else ""
-    source = f"""{pragma}#define real {dtype}
-__kernel void KERNEL(const __global real* restrict partials, __global real* restrict out) {{
+def add_partials_kernel(
+    product: Product, splits: int, epilogue: Epilogue | None = None
+) -> KernelSource:
+    """``(partials, out)``: the sum of the partial results, in order.
+
+    With ``epilogue`` its arguments take the place of ``out``.
+    """
+    size, columns = product.size, product.shape[1]
+    names, result, last = ("out",), "__global real* restrict out", "out[i] = sum;"
+    if epilogue is not None:
+        names, result = epilogue.arguments, epilogue.parameters
+        last = epilogue.call("sum", f"i / {columns}", f"i % {columns}")
+    source = f"""{_start(product.dtype, epilogue)}
+__kernel void KERNEL(const __global real* restrict partials, {result}) {{
   const size_t i = get_global_id(0);
   if (i >= {size}) return;
   real sum = partials[i];
   for (int s = 1; s < {splits}; s++) sum += partials[(size_t)s * {size} + i];
-  out[i] = sum;
+  {last}
 }}
 """
     group = 64
     count = ceil_div(size, group) * group
-    return KernelSource.of("add_partials", source, ("partials", "out"), (count,), (group,))
+    return KernelSource.of("add_partials", source, ("partials", *names), (count,), (group,))
+
+
+def _start(dtype: str, epilogue: Epilogue | None) -> str:
+    """What precedes a kernel: the type ``real``, and what the epilogue calls."""
+    pragma = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" if dtype == "double" else ""
+    called = "" if epilogue is None else epilogue.definitions + epilogue.function
+    return f"{pragma}#define real {dtype}\n{called}"

@@ -19,6 +19,8 @@ from accelkit_opencl.kernels.tile import ONE_ITEM, Tile, panel_cases, prelude
 
 __all__ = ["gather_kernel", "pad_kernel", "weight_gradient_kernel"]
 
+_SHORT_ROW = 16  # pixels whose loop costs more than it saves in code
+
 
 def pad_kernel(gather: Gather) -> KernelSource:
     """``(source, padded)``: copy the source into the middle of zeros."""
@@ -220,7 +222,7 @@ def weight_gradient_kernel(
     block_bytes: int,
     taps: int = 1,
     chunks: int = 1,
-    unroll: int = 4,
+    unroll: int = 0,
 ) -> KernelSource:
     """``(source, gradient, result)``: source and output gradient to the filter's gradient.
 
@@ -234,7 +236,7 @@ def weight_gradient_kernel(
         taps: Filter rows (or taps, where the image is not contiguous along a filter row) of one
             work-item, which share the blocks of the output gradient.
         chunks: Work-items that share the tiles of a tap; at most as many as there are tiles.
-        unroll: Unrolling of the loop over pixels.
+        unroll: Unrolling of the loop over a row of pixels; 0 for all of a short one.
     """
     runs, length = gather.runs
     panels = ceil_div(gather.features, tile.columns)
@@ -369,6 +371,8 @@ for (int i = 0; i < bottom - top; i++) {{
 
 def _weight_tile(gather: Gather, tile: Tile, count: int, pixels: str, unroll: int) -> str:
     channels, features = gather.source[2], gather.out[2]
+    if not unroll:
+        unroll = int(pixels) if pixels.isdigit() and int(pixels) <= _SHORT_ROW else 4
     pixel = gather.step[1] * channels
     image_row = gather.step[0] * gather.padded[1] * channels
     step = tile.step(lambda r: f"a[{r}]", lambda v: f"b + {v * tile.width}", load="LOAD_LOCAL")

@@ -97,30 +97,66 @@ class Epilogue:
         self, shape: tuple[int, int], count: int, row: str, column: str, *, row_step: int = 1
     ) -> str:
         """Code that passes on the array ``stage`` of that shape, and closes its block."""
+        body = self.body
+        lines, space = self._places(
+            f"{row} + r * {row_step}", column, f"r * {shape[1]}", (shape[1], 1)
+        )
+        strided = any(step not in (0, 1) for _, step in space.strides.values())
+        loop = element_loop(
+            element_lines(body, space, 1, "k"),
+            self._store(" + k"),
+            ("0", str(count)),
+            "int",
+            strided=strided,
+        )
+        return f"for (int r = 0; r < {shape[0]}; r++) {{\n{lines}{loop}}} }}\n"
+
+    @property
+    def function(self) -> str:
+        """A function that passes on a single element, for :meth:`call`."""
+        index = index_type(self.body)
+        lines, space = self._places("row", "column", "0", (0, 0))
+        element = "\n".join(element_lines(self.body, space, None, ""))
+        return f"""void KERNEL_pass(const real value, const {index} row, const {index} column,
+            {self.parameters}) {{
+const real stage[1] = {{value}};
+{lines}{element}
+{self._store("")}}}
+"""
+
+    def call(self, value: str, row: str, column: str) -> str:
+        """A call of :attr:`function` for the element in that row and column of the result."""
+        return f"KERNEL_pass({value}, {row}, {column}, {', '.join(self.arguments)});"
+
+    def _places(
+        self, row: str, column: str, stage: str, strides: tuple[int, int]
+    ) -> tuple[str, Space]:
+        """Definitions of where in each buffer a row of the result begins, and the steps from there.
+
+        ``stage`` is the offset in the array that holds the product's results, ``strides`` its own.
+        """
         body, index = self.body, index_type(self.body)
-        lines = [f"const {index} at = {row} + r * {row_step}, first = {column};"]
-        strides = {}
+        lines = [f"const {index} at = {row}, first = {column};"]
+        steps = {}
         for read in body.reads:
             if read.name == self.product:
-                strides[read.name] = (shape[1], 1)
-                lines.append(f"const int o_{read.name} = r * {shape[1]};")
+                steps[read.name] = strides
+                lines.append(f"const int o_{read.name} = {stage};")
             elif read.view.constant is None:
                 along = _column_step(read.view)
                 down = _row_step(read.view)
-                strides[read.name] = (down or 0, along)
+                steps[read.name] = (down or 0, along)
                 lines.append(
                     f"const {index} o_{read.name} = "
                     f"{read.view.offset} + at * {down} + first * {along};"
                 )
         lines.append(f"const {index} o_out = at * {body.shape[-1]} + first;")
-        space = Space((0, 0), (False, False), strides)
-        store = "".join(f"{argument}[o_out + k] = {name};\n" for name, argument in body.outputs)
-        strided = any(step not in (0, 1) for _, step in strides.values())
-        loop = element_loop(
-            element_lines(body, space, 1, "k"), store, ("0", str(count)), "int", strided=strided
+        return "\n".join(lines) + "\n", Space((0, 0), (False, False), steps)
+
+    def _store(self, step: str) -> str:
+        return "".join(
+            f"{argument}[o_out{step}] = {name};\n" for name, argument in self.body.outputs
         )
-        start = "\n".join(lines)
-        return f"for (int r = 0; r < {shape[0]}; r++) {{\n{start}\n{loop}}} }}\n"
 
 
 def _column_step(view: View) -> int:

@@ -8,15 +8,27 @@ loop ten times slower, and accumulators in an array are not kept in registers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from accelkit_opencl.kernels.source import itemsize_of
+from accelkit_opencl.kernels.source import ceil_div, itemsize_of
 
-__all__ = ["ONE_ITEM", "WIDE_VECTORS", "Tile", "best_tile", "panel_cases", "prelude", "tile_cost"]
+__all__ = [
+    "MOST_VECTORS",
+    "ONE_ITEM",
+    "WIDE_VECTORS",
+    "Tile",
+    "best_tile",
+    "most_rows",
+    "panel_cases",
+    "prelude",
+    "tile_cost",
+    "tiled_cost",
+]
 
 # Without this, compilers for AVX-512 CPUs split 512-bit vectors into halves.
 WIDE_VECTORS = "__attribute__((min_vector_width(512)))"
+MOST_VECTORS = 4  # of a tile; with more, their loads alone would keep the second-level cache busy
 ONE_ITEM = f"__kernel __attribute__((reqd_work_group_size(1, 1, 1))) {WIDE_VECTORS}\n"
 
 
@@ -151,38 +163,40 @@ def prelude(dtype: str, width: int) -> str:
     )
 
 
-def best_tile(
-    rows: int,
-    columns: int,
-    width: int,
-    registers: int,
-    dtype: str = "float",
-    vectors: Sequence[int] = (1, 2, 3, 4),
-) -> Tile:
+def best_tile(rows: int, columns: int, width: int, registers: int, dtype: str = "float") -> Tile:
     """The tile with the least estimated time for a ``rows x columns`` result.
 
-    ``rows`` is the extent that row tiles must cut (one image row, or the rows of a matrix). The
-    overshoot of the last column panel is included. ``vectors`` are the widths to choose from, in
-    vectors; with more than four their loads alone would keep the second-level cache busy.
+    ``rows`` is the extent that row tiles must cut (one image row, or the rows of a matrix).
     """
-    best: tuple[float, Tile] | None = None
-    for breadth in vectors:
-        limit = (registers - 1 - breadth) // breadth
-        if limit < 1:
-            continue
-        count = -(-rows // limit)
-        tall = -(-rows // count)
-        short = rows - tall * (count - 1)
-        full, rest = divmod(columns, breadth * width)
-        total = 0.0
-        for panels, wide in ((full, breadth), (1, -(-rest // width))):
-            if wide:
-                tiles = tile_cost(tall, wide) * (count - 1) + tile_cost(short, wide)
-                total += panels * tiles
-        if best is None or total < best[0]:
-            best = (total, Tile(tall, breadth, width, dtype))
-    assert best is not None
-    return best[1]
+    tiles = []
+    for vectors in range(1, MOST_VECTORS + 1):
+        limit = most_rows(vectors, registers)
+        if limit >= 1:
+            tiles.append(Tile(ceil_div(rows, ceil_div(rows, limit)), vectors, width, dtype))
+    return min(tiles, key=lambda tile: tiled_cost(rows, columns, tile))
+
+
+def most_rows(vectors: int, registers: int) -> int:
+    """Rows of the largest tile that leaves registers for a row of vectors and one scalar."""
+    return (registers - 1 - vectors) // vectors
+
+
+def tiled_cost(rows: int, columns: int, tile: Tile) -> float:
+    """Estimated time of one step of the reduction for a ``rows x columns`` result.
+
+    Tiles and panels that are not full count as what they take.
+    """
+    full_rows, rest_rows = divmod(rows, tile.rows)
+    full, rest = divmod(columns, tile.columns)
+    return sum(
+        panels
+        * (
+            full_rows * tile_cost(tile.rows, vectors)
+            + (tile_cost(rest_rows, vectors) if rest_rows else 0.0)
+        )
+        for panels, vectors in ((full, tile.vectors), (1, ceil_div(rest, tile.width)))
+        if vectors
+    )
 
 
 def tile_cost(rows: int, vectors: int) -> float:

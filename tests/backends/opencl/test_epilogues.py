@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 from accelkit_opencl.kernels.source import KernelSource
+from accelkit_opencl.products import Profile
 from accelkit_opencl.runtime import Runtime
 
 import accelkit as ak
+from accelkit import registry
 from accelkit.primitives import get
 
 
@@ -18,6 +20,17 @@ from accelkit.primitives import get
 def device_under_test(runtime: Runtime) -> Iterator[None]:
     with ak.default_device(runtime.device):
         yield
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def form(request: pytest.FixtureRequest, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The kernels' form: the device's own, or that for GPUs, which CPUs run too."""
+    chosen: str = request.param
+    if chosen == "gpu":
+        profile = Profile(cpu=False, max_group=64, local_bytes=16384, compute_units=4)
+        backend: Any = registry.backend("opencl")
+        monkeypatch.setitem(backend._profiles, runtime.device, profile)
+    return chosen
 
 
 def draw(*shape: int, dtype: type = np.float32) -> np.ndarray:
@@ -46,16 +59,17 @@ def dense(a: Any, b: Any, bias: Any) -> Any:
 # Shapes for each form: few rows, with a reduction of one and of several blocks; many rows.
 @pytest.mark.parametrize("shape", [(5, 60, 70), (33, 300, 70), (100, 40, 50)], ids=str)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_a_dense_layer_takes_no_more_kernels_than_its_product(shape, dtype) -> None:
+def test_a_dense_layer_takes_no_more_kernels_than_its_product(form: str, shape, dtype) -> None:
     m, k, n = shape
     a, b, bias = draw(m, k, dtype=dtype), draw(k, n, dtype=dtype), draw(n, dtype=dtype)
-    plain, _ = compiled(lambda a, b: a @ b, a, b)
+    plain, product = compiled(lambda a, b: a @ b, a, b)
     fused, y = compiled(dense, a, b, bias)
     assert len(fused) == len(plain)
-    close(y, np.tanh(a @ b + bias))
+    close(product, a @ b)
+    close(y, np.tanh(product.numpy() + bias))
 
 
-def test_products_with_a_transposed_operand() -> None:
+def test_products_with_a_transposed_operand(form: str) -> None:
     a, b, mask = draw(7, 50), draw(40, 50), draw(7, 40)
 
     def masked(a, b, mask):
@@ -64,10 +78,11 @@ def test_products_with_a_transposed_operand() -> None:
 
     sources, y = compiled(masked, a, b, mask)
     assert len(sources) == 1
+    assert sources[0].name.startswith("matmul_dot" if form == "cpu" else "blocked")
     close(y, np.where(mask <= 0, 0, a @ b.T))
 
 
-def test_a_batch_of_products_with_row_and_column_terms() -> None:
+def test_a_batch_of_products_with_row_and_column_terms(form: str) -> None:
     a, b, rows, columns = draw(3, 20, 30), draw(3, 30, 17), draw(3, 20, 1), draw(17)
     sources, y = compiled(lambda a, b, r, c: (a @ b) * r + c, a, b, rows, columns)
     assert len(sources) == 1
@@ -75,7 +90,9 @@ def test_a_batch_of_products_with_row_and_column_terms() -> None:
 
 
 @pytest.mark.parametrize(("stride", "groups"), [(1, 1), (2, 2)])
-def test_a_convolution_with_bias_residual_and_activation(stride: int, groups: int) -> None:
+def test_a_convolution_with_bias_residual_and_activation(
+    form: str, stride: int, groups: int
+) -> None:
     x, w, bias = draw(2, 9, 9, 8), draw(3, 3, 8 // groups, 36), draw(36)
     parameters = {
         "strides": (stride, stride),
@@ -100,7 +117,7 @@ def test_a_convolution_with_bias_residual_and_activation(stride: int, groups: in
 
 
 @pytest.mark.parametrize("stride", [1, 3])
-def test_an_input_gradient_goes_through_the_activation_before_it(stride: int) -> None:
+def test_an_input_gradient_goes_through_the_activation_before_it(form: str, stride: int) -> None:
     out = (10 - 3) // stride + 1
     g, w, y = draw(2, out, out, 20), draw(3, 3, 6, 20), draw(2, 10, 10, 6)
     parameters = {

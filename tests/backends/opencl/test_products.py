@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from accelkit_opencl.kernels.convolution import Convolution
 from accelkit_opencl.kernels.matmul_cpu import Matmul, MomentumUpdate
+from accelkit_opencl.kernels.tile import Tile
 from accelkit_opencl.products import (
     LOWERINGS,
     Choice,
@@ -21,6 +22,7 @@ from accelkit_opencl.products import (
     lower_matmul_update,
     lower_weight_gradient,
 )
+from accelkit_opencl.shares import best_shares, heights
 
 PROFILES = {
     "cpu-wide": Profile(cpu=True, vector_bytes=64, registers=32, compute_units=2),
@@ -221,6 +223,16 @@ def test_deep_images_are_not_padded(kind: str) -> None:
     conv = Convolution(32, 13, 13, 192, (3, 3), 384, (1, 1), ((1, 1), (1, 1)))
     names = [launch.source.name for launch in LOWERINGS[kind](conv, PROFILES["cpu-wide"]).launches]
     assert not [name for name in names if name.startswith("pad_image")]
+
+
+def test_weight_gradients_prefer_tiles_that_do_not_straddle_cache_lines() -> None:
+    assert heights(192, 9, "float") == {9, 8}
+    assert heights(192, 9, "double") == {9, 8}
+    assert heights(5, 14, "float") == {5, 4}
+    assert heights(1, 30, "float") == {1}
+    gather = Convolution(32, 13, 13, 192, (3, 3), 384, (1, 1), ((1, 1), (1, 1))).forward()
+    tiles = [Tile(rows, 3, 16) for rows in (9, 8)]
+    assert best_shares(gather.unpadded(), tiles, 2, 0).tile.rows == 8
 
 
 @pytest.mark.parametrize("block_bytes", [256, 3000, 40960])  # parts of rows, rows, whole images

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 from accelkit_opencl import command, profile_of, trials
+from accelkit_opencl.candidates import candidates
 from accelkit_opencl.command import main
 from accelkit_opencl.kernels.matmul_cpu import Matmul
-from accelkit_opencl.products import Choice, Profile, candidates, choice_key, lower_matmul
+from accelkit_opencl.products import Choice, Profile, choice_key, lower_matmul
 from accelkit_opencl.programs import SourceProvider
 from accelkit_opencl.runtime import Runtime
 from accelkit_opencl.trials import Trials
@@ -162,6 +163,7 @@ def test_the_command_writes_a_table_that_is_used_afterwards(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch, tmp_path, capsys
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("ACCELKIT_OPENCL_NO_TUNE")
     monkeypatch.setattr(command, "Trials", FirstIsFastest)
     backend = registry.backend("opencl")
     before = backend.profile(runtime.device).choices
