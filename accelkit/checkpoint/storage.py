@@ -306,9 +306,14 @@ def load_checkpoint(
             checkpoint is an error here: use ``CheckpointManager.restore`` to fall back.
     """
     place = Path(path)
-    if (place / _MANIFEST).exists() or not list_checkpoints(place):
-        return read_checkpoint(place, expected=expected)
-    return read_checkpoint(list_checkpoints(place)[-1], expected=expected)
+    if place.is_dir() and not (place / _MANIFEST).exists():
+        found = list_checkpoints(place)
+        if not found and not (place / _SUMS).exists():
+            raise CheckpointError(
+                f"{place} holds no checkpoint. Give one, or the directory of a run."
+            )
+        place = found[-1] if found else place
+    return read_checkpoint(place, expected=expected)
 
 
 def discard(path: Path, files: FileSystem) -> None:

@@ -8,35 +8,44 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from accelkit.command_line import natural
 from accelkit.data.batches import BatchPlan
 from accelkit.data.opening import open_source
 from accelkit.data.packed import PackedSource
 from accelkit.data.packing import pack
+from accelkit.data.records import Source
 from accelkit.errors import AccelkitError, CorruptDataError
 
 Report = Callable[[int, int, int], None]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; 0 is success, 1 an error or damage found, 130 an interruption."""
+    """Run one command.
+
+    Returns:
+        0 for success, 1 for a failure or damage, 2 if it could not begin, 130 when interrupted.
+    """
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    status = 2
     try:
-        status: int = options.run(options)
+        source = options.open(options)
+        status = 1
+        return int(options.run(options, source))
     except AccelkitError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 1 if isinstance(error, CorruptDataError) else status
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         return 130
-    return status
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m accelkit.data",
         description=__doc__,
-        epilog="exit status: 0 done; 1 an error or damage found; 2 bad options; 130 interrupted",
+        epilog="exit status: 0 done; 1 it failed, or damage was found; 2 it could not begin: bad "
+        "options, or data that cannot be used; 130 interrupted",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     source_help = "folder of classes, pack, 'a-{00..09}.tar', .npz, digits, shapes:COUNT:SIZE"
@@ -45,23 +54,23 @@ def _parser() -> argparse.ArgumentParser:
     packing.add_argument("source", metavar="SRC", help=source_help)
     packing.add_argument("destination", metavar="DEST", help="directory to make, or to continue")
     packing.add_argument(
-        "--size", type=int, default=256, help="side of the square; 0 keeps images as they are"
+        "--size", type=natural, default=256, help="side of the square; 0 keeps images as they are"
     )
-    packing.add_argument("--threads", type=int, default=2, help="threads that decode")
+    packing.add_argument("--threads", type=natural, default=2, help="threads that decode")
     packing.add_argument(
         "--skip-corrupt", action="store_true", help="leave out images that cannot be read"
     )
     _add_split(packing)
-    packing.set_defaults(run=_pack)
+    packing.set_defaults(open=_open, run=_pack)
 
     verifying = commands.add_parser("verify", help="check every record of a pack")
     verifying.add_argument("destination", metavar="DEST", help="directory of the pack")
-    verifying.set_defaults(run=_verify)
+    verifying.set_defaults(open=lambda options: PackedSource(options.destination), run=_verify)
 
     information = commands.add_parser("info", help="say what a source holds")
     information.add_argument("source", metavar="SRC", help=source_help)
     _add_split(information)
-    information.set_defaults(run=_info)
+    information.set_defaults(open=_open, run=_info)
     return parser
 
 
@@ -74,8 +83,11 @@ def _add_split(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _pack(options: argparse.Namespace) -> int:
-    source = open_source(options.source, split=options.split)
+def _open(options: argparse.Namespace) -> Source:
+    return open_source(options.source, split=options.split)
+
+
+def _pack(options: argparse.Namespace, source: Source) -> int:
     with _progress("packing") as report:
         packed = pack(
             source,
@@ -89,8 +101,7 @@ def _pack(options: argparse.Namespace) -> int:
     return 0
 
 
-def _verify(options: argparse.Namespace) -> int:
-    packed = PackedSource(options.destination)
+def _verify(options: argparse.Namespace, packed: PackedSource) -> int:
     damaged = 0
     with _progress("verifying") as report:
         for index in range(len(packed)):
@@ -104,8 +115,7 @@ def _verify(options: argparse.Namespace) -> int:
     return 1 if damaged else 0
 
 
-def _info(options: argparse.Namespace) -> int:
-    source = open_source(options.source, split=options.split)
+def _info(options: argparse.Namespace, source: Source) -> int:
     shape, dtype, _, _ = BatchPlan(source, 1).form
     print(f"{source!r}\nfirst image: {dtype}{list(shape)}\nclasses: {len(source.classes)}")
     return 0

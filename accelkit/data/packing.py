@@ -70,6 +70,8 @@ def pack(
     if size is not None and size < 1:
         raise OptionError(f"size is {size}, expected at least 1.")
     place = Path(destination)
+    if place.exists() and not place.is_dir():
+        raise DataError(f"{place} is a file. Give a directory that is absent or empty.")
     try:
         place.mkdir(parents=True, exist_ok=True)
         if (place / SUMS).exists():

@@ -17,6 +17,7 @@ from accelkit.bench.environment import describe
 from accelkit.bench.options import Target, require_writable, targets, wants_traceback
 from accelkit.bench.processes import available_threads
 from accelkit.bench.settings import Settings
+from accelkit.device import device as find_device
 from accelkit.errors import AccelkitError, BackendUnavailableError, UnknownNameError
 from accelkit.parity.report import WORST, failures, print_report, to_json
 from accelkit.parity.tolerances import TRAINING_BOUNDS
@@ -153,6 +154,8 @@ def _usable(wanted: Sequence[Target]) -> tuple[list[str], dict[str, str]]:
     for target in wanted:
         try:
             registry.backend(target.backend)
+            if target.is_required:
+                find_device(target.device)  # before the oracle, which takes minutes
         except BackendUnavailableError as error:
             if target.is_required:
                 raise

@@ -25,6 +25,7 @@ from accelkit.data import (
 )
 from accelkit.data.images import Image
 from accelkit.data.records import Array, image_of
+from accelkit.device import device as find_device
 from accelkit.errors import CorruptDataError, DataError, OptionError
 from accelkit.tensor import Tensor
 
@@ -79,6 +80,7 @@ def assemble(options: argparse.Namespace) -> Parts:
     Raises:
         AccelkitError: for whatever does not exist or does not fit.
     """
+    find_device(options.device)  # before the data, which may take long to read
     source = open_source(options.data)
     model = build_model(options, source)
     loader = Loader(
@@ -263,6 +265,11 @@ def _evaluation_loader(
         except DataError:
             held_out = source
         if repr(held_out) == repr(source):
+            if options.target_accuracy is not None:
+                raise OptionError(
+                    f"--target-accuracy is that of test data, and {options.data} has no test "
+                    "part. Give one with --eval-data."
+                )
             _log.warning(
                 "%s has no test part: nothing is evaluated. Give one with --eval-data.",
                 options.data,

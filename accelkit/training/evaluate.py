@@ -9,24 +9,31 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from accelkit.checkpoint import Checkpoint, load_checkpoint
-from accelkit.data import open_source
+from accelkit.command_line import positive
+from accelkit.data import Loader, open_source
 from accelkit.errors import AccelkitError, IncompatibleCheckpointError
 from accelkit.train import EvalStep, TrainState
 from accelkit.training.assembly import build_model, evaluation_parts
-from accelkit.training.options import HelpFormatter, add_device, add_loading, positive
+from accelkit.training.options import HelpFormatter, add_device, add_loading
 
 __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command: 0 on success, 1 for an error."""
+    """Run the command: 0 on success, 1 if the evaluation failed, 2 if it could not begin."""
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     options = _parser().parse_args(arguments)
+    status = 2
     try:
-        values, count = evaluate(options)
+        step, loader, state = prepare(options)
+        status = 1
+        with loader:
+            batches = (batch.arrays() for batch in loader if batch.weight.any())
+            values = step.run(state, batches)
     except AccelkitError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return status
+    count = len(loader.plan.source) - loader.skipped
     if options.json:
         print(json.dumps({"samples": count, **values}))
     else:
@@ -39,7 +46,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m accelkit.evaluate",
         description="Evaluate a checkpoint on a data set.",
-        epilog="exit status: 0 evaluated; 1 an error; 2 bad options",
+        epilog="exit status: 0 evaluated; 1 the evaluation failed; 2 it could not begin: bad "
+        "options, or a checkpoint, data or device that cannot be used",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
@@ -59,8 +67,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def evaluate(options: argparse.Namespace) -> tuple[dict[str, float], int]:
-    """The metrics over the data, and the number of samples.
+def prepare(options: argparse.Namespace) -> tuple[EvalStep, Loader, TrainState]:
+    """The step, the data and the weights that the options ask for.
 
     Raises:
         AccelkitError: if the checkpoint or the data cannot be used.
@@ -77,10 +85,7 @@ def evaluate(options: argparse.Namespace) -> tuple[dict[str, float], int]:
     training_source = source if not source.classes else open_source(recorded["data"])
     model = build_model(options, training_source)
     step, loader = evaluation_parts(options, source, model, options.crops)
-    state = _state(checkpoint, step)
-    with loader:
-        batches = (batch.arrays() for batch in loader if batch.weight.any())
-        return step.run(state, batches), len(source) - loader.skipped
+    return step, loader, _state(checkpoint, step)
 
 
 def _state(checkpoint: Checkpoint, step: EvalStep) -> TrainState:

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accelkit.command_line import amount, fraction, magnitude, natural, positive, rate, seed, share
 from accelkit.errors import OptionError, UnknownNameError
+from accelkit.train.precision import POLICIES
 
 __all__ = ["MATHEMATICAL", "HelpFormatter", "parse_options", "recorded_options"]
 
@@ -23,8 +25,8 @@ examples:
 A run that was interrupted goes on with --resume, on any backend: a checkpoint records what decides
 the numbers, and nothing else.
 
-exit status: 0 the run is complete; 1 an error; 2 bad options; 128 + n stopped by signal n, after a
-last checkpoint
+exit status: 0 the run is complete; 1 it failed; 2 it could not begin: bad options, or data, device
+or checkpoint that cannot be used; 128 + n stopped by signal n, after a last checkpoint
 """
 
 MATHEMATICAL = (
@@ -80,6 +82,15 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error("--data is required (a folder of classes, a pack, digits, shapes, ...)")
     if options.resume and options.checkpoint is None:
         parser.error("--resume needs --checkpoint DIR, where the run's checkpoints are")
+    if options.nesterov and options.optimizer != "sgd":
+        parser.error(f"--nesterov is of --optimizer sgd, not of {options.optimizer}")
+    if options.memory_limit is not None and options.accumulate > 1:  # perhaps one of the file
+        parser.error("--memory-limit chooses the micro-batches itself: leave out --accumulate")
+    if options.batch_size % options.accumulate:
+        parser.error(
+            f"--accumulate is {options.accumulate}, which does not divide --batch-size "
+            f"{options.batch_size}"
+        )
     return options
 
 
@@ -167,9 +178,9 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         help="any option of the model, e.g. width=0.25; may be repeated",
     )
     add("--optimizer", choices=("sgd", "adam", "adamw"), default="sgd", help="how weights change")
-    add("--learning-rate", type=float, metavar="RATE", help="default: the model's usual one")
-    add("--momentum", type=float, default=0.9, metavar="SHARE", help="of sgd")
-    add("--weight-decay", type=float, default=5e-4, metavar="RATE", help="L2 penalty")
+    add("--learning-rate", type=rate, metavar="RATE", help="default: the model's usual one")
+    add("--momentum", type=fraction, default=0.9, metavar="SHARE", help="of sgd")
+    add("--weight-decay", type=magnitude, default=5e-4, metavar="RATE", help="L2 penalty")
     add(
         "--nesterov",
         action=argparse.BooleanOptionalAction,
@@ -190,10 +201,11 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         metavar="SHARE",
         help="of step: shares of the run at which the rate drops (default: 1/3 2/3 8/9)",
     )
-    add("--gamma", type=float, default=0.1, metavar="FACTOR", help="of step: factor of a drop")
+    add("--gamma", type=rate, default=0.1, metavar="FACTOR", help="of step: factor of a drop")
     add("--warmup-steps", type=natural, default=0, metavar="N", help="steps of a linear rise")
     group.add_argument(
         "--precision",
+        choices=tuple(POLICIES),
         default="float32",
         metavar="NAME",
         help="float32, tf32, float64, or bfloat16 and float16 with float32 master weights",
@@ -201,6 +213,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     memory = group.add_mutually_exclusive_group()
     memory.add_argument(
         "--memory-limit",
+        type=amount,
         metavar="SIZE",
         help="e.g. 8GiB: micro-batches, rematerialisation, early updates and optimizer state on "
         "the host are combined until the step fits; batch, learning rate and masks stay the same",
@@ -214,7 +227,7 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add_device(group)
     add("--epochs", type=positive, default=90, metavar="N", help="passes over the data")
-    add("--seed", type=natural, default=0, metavar="N", help="of weights, masks and sample order")
+    add("--seed", type=seed, default=0, metavar="N", help="of weights, masks and sample order")
     add("--checkpoint", metavar="DIR", help="where the run's checkpoints go (default: nowhere)")
     group.add_argument(
         "--resume",
@@ -248,30 +261,6 @@ def _add_run(group: argparse._ArgumentGroup) -> None:
     )
 
 
-def natural(text: str) -> int:
-    """An integer of at least 0."""
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is below 0")
-    return value
-
-
-def positive(text: str) -> int:
-    """An integer of at least 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
-    return value
-
-
-def share(text: str) -> float:
-    """A number from 0 to 1."""
-    value = float(text)
-    if not 0.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"{value} is not between 0 and 1")
-    return value
-
-
 def _from_toml(parser: argparse.ArgumentParser, path: str) -> dict[str, Any]:
     """Values of a TOML file, converted and checked as the arguments are."""
     try:
@@ -280,13 +269,16 @@ def _from_toml(parser: argparse.ArgumentParser, path: str) -> dict[str, Any]:
         raise OptionError(f"The configuration {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise OptionError(f"The configuration {path} is not valid TOML: {error}.") from error
-    actions = {action.dest: action for action in parser._actions if action.dest != "help"}
+    own = ("help", "config")  # of the command line alone
+    actions = {action.dest: action for action in parser._actions if action.dest not in own}
     actions |= {"backend": actions["device"]}
-    values = {}
+    values: dict[str, Any] = {}
     for key, value in table.items():
         action = actions.get(key.replace("-", "_"))
         if action is None:
             raise UnknownNameError.of(f"option in {path}", key, actions)
+        if action.dest in values:
+            raise OptionError(f"{path} gives {action.dest} twice, the second time as {key}.")
         values[action.dest] = _converted(action, value, f"{key} in {path}")
     return values
 

@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from accelkit.command_line import positive
 from accelkit.errors import AccelkitError, OptionError
 from accelkit.training.logs import read_log
-from accelkit.training.options import HelpFormatter, positive
+from accelkit.training.options import HelpFormatter
 
 __all__ = ["curve", "main", "running_mean"]
 
@@ -20,13 +21,13 @@ _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command: 0 on success, 1 for an error."""
+    """Run the command: 0 on success, 2 for what cannot be drawn."""
     options = _parser().parse_args(arguments)
     try:
         draw(options)
     except AccelkitError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     print(options.output)
     return 0
 
@@ -35,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m accelkit.plot",
         description="Draw the curves of several runs.",
-        epilog="exit status: 0 drawn; 1 an error; 2 bad options",
+        epilog="exit status: 0 drawn; 2 bad options, or a log that cannot be read",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
@@ -99,6 +100,8 @@ def draw(options: argparse.Namespace) -> None:
 
 def _named(text: str) -> tuple[str, list[dict[str, Any]]]:
     name, equals, path = text.partition("=")
+    if equals and not path:
+        raise OptionError(f"{text!r} names no log. Expected NAME=LOG, or LOG alone.")
     if not equals:
         name, path = Path(text).name, text
     return name, read_log(path)

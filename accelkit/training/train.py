@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from accelkit.checkpoint import CheckpointManager, list_checkpoints
 from accelkit.errors import AccelkitError, OptionError
+from accelkit.train import TrainState
 from accelkit.training.assembly import Parts, assemble
 from accelkit.training.display import Display, make_display
 from accelkit.training.interruption import Interruption
@@ -21,31 +22,35 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command: 0 when the run is complete, 1 for an error, 128 + n after signal n."""
+    """Run the command.
+
+    Returns:
+        0 when the run is complete, 1 if it failed, 2 if it could not begin, 128 + n after signal n.
+    """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
+    status = 2
     with Interruption() as interruption, contextlib.ExitStack() as stack:
         try:
             options = parse_options(arguments)
-            parts = assemble(options)
-            stack.callback(_close_loaders, parts)
-            manager = _open_checkpoints(options, stack)
-            display = make_display(options.progress)
-            stack.callback(display.close)
-            outcome = _train(options, parts, manager, display, interruption)
+            trainer, state = _prepare(options, interruption, stack)
+            status = 1
+            outcome = _run(trainer, state)
         except AccelkitError as error:
             print(f"error: {error}", file=sys.stderr)
-            return 1
-        _report(options, outcome, display)
+            return status
+        _report(options, outcome, trainer.display)
         return 128 + interruption.signal_number if interruption.signal_number else 0
 
 
-def _train(
-    options: argparse.Namespace,
-    parts: Parts,
-    manager: CheckpointManager | None,
-    display: Display,
-    interruption: Interruption,
-) -> Outcome:
+def _prepare(
+    options: argparse.Namespace, interruption: Interruption, stack: contextlib.ExitStack
+) -> tuple[Trainer, TrainState]:
+    """Everything that is refused before a step is made; what was opened, the stack closes."""
+    parts = assemble(options)
+    stack.callback(_close_loaders, parts)
+    manager = _open_checkpoints(options, stack)
+    display = make_display(options.progress)
+    stack.callback(display.close)
     log = RunLog(None, resumed_step=None)
     trainer = Trainer(
         options, parts, manager=manager, log=log, display=display, interruption=interruption
@@ -53,6 +58,10 @@ def _train(
     display.message(f"{parts.model.name} on {parts.step.device}, {parts.loader.plan.source!r}")
     state = trainer.start()
     trainer.log = RunLog(options.log_dir, resumed_step=state.step if options.resume else None)
+    return trainer, state
+
+
+def _run(trainer: Trainer, state: TrainState) -> Outcome:
     try:
         return trainer.run(state)
     finally:

@@ -15,8 +15,15 @@ import numpy as np
 
 import accelkit
 from accelkit import losses, models, optim, passes, registry, train
+from accelkit.command_line import positive, rate
 from accelkit.device import Device
-from accelkit.errors import AccelkitError, DeviceError
+from accelkit.errors import (
+    AccelkitError,
+    BackendError,
+    CompileError,
+    DeviceError,
+    OptionError,
+)
 from accelkit_opencl import OpenclBackend
 from accelkit_opencl.bundle import seal, write_bundle, write_sources
 from accelkit_opencl.compile import OpenclExecutable
@@ -45,13 +52,14 @@ _AROUND_S = 1.0  # of a command's time: starting Python, and ending it
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; errors become one line on stderr and exit status 1."""
+    """Run one command; errors become one line on stderr and exit status 2, failures 1."""
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
     except AccelkitError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        failed = BackendError, CompileError  # the options were good
+        return 1 if isinstance(error, failed) else 2
     return status
 
 
@@ -60,8 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m accelkit.opencl",
         description="OpenCL devices, tuning, ahead-of-time bundles, and a check of all primitives.",
         epilog="Programs use what the tuner found; with ACCELKIT_OPENCL_NO_TUNE=1 in the "
-        "environment any program takes the defaults. Exit status: 0 done; 1 an error, or a check "
-        "that failed; 2 bad options.",
+        "environment any program takes the defaults. Exit status: 0 done; 1 a program or a "
+        "check failed; 2 bad options, or no such device.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -77,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(command)
     command.add_argument(
         "--budget",
-        type=float,
+        type=rate,
         default=_BUDGET_S,
         metavar="SECONDS",
         help="time limit of the whole command; the best found so far is kept (default: 30)",
@@ -115,10 +123,10 @@ def _add_no_tune(command: argparse.ArgumentParser, text: str) -> None:
 def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--model", default="alexnet", help="name of a registered model")
     command.add_argument("--variant", help="of the model")
-    command.add_argument("--batch-size", type=int, default=32, help="default: 32")
-    command.add_argument("--image-size", type=int, help="default: the model's")
-    command.add_argument("--width", type=float, help="factor on all layer widths")
-    command.add_argument("--classes", type=int, help="default: the model's")
+    command.add_argument("--batch-size", type=positive, default=32, help="default: 32")
+    command.add_argument("--image-size", type=positive, help="default: the model's")
+    command.add_argument("--width", type=rate, help="factor on all layer widths")
+    command.add_argument("--classes", type=positive, help="default: the model's")
     command.add_argument("--device", default="opencl", help="default: the preferred one")
 
 
@@ -231,6 +239,12 @@ def _search(
 
 def _bundle(options: argparse.Namespace) -> int:
     device = _device(options.device)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)  # before what takes minutes
+    except OSError as error:
+        raise OptionError(
+            f"--out {options.out} cannot be written: {error.strerror}. Give a folder."
+        ) from error
     runtime = open_device(device)
     start = time.perf_counter()
     training = _training(options)

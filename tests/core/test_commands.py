@@ -86,17 +86,21 @@ MISTAKES = [
     ("parity", ["--backend", "torhc"], 2, r"Did you mean 'torch'"),
     ("parity", ["--steps", "0"], 2, r"steps must be at least 1, got 0"),
     ("parity", ["--precision", "float16"], 2, r"precision 'float16'.*'float32'"),
+    ("parity", ["--device", "numpy:gpu"], 2, r"has no device 'numpy:gpu'"),
     ("train", [], 2, r"--data is required"),
-    ("train", ["--data", "nowhere"], 1, r"'nowhere' names no data\. Expected"),
+    ("train", ["--data", "nowhere"], 2, r"'nowhere' names no data\. Expected"),
     ("train", ["--data", "shapes:8:32", "--epochs", "0"], 2, r"--epochs: 0 is below 1"),
     ("train", ["--data", "shapes:8:32", "--resume"], 2, r"--resume needs --checkpoint DIR"),
-    ("train", ["--data", "shapes:8:32", "--model", "alexnt"], 1, r"Did you mean 'alexnet'"),
+    ("train", ["--data", "shapes:8:32", "--model", "alexnt"], 2, r"Did you mean 'alexnet'"),
     ("train", ["--data", "shapes:8:32", "--bogus"], 2, r"unrecognized arguments: --bogus"),
     ("train", ["--data", "shapes:8:32", "--epoch", "3"], 2, r"unrecognized arguments: --epoch"),
-    ("evaluate", ["nowhere"], 1, r"There is no checkpoint directory nowhere"),
-    ("plot", ["nowhere"], 1, r"The log nowhere cannot be read"),
-    ("data", ["info", "nowhere"], 1, r"'nowhere' names no data"),
+    ("evaluate", ["nowhere"], 2, r"There is no checkpoint directory nowhere"),
+    ("plot", ["nowhere"], 2, r"The log nowhere cannot be read"),
+    ("data", ["info", "nowhere"], 2, r"'nowhere' names no data"),
     ("data", [], 2, r"COMMAND"),
+    ("data", ["pack", "shapes:9:8", "out", "--size", "-3"], 2, r"--size: -3 is below 0"),
+    ("data", ["pack", "shapes:9:8", "out", "--threads", "x"], 2, r"--threads: 'x' is no integer"),
+    ("data", ["verify", "nowhere"], 2, r"There is no pack nowhere"),
 ]
 
 
@@ -117,6 +121,34 @@ def test_mistakes_end_with_a_word_and_a_status(
     assert re.search(message, said), said
     assert "Traceback" not in said
     assert not list(tmp_path.iterdir()), "something was left behind"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["tune", "--budget", "-1"], r"--budget: -1.0 is not positive and finite"),
+        (["tune", "--batch-size", "-2"], r"--batch-size: -2 is below 1"),
+        (["tune", "--width", "nan"], r"--width: nan is not positive and finite"),
+        (["tune", "--model", "alexnt"], r"Did you mean 'alexnet'"),
+        (["tune", "--device", "opencl:gpu:7"], r"no device 'opencl:gpu:7'"),
+        (["bundle", "--out", "file/inside"], r"--out file/inside cannot be written: Not a dir"),
+        (["seal", "nowhere"], r"nowhere"),
+    ],
+)
+def test_mistakes_of_the_opencl_command(
+    words: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("pyopencl")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACCELKIT_OPENCL_NO_TUNE", "1")  # whatever table this machine has
+    (tmp_path / "file").write_text("")
+    assert run("opencl", *words) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(message, said), said
 
 
 def test_the_opencl_command_without_its_packages_says_how_to_get_them(

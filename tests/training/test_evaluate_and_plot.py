@@ -50,12 +50,15 @@ def test_mean_over_crops_is_the_mean_of_the_probabilities() -> None:
 def test_what_cannot_be_evaluated(
     tmp_path: Path, finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert evaluate([str(tmp_path / "none")]) == 1
+    assert evaluate([str(tmp_path / "none")]) == 2
     assert "no checkpoint directory" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert evaluate([str(tmp_path / "empty")]) == 2
+    assert "empty holds no checkpoint. Give one, or" in capsys.readouterr().err
     path = write_checkpoint(tmp_path, {"w": np.zeros(2)}, CheckpointInfo(step=1))
-    assert evaluate([str(path)]) == 1
+    assert evaluate([str(path)]) == 2
     assert "was not written by `python -m accelkit.train`" in capsys.readouterr().err
-    assert evaluate([str(finished / "ck"), "--data=nothing"]) == 1
+    assert evaluate([str(finished / "ck"), "--data=nothing"]) == 2
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
@@ -91,9 +94,11 @@ def test_what_cannot_be_plotted(
 ) -> None:
     pytest.importorskip("matplotlib")
     log = str(finished / "log")
-    assert plot([str(tmp_path / "none")]) == 1
+    assert plot([str(tmp_path / "none")]) == 2
     assert "cannot be read" in capsys.readouterr().err
-    assert plot([log, "--metrics", "f1", "-o", str(tmp_path / "a.png")]) == 1
+    assert plot(["torch="]) == 2
+    assert "'torch=' names no log. Expected NAME=LOG" in capsys.readouterr().err
+    assert plot([log, "--metrics", "f1", "-o", str(tmp_path / "a.png")]) == 2
     assert "No log has the metric 'f1'. They have: epoch" in capsys.readouterr().err
-    assert plot([log, "-o", str(tmp_path / "a.docx")]) == 1
+    assert plot([log, "-o", str(tmp_path / "a.docx")]) == 2
     assert "cannot be written" in capsys.readouterr().err

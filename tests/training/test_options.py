@@ -40,6 +40,11 @@ def test_arguments_win_over_the_file(tmp_path: Path) -> None:
         ("target_accuracy = 95", "95.0 is not between 0 and 1"),
         ("target_accuracy = nan", "nan is not between 0 and 1"),
         ("a = ", "not valid TOML"),
+        ("epochs = 2.5", "epochs in .* '2.5' is no integer; expected one of at least 1"),
+        ("learning_rate = nan", "nan is not positive and finite"),
+        ('gamma = "small"', "'small' is no number"),
+        ('backend = "torch"\ndevice = "numpy"', "gives device twice, the second time as device"),
+        ('config = "b.toml"', "Unknown option in .* 'config'"),
     ],
 )
 def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
@@ -57,12 +62,33 @@ def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
         ["--dta=x"],
         ["--data=x", "--target-accuracy=95"],
         ["--data=x", "--milestones", "30", "60"],
+        ["--data=x", "--learning-rate=inf"],
+        ["--data=x", "--learning-rate=-1"],
+        ["--data=x", "--gamma=0"],
+        ["--data=x", "--momentum=1"],
+        ["--data=x", "--weight-decay=-1"],
+        ["--data=x", "--seed=18446744073709551616"],
+        ["--data=x", "--precision=int8"],
+        ["--data=x", "--memory-limit=lots"],
+        ["--data=x", "--memory-limit=1GiB", "--accumulate=2"],
+        ["--data=x", "--batch-size=32", "--accumulate=3"],
+        ["--data=x", "--optimizer=adam", "--nesterov"],
     ],
 )
 def test_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         parse_options(arguments)
+    assert ended.value.code == 2
     assert "error:" in capsys.readouterr().err
+
+
+def test_a_limit_of_the_file_excludes_micro_batches(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.toml").write_text('data = "digits"\nmemory_limit = "1GiB"\n')
+    with pytest.raises(SystemExit):
+        parse_options([f"--config={tmp_path / 'a.toml'}", "--accumulate=2"])
+    assert "leave out --accumulate" in capsys.readouterr().err
 
 
 def test_every_option_is_known_to_decide_the_numbers_or_not() -> None:

@@ -136,9 +136,9 @@ def test_the_learning_rate_cannot_change_silently(
 ) -> None:
     stop_after(3)
     run(tmp_path)
-    assert run(tmp_path, "--resume", "--batch-size=20") == 1
+    assert run(tmp_path, "--resume", "--batch-size=20") == 2
     assert "other options (batch_size: 10, now 20)" in capsys.readouterr().err
-    assert run(tmp_path, "--resume", "--epochs=4") == 1
+    assert run(tmp_path, "--resume", "--epochs=4") == 2
     assert "It depends on --epochs" in capsys.readouterr().err
 
 
@@ -146,10 +146,10 @@ def test_checkpoints_and_logs_of_other_runs_are_left_alone(
     tmp_path: Path, reference: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = result(reference)
-    assert run(reference) == 1
+    assert run(reference) == 2
     assert "holds the checkpoints of a run. Continue it with --resume" in capsys.readouterr().err
     arguments = [*SMALL, "--progress=none", f"--log-dir={reference / 'log'}"]
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     assert "is the log of another run" in capsys.readouterr().err
     assert result(reference) == before
 
@@ -166,15 +166,23 @@ def test_checkpoints_and_logs_of_other_runs_are_left_alone(
         (["--data=shapes", "--model=lenet5"], "3 channels, the model takes 1"),
         (["--data=shapes:50", "--model=alexnet"], "do not fill one batch of 128"),
         (["--data=shapes", "--backend=cuda"], "Unknown backend 'cuda'"),
-        (["--data=shapes", "--precision=int8"], "precision"),
+        (["--data=shapes", "--backend=torch:gpu:9"], "has no device"),
         (["--data=shapes", "--config=/nowhere.toml"], "cannot be read"),
     ],
 )
 def test_wrong_input(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(arguments) == 1
+    assert main(arguments) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_target_needs_test_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = np.zeros((20, 32, 32, 1), np.uint8)
+    np.savez(tmp_path / "all.npz", images=images, labels=np.arange(20) % 10)
+    arguments = [f"--data={tmp_path / 'all.npz'}", "--model=lenet5", "--batch-size=10"]
+    assert main([*arguments, "--target-accuracy=0.5"]) == 2
+    assert "has no test part. Give one with --eval-data" in capsys.readouterr().err
 
 
 def write_images(root: Path, bad: bool) -> None:
@@ -211,7 +219,7 @@ def test_classes_of_training_and_evaluation_must_agree(
     write_images(tmp_path, False)
     (tmp_path / "val" / "b").rename(tmp_path / "val" / "c")
     model = ("--model=lenet5", "--model-option=channels=3")
-    assert main([f"--data={tmp_path}", *model, "--batch-size=4"]) == 1
+    assert main([f"--data={tmp_path}", *model, "--batch-size=4"]) == 2
     assert "the labels would not mean the same" in capsys.readouterr().err
 
 
