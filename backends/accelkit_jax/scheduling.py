@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, Final
 
-import jax
 from jax import lax
 
 from accelkit.primitives.optimizer import sgd_update
@@ -29,7 +29,11 @@ def _sgd_update_matmul(
     precision: Any = lax.Precision.HIGHEST,
     **options: Any,
 ) -> tuple[Any, Any]:
-    """A loop over blocks of rows: XLA updates its carried arrays in place."""
+    """A loop over blocks of rows: XLA updates the arrays that it carries in place.
+
+    The loop carries the momentum alone where it can. With the parameter beside it, both results
+    read both operands, and XLA copies the whole of one of them at every turn.
+    """
     assert sgd_update.definition is not None
     rows_axis = a.ndim - 1 if transpose_a else a.ndim - 2
     axes = (
@@ -39,23 +43,37 @@ def _sgd_update_matmul(
     batch = tuple(range(a.ndim - 2))
     count = p.shape[-2]
     rows = _block_rows(count, p.nbytes)
+    update = functools.partial(sgd_update.definition, learning_rate=learning_rate, **options)
 
-    def piece(index: Any, carried: tuple[Any, Any]) -> tuple[Any, Any]:
-        start = index * rows
+    def gradient(start: Any) -> Any:
         part = lax.dynamic_slice_in_dim(a, start, rows, axis=rows_axis)
-        g = lax.dot_general(part, b, (axes, (batch, batch)), precision=precision)
-        old = [lax.dynamic_slice_in_dim(x, start, rows, axis=p.ndim - 2) for x in carried]
-        new = sgd_update.definition(old[0], g, old[1], learning_rate, **options)
-        x, y = (
-            lax.dynamic_update_slice_in_dim(whole, part, start, axis=p.ndim - 2)
-            for whole, part in zip(carried, new, strict=True)
-        )
+        return lax.dot_general(part, b, (axes, (batch, batch)), precision=precision)
+
+    def block(array: Any, start: Any) -> Any:
+        return lax.dynamic_slice_in_dim(array, start, rows, axis=p.ndim - 2)
+
+    def replaced(array: Any, part: Any, start: Any) -> Any:
+        return lax.dynamic_update_slice_in_dim(array, part, start, axis=p.ndim - 2)
+
+    def both(index: Any, carried: tuple[Any, Any]) -> tuple[Any, Any]:
+        start = index * rows
+        old = [block(x, start) for x in carried]
+        new = update(old[0], gradient(start), old[1])
+        x, y = (replaced(*pair, start) for pair in zip(carried, new, strict=True))
         return x, y
 
+    def momentum(index: Any, v: Any) -> Any:
+        start = index * rows
+        _, new = update(block(p, start), gradient(start), block(v, start))
+        return replaced(v, new, start)
+
     if rows == count:
-        return piece(0, (p, v))
-    found: tuple[Any, Any] = jax.lax.fori_loop(0, count // rows, piece, (p, v))
-    return found
+        return both(0, (p, v))
+    if options["nesterov"]:  # the parameter needs the gradient itself
+        found: tuple[Any, Any] = lax.fori_loop(0, count // rows, both, (p, v))
+        return found
+    v = lax.fori_loop(0, count // rows, momentum, v)
+    return p - v * learning_rate, v
 
 
 def _block_rows(count: int, memory_bytes: int) -> int:

@@ -11,7 +11,7 @@ import threading
 import jax
 import numpy as np
 import pytest
-from accelkit_jax import JaxBackend, philox, runtime
+from accelkit_jax import JaxBackend, philox, runtime, scheduling
 from accelkit_jax.compile import preferred_options, reusable
 from backends.comparison import run
 from backends.primitive_cases import Case
@@ -20,7 +20,9 @@ from accelkit import dtypes, losses, nn, optim, train
 from accelkit.backend import CompileOptions
 from accelkit.device import Device
 from accelkit.errors import BackendError, DeviceError, OptionError, OutOfMemoryError
+from accelkit.graph import TensorSpec
 from accelkit.primitives import get
+from accelkit.tracing import trace_graph
 from backends import xla_cases
 
 JAX = JaxBackend()
@@ -230,6 +232,36 @@ def test_synchronize_waits_for_results() -> None:
     y = JAX.run(get("matmul"), [x, x], {"transpose_a": False, "transpose_b": False}, CPU)
     JAX.synchronize(CPU)
     assert y.is_ready()
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("transpose", [False, True])
+def test_an_update_in_blocks(
+    monkeypatch: pytest.MonkeyPatch, nesterov: bool, transpose: bool
+) -> None:
+    """The result of the whole, by blocks of rows; without Nesterov, and nothing large is copied."""
+    monkeypatch.setattr(scheduling, "_PIECE_BYTES", 1 << 15)
+    rng = np.random.default_rng(0)
+    rows, columns = 256, 128
+    p, v = (rng.standard_normal((rows, columns)).astype(np.float32) for _ in range(2))
+    a, b = (rng.standard_normal((4, n)).astype(np.float32) for n in (rows, columns))
+    operands = [p, a if transpose else a.T.copy(), b, v, np.float32(0.1)]
+    options = {"momentum": 0.9, "weight_decay": 0.01, "nesterov": nesterov}
+    graph, _ = trace_graph(
+        lambda *xs: get("sgd_update_matmul")(
+            *xs, transpose_a=transpose, transpose_b=False, **options
+        ),
+        [TensorSpec(np.shape(x), dtypes.float32) for x in operands],
+    )
+    program = JAX.compile(graph, CPU, donate=frozenset({0, 3}))
+    found = program([JAX.put(x, CPU) for x in operands])
+    g = a.T @ b + np.float32(0.01) * p
+    new_v = np.float32(0.9) * v + g
+    new_p = p - np.float32(0.1) * (g + np.float32(0.9) * new_v if nesterov else new_v)
+    for one, expected in zip(found, (new_p, new_v), strict=True):
+        np.testing.assert_allclose(np.asarray(one), expected, rtol=1e-5, atol=1e-5)
+    if not nesterov:
+        assert program.temporary_memory_bytes() < p.nbytes
 
 
 _IN_A_FRESH_PROCESS = """
