@@ -272,11 +272,18 @@ _TEMPLATES: Final[dict[str, str]] = {
     # x^y = e^(y log x), with log x and its product in two words (high + low): what is rounded off
     # them shows in the result, up to EXP_MOST times. log(1 + f) = head + tail of terms
     # 2 s + (2/3) s^3 + s^5 p(s^2); the second is at most 1 % and still takes two words.
-    "product_error": """static inline T ak_product_error(T a, T b, T p) {
+    # What is rounded off p = a b: one operation where the processor has a fused multiply-add.
+    "product_error": """#if defined(__FMA__) && !defined(AK_STANDARD_FUNCTIONS)
+static inline T ak_product_error(T a, T b, T p) {
+  return $FMA(a, b, -p);
+}
+#else
+static inline T ak_product_error(T a, T b, T p) {
   const T ah = as_T(as_U(a) & $UPPER_HALF), bh = as_T(as_U(b) & $UPPER_HALF);
   const T al = a - ah, bl = b - bh;
   return ((ah * bh - p) + ah * bl + al * bh) + al * bl;
 }
+#endif
 """,
     "power": """static inline T ak_power(T x, T y) {
   const T a = as_T(as_U(x) & ~$SIGN);
@@ -333,6 +340,7 @@ _TEMPLATES: Final[dict[str, str]] = {
 # What differs by more than constants.
 _PARTS: Final[dict[str, tuple[str, str]]] = {
     "WIDTH": ("32", "64"),
+    "FMA": ("__builtin_fmaf", "__builtin_fma"),
     "ERF_MISSING": (
         "const T missing = ak_exp_core(-(c + c * $ERF_FAR(c)));",
         "const T k = (c - 3.0) / (c + 3.0);\n"

@@ -69,6 +69,5 @@ def _collect(code: str, wanted: list[str]) -> None:
     """Append the functions that ``code`` calls and are not there yet, callees first."""
     for name in dict.fromkeys(re.findall(r"\bak_(\w+)\(", code)):
         if name in FUNCTIONS and name not in wanted:
-            body = FUNCTIONS[name].split("\n", 1)[1]
-            _collect(body, wanted)
+            _collect(FUNCTIONS[name].replace(f"ak_{name}(", ""), wanted)
             wanted.append(name)

@@ -26,10 +26,13 @@ _ROUNDS = """
 """
 
 
-def _kernel(stem: str, size: int, offset: int, kind: str, store: str, words: int) -> KernelSource:
+def _kernel(
+    stem: str, size: int, offset: int, kind: str, store: str, words: int, inside: str = ""
+) -> KernelSource:
     """``store`` is code for element ``e`` (of the result) from the words c0..c3.
 
     ``words`` is the number of words of one element; the stream starts at word offset * words.
+    ``inside`` may replace ``store`` for block ``b`` where all of its elements exist.
     """
     per_block = 4 // words
     first = offset // per_block
@@ -50,7 +53,7 @@ __kernel void KERNEL(const __global uint* restrict key, __global {kind}* restric
     const ulong index = (ulong)b + {first}UL;
     BLOCK(index)
     const long e = b * {per_block} - {skip};
-    {store}
+    {inside or store}
   }}
   for (int edge = 0; edge < 2; edge++) {{
     const long b = edge == 0 ? 0 : {blocks}L - 1;
@@ -70,7 +73,12 @@ def keep_mask_kernel(size: int, rate: float, offset: int) -> KernelSource:
     """``(key, out)``: bytes, 1 where the word is at least the threshold of ``rate``."""
     threshold = f"{keep_threshold(rate)}UL"
     store = " ".join(f"PUT(e + {w}, (c{w} & LOW) >= {threshold})" for w in range(4))
-    return _kernel("random_keep_mask", size, offset, "uchar", store, 1)
+    joined = " | ".join(f"((c{w} & LOW) >= {threshold} ? {1 << 8 * w}UL : 0UL)" for w in range(4))
+    inside = store
+    if offset % 4 == 0:  # blocks are aligned: one store instead of four interleaved ones
+        inside = f"((__global uint*)out)[b] = (uint)({joined});"
+        inside = f"\n#ifdef __ENDIAN_LITTLE__\n{inside}\n#else\n{store}\n#endif"
+    return _kernel("random_keep_mask", size, offset, "uchar", store, 1, inside)
 
 
 def uniform_kernel(size: int, dtype: str, offset: int) -> KernelSource:
