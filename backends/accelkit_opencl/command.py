@@ -208,17 +208,19 @@ def _search(
 
     profile = _backend().profile(device)
     flops = {choice_key(*item): item[1].flops for item in products}
-    rows: list[Tuned] = []
+    found: dict[str, Tuned] = {}
     ended = "tuned"
     with Progress(transient=True) as progress:
         bar = progress.add_task(f"Tuning {device}", total=sum(flops.values()))
         budget_s = deadline - time.perf_counter()
         try:
             for row in tune(products, trials, profile, budget_s=budget_s):
-                rows.append(row)
-                progress.advance(bar, flops[row.key])
+                if row.key not in found:
+                    progress.advance(bar, flops[row.key])
+                found[row.key] = row  # a later one is faster
         except KeyboardInterrupt:
             ended = "tuned until it was interrupted"
+    rows = list(found.values())
     path = save_choices({row.key: row.choice for row in rows}, open_device(device))
     _backend().use_choices(device, load_choices(open_device(device)))
     for row in rows:

@@ -16,7 +16,7 @@ from accelkit_opencl.kernels.source import KernelSource, itemsize_of
 from accelkit_opencl.kernels.tile import Tile, best_tile
 from accelkit_opencl.lowering import Choice, Launch, Lowering, Profile, choice_key
 from accelkit_opencl.products_gpu import lower_blocked
-from accelkit_opencl.shares import best_shares, heights
+from accelkit_opencl.shares import Shares, best_shares, heights
 
 __all__ = [
     "LOWERINGS",
@@ -30,6 +30,7 @@ __all__ = [
     "lower_matmul",
     "lower_matmul_update",
     "lower_weight_gradient",
+    "weight_gradient_shares",
 ]
 
 _UNROLL = 4  # of a long loop
@@ -214,20 +215,7 @@ def lower_weight_gradient(
     if not profile.cpu:
         return lower_blocked(blocked_gpu.weight_gradient_product(conv), ("x", "g"), profile)
     choice = choice or profile.choice("weight gradient", conv)
-    gather = _without_border(conv.forward())
-    block_bytes = min(choice.block_bytes or _FIRST_CACHE_BYTES, profile.local_bytes)
-    # A panel of a whole image in one block spares the partial sums a way to memory and back.
-    image_bytes = gather.grid[0] * gather.grid[1] * profile.vector_bytes
-    most_vectors = min(4, block_bytes // image_bytes or 4)
-    width, length = profile.width(conv.dtype), gather.runs[1]
-    tiles = [
-        Tile(rows, vectors, width, conv.dtype)
-        for vectors in range(1, most_vectors + 1)
-        for rows in sorted(heights(length, profile.most_rows(vectors), conv.dtype))
-    ]
-    if choice.rows:
-        tiles = [Tile(min(choice.rows, length), choice.vectors, width, conv.dtype)]
-    shares = best_shares(gather, tiles, profile.compute_units, choice.taps)
+    gather, block_bytes, shares = weight_gradient_shares(conv, profile, choice)
     launches, scratch, padded = [], {}, "x"
     if gather.needs_padding:
         padded = "padded"
@@ -243,6 +231,27 @@ def lower_weight_gradient(
     )
     launches.append(Launch(kernel, (padded, "g", "out")))
     return Lowering(tuple(launches), scratch)
+
+
+def weight_gradient_shares(
+    conv: Convolution, profile: Profile, choice: Choice
+) -> tuple[Gather, int, Shares]:
+    """The forward product that a weight gradient belongs to, the bytes of a panel of the output
+    gradient in local memory, and how the work is shared."""
+    gather = _without_border(conv.forward())
+    block_bytes = min(choice.block_bytes or _FIRST_CACHE_BYTES, profile.local_bytes)
+    # A panel of a whole image in one block spares the partial sums a way to memory and back.
+    image_bytes = gather.grid[0] * gather.grid[1] * profile.vector_bytes
+    most_vectors = min(4, block_bytes // image_bytes or 4)
+    width, length = profile.width(conv.dtype), gather.runs[1]
+    tiles = [
+        Tile(rows, vectors, width, conv.dtype)
+        for vectors in range(1, most_vectors + 1)
+        for rows in sorted(heights(length, profile.most_rows(vectors), conv.dtype))
+    ]
+    if choice.rows:
+        tiles = [Tile(min(choice.rows, length), choice.vectors, width, conv.dtype)]
+    return gather, block_bytes, best_shares(gather, tiles, profile.compute_units, choice.taps)
 
 
 LOWERINGS: dict[str, Callable[..., Lowering]] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ __all__ = ["Shares", "best_shares", "heights"]
 # In the units of tile_cost:
 _COPY_COST = 30.0  # of one vector of a gradient
 _LINE_COST = 4.0  # of a line of the image from the second-level cache
+_MANY = 64  # work-items per unit, whose order no longer matters
 _LINE_BYTES = 64  # of a cache
 
 
@@ -40,24 +42,38 @@ def best_shares(gather: Gather, tiles: Iterable[Tile], compute_units: int, taps:
         full, rest = divmod(gather.features, tile.columns)
         panels = [tile.vectors] * full + [ceil_div(rest, tile.width)] * bool(rest)
         count = max(1, ceil_div(length, tile.rows))
-        lines = _lines(tile)
         for share in [min(taps, all_taps)] if taps else range(1, all_taps + 1):
-            for chunks in {
-                ceil_div(count, ceil_div(count, c)) for c in range(1, min(count, 8) + 1)
-            }:
-                items = [
-                    min(share, all_taps - first)
-                    * min(ceil_div(count, chunks), count - c * ceil_div(count, chunks))
-                    * (tile_cost(tile.rows, vectors) + _LINE_COST * lines)
-                    + _COPY_COST * vectors
-                    for vectors in panels
-                    for first in range(0, all_taps, share)
-                    for c in range(chunks)
-                ] * gather.groups
-                found = Shares(_makespan(items, compute_units), tile, share, chunks)
-                best = min(best or found, found, key=lambda shares: shares.time)
+            works = [min(share, all_taps - first) for first in range(0, all_taps, share)]
+            for chunk in {ceil_div(count, c) for c in range(1, min(count, 8) + 1)}:
+                parts = [min(chunk, count - first) for first in range(0, count, chunk)]
+                least = best.time if best is not None else math.inf
+                time = _time(tile, panels * gather.groups, works, parts, compute_units, least)
+                if time < least:
+                    best = Shares(time, tile, share, len(parts))
     assert best is not None
     return best
+
+
+def _time(
+    tile: Tile,
+    panels: list[int],
+    works: list[int],
+    parts: list[int],
+    units: int,
+    least: float,
+) -> float:
+    """Estimated time of work-items for all panels, taps and parts of a tap's tiles; any time that
+    is not below ``least`` if this is not either."""
+    step = {v: tile_cost(tile.rows, v) + _LINE_COST * _lines(tile) for v in set(panels)}
+    total = sum(works) * sum(parts) * sum(step[v] for v in panels)
+    total += _COPY_COST * sum(panels) * len(works) * len(parts)
+    if total / units >= least:
+        return total / units
+    if len(panels) * len(works) * len(parts) > _MANY * units:
+        largest = max(works) * max(parts) * max(step.values()) + _COPY_COST * max(panels)
+        return total / units + largest
+    items = [w * p * step[v] + _COPY_COST * v for v in panels for w in works for p in parts]
+    return _makespan(items, units)
 
 
 def heights(length: int, most: int, dtype: str) -> set[int]:
@@ -81,8 +97,6 @@ def _makespan(items: list[float], units: int) -> float:
 
     So do PoCL's threads ("guided" scheduling); other runtimes are at least as even.
     """
-    if len(items) > 64 * units:
-        return sum(items) / units + max(items)
     busy, first = [0.0] * units, 0
     while first < len(items):
         end = first + ceil_div(len(items) - first, units)

@@ -86,7 +86,13 @@ def has_choice(kind: str, product: Matmul | Convolution, profile: Profile) -> bo
 
 
 class Trial(Protocol):
-    """Seconds of one run of a choice, infinite if it cannot run."""
+    """What compiles and measures choices: :class:`accelkit_opencl.trials.Trials`.
+
+    Attributes:
+        workers: Choices that it compiles at the same time.
+    """
+
+    workers: int
 
     def __call__(
         self,
@@ -97,7 +103,13 @@ class Trial(Protocol):
         give_up_s: float,
         within_s: float,
     ) -> float:
-        """As :meth:`accelkit_opencl.trials.Trials.__call__`."""
+        """Seconds of one run of a choice, infinite if it cannot run."""
+        ...
+
+    def compile_ahead(
+        self, items: Iterable[tuple[str, Matmul | Convolution, Choice]], *, within_s: float
+    ) -> None:
+        """Compile choices that will be measured next."""
         ...
 
 
@@ -108,13 +120,13 @@ def tune(
     *,
     budget_s: float = 30.0,
 ) -> Iterator[Tuned]:
-    """Measure candidates, costliest product first, until the time is used up.
+    """Measure candidates until the time is used up.
 
-    Every product gets a share of the time in proportion to its arithmetic; what one leaves over
-    goes to the others. It begins with the default, then tries at least one other choice. The
-    default is kept unless the fastest one is at least 2 % faster when both are measured again: the
-    fastest of many is partly the luckiest. A product without a choice, such as all those in GPU
-    forms, is not measured.
+    First the default and the likeliest other choice of every product, costliest product first;
+    then, in the same order, the next choice of each that has one, and so on. The default is kept
+    unless the fastest one is at least 2 % faster when both are measured again: the fastest of
+    many is partly the luckiest. A product without a choice, such as all those in GPU forms, is not
+    measured.
 
     Args:
         products: Kinds and geometries.
@@ -123,74 +135,95 @@ def tune(
         budget_s: No result is waited for after that many seconds.
 
     Yields:
-        One result for each product of which at least two choices were measured.
+        One result for each product of which at least two choices were measured, and another one
+        whenever a further choice turns out to be faster.
     """
     deadline = time.perf_counter() + budget_s
-    wanted = [item for item in products if has_choice(*item, profile)]
-    rest_flops = sum(product.flops for _, product in wanted)
-    for kind, product in wanted:
-        now = time.perf_counter()
-        if now >= deadline:
-            return
-        share_s = (deadline - now) * product.flops / max(rest_flops, 1)
-        rest_flops -= product.flops
-        found = _Search(kind, product, profile, measure, deadline).run(until=now + share_s)
-        if found is not None:
-            yield found
+    searches = [
+        _Search(kind, product, choices, measure, deadline)
+        for kind, product in products
+        if profile.cpu and len(choices := different_candidates(kind, product, profile)) > 1
+    ]
+    while searches:
+        # All of one compilation each: a processor that waits for the others' is lost.
+        for first in range(0, len(searches), measure.workers):
+            group = searches[first : first + measure.workers]
+            now = time.perf_counter()
+            if now >= deadline:
+                return
+            ahead = [item for search in group for item in search.next()]
+            measure.compile_ahead(ahead, within_s=deadline - now)
+            for search in group:
+                found = search.run()
+                if found is not None:
+                    yield found
+        searches = [search for search in searches if search.next()]
 
 
 class _Search:
-    """The fastest choice for one product."""
+    """The search for the fastest choice for one product."""
 
     def __init__(
         self,
         kind: str,
         product: Matmul | Convolution,
-        profile: Profile,
+        choices: list[Choice],
         measure: Trial,
         deadline: float,
     ) -> None:
-        self._kind, self._product, self._profile = kind, product, profile
+        self._kind, self._product = kind, product
+        self._left = choices
+        self._tried: dict[Choice, float] = {}
+        self._confirmed = {Choice()}
+        self._told: Choice | None = None
         self._measure, self._deadline = measure, deadline
+
+    def next(self) -> list[tuple[str, Matmul | Convolution, Choice]]:
+        """What :meth:`run` will measure: two choices at first, then one at a time."""
+        count = 1 if self._tried else 2
+        return [(self._kind, self._product, choice) for choice in self._left[:count]]
 
     def _seconds(self, choice: Choice, *, give_up_s: float = math.inf) -> float:
         within_s = self._deadline - time.perf_counter()
+        if within_s <= 0:
+            return math.inf
         return self._measure(
             self._kind, self._product, choice, give_up_s=give_up_s, within_s=within_s
         )
 
-    def run(self, *, until: float) -> Tuned | None:
-        """None if there was no time for two choices."""
-        default_s = best_s = math.inf
-        best, tried = Choice(), 0
-        begun = time.perf_counter()
-        for choice in different_candidates(self._kind, self._product, self._profile):
-            took, begun = time.perf_counter() - begun, time.perf_counter()
-            # One more if at least half of it fits, so that shares are right on average.
-            if begun >= self._deadline or (tried >= 2 and begun + took / 2 >= until):
-                break
-            found_s = self._seconds(choice, give_up_s=_HOPELESS * best_s)
-            if not tried:
-                default_s = found_s
-            tried += 1
-            if found_s < best_s:
-                best_s, best = found_s, choice
-        if tried < 2 or best_s == math.inf:
+    def run(self) -> Tuned | None:
+        """A result if there is one, and it is new."""
+        for _, _, choice in self.next():
+            if time.perf_counter() >= self._deadline:
+                return None
+            self._left.remove(choice)
+            best_s = min(self._tried.values(), default=math.inf)
+            self._tried[choice] = self._seconds(choice, give_up_s=_HOPELESS * best_s)
+        if len(self._tried) < 2 or min(self._tried.values()) == math.inf:
             return None
-        if best != Choice() and default_s < math.inf:
-            default_s, best_s, best = self._confirmed(default_s, best_s, best)
-        return Tuned(choice_key(self._kind, self._product), best, default_s, best_s)
+        self._confirm_the_fastest()
+        best, default_s = self._fastest(), self._tried[Choice()]
+        if self._tried[best] > _CLEARLY_FASTER * default_s:
+            best = Choice()
+        if best == self._told:
+            return None
+        self._told = best
+        key = choice_key(self._kind, self._product)
+        return Tuned(key, best, default_s, self._tried[best])
 
-    def _confirmed(
-        self, default_s: float, best_s: float, best: Choice
-    ) -> tuple[float, float, Choice]:
-        """Both once more; without the time for that, the first measurements count."""
-        again_s = self._seconds(best), self._seconds(Choice())
-        if math.inf not in again_s:
-            best_s, default_s = again_s
-        if best_s > _CLEARLY_FASTER * default_s:
-            return default_s, default_s, Choice()
-        return default_s, best_s, best
+    def _fastest(self) -> Choice:
+        return min(self._tried, key=lambda choice: self._tried[choice])
+
+    def _confirm_the_fastest(self) -> None:
+        """Measure it once more beside the default, which may make another one the fastest.
+
+        Without the time for that the first measurements count.
+        """
+        while (best := self._fastest()) not in self._confirmed:
+            self._confirmed.add(best)
+            again_s = self._seconds(best), self._seconds(Choice())
+            if math.inf not in again_s:
+                self._tried[best], self._tried[Choice()] = again_s
 
 
 # --- the table on disk -------------------------------------------------------------------------

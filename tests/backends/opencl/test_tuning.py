@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from accelkit_opencl import command, profile_of, trials
-from accelkit_opencl.candidates import candidates
 from accelkit_opencl.command import main
 from accelkit_opencl.kernels.matmul_cpu import Matmul
 from accelkit_opencl.products import Choice, Profile, choice_key, lower_matmul
@@ -24,6 +23,7 @@ from accelkit import registry
 
 PROFILE = Profile(cpu=True, compute_units=2)
 PRODUCT = Matmul(1, 100, 96, 64)
+LARGE = Matmul(1, 900, 960, 640)
 
 
 class Crash:
@@ -34,37 +34,53 @@ class Crash:
 
 
 def test_a_crash_costs_one_choice(runtime: Runtime) -> None:
-    with closing(Trials(runtime.device, PROFILE, limit_s=100.0)) as trying:
-        assert 0 < trying("matmul", PRODUCT, Choice()) < math.inf
+    good, bad = ("matmul", PRODUCT, Choice()), ("matmul", Crash(), Choice())
+    other = ("matmul", PRODUCT, Choice(6, 2))
+    with closing(Trials(runtime.device, PROFILE, limit_s=100.0, workers=2)) as trying:
+        trying.compile_ahead([good, bad, other], within_s=100.0)  # type: ignore[list-item]
+        assert trying.crashes == 1
+        assert trying(*bad) == math.inf  # type: ignore[arg-type]
+        assert trying.crashes == 1
+        assert 0 < trying(*good) < math.inf
+        assert 0 < trying(*other) < math.inf
         assert trying("matmul", Crash(), Choice()) == math.inf  # type: ignore[arg-type]
-        assert trying.crashes == 1
-        assert 0 < trying("matmul", PRODUCT, Choice(6, 2)) < math.inf
-        assert trying.crashes == 1
+        assert trying.crashes == 2
+        assert 0 < trying(*good) < math.inf
 
 
 def test_a_choice_that_takes_too_long_is_stopped(runtime: Runtime) -> None:
-    with closing(Trials(runtime.device, PROFILE, limit_s=0.0)) as trying:
+    with closing(Trials(runtime.device, PROFILE, limit_s=0.0, workers=1)) as trying:
         assert trying("matmul", PRODUCT, Choice()) == math.inf
         assert trying.crashes == 1
+        trying.compile_ahead([("matmul", PRODUCT, Choice(6, 2))], within_s=100.0)
+        assert trying.crashes == 2
 
 
-def measuring(seconds: Callable[[Choice], float], calls: list[Choice] | None = None) -> Any:
+class Measuring:
     """A stand-in for Trials: these seconds for every choice."""
 
-    def measure(kind: str, product: Matmul, choice: Choice, **limits: float) -> float:
-        assert limits["within_s"] > 0
-        if calls is not None:
-            calls.append(choice)
-        return seconds(choice)
+    workers = 2
 
-    return measure
+    def __init__(
+        self, seconds: Callable[[Choice], float], calls: list[Choice] | None = None
+    ) -> None:
+        self.seconds, self.calls = seconds, calls
+
+    def __call__(self, kind: str, product: Matmul, choice: Choice, **limits: float) -> float:
+        assert limits["within_s"] > 0
+        if self.calls is not None:
+            self.calls.append(choice)
+        return self.seconds(choice)
+
+    def compile_ahead(self, items: Any, *, within_s: float) -> None:
+        assert within_s > 0
 
 
 def test_the_fastest_is_kept_if_it_is_clearly_faster() -> None:
-    other = candidates("matmul", PRODUCT, PROFILE)[1]
+    other = different_candidates("matmul", PRODUCT, PROFILE)[1]
 
     def measured(gain: float) -> Choice:
-        measure = measuring(lambda choice: gain if choice == other else 1.0)
+        measure = Measuring(lambda choice: gain if choice == other else 1.0)
         (found,) = tune([("matmul", PRODUCT)], measure, PROFILE)
         assert found.key == choice_key("matmul", PRODUCT)
         return found.choice
@@ -76,41 +92,59 @@ def test_the_fastest_is_kept_if_it_is_clearly_faster() -> None:
 
 def test_a_lucky_measurement_is_not_believed() -> None:
     """What was fastest once, and slower than the default when measured again, is not kept."""
-    other = candidates("matmul", PRODUCT, PROFILE)[1]
+    other = different_candidates("matmul", PRODUCT, PROFILE)[1]
     times = {other: iter((0.5, 1.1))}
-    measure = measuring(lambda choice: next(times[choice]) if choice in times else 1.0)
+    measure = Measuring(lambda choice: next(times[choice]) if choice in times else 1.0)
     (found,) = tune([("matmul", PRODUCT)], measure, PROFILE)
     assert (found.choice, found.best_s) == (Choice(), 1.0)
 
 
 def test_the_default_is_measured_first_and_no_kernels_twice_but_to_confirm() -> None:
     calls: list[Choice] = []
-    list(tune([("matmul", PRODUCT)], measuring(lambda _: 1.0, calls), PROFILE))
+    list(tune([("matmul", PRODUCT)], Measuring(lambda _: 1.0, calls), PROFILE))
     assert calls[0] == Choice()
     names = [lower_matmul(PRODUCT, PROFILE, choice).launches[-1].source.name for choice in calls]
     assert len(set(names)) == len(names) > 1
     assert calls == different_candidates("matmul", PRODUCT, PROFILE)
 
 
-def test_products_share_the_budget_by_their_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that a measurement moves by a second: 10 s are 9 for the product of 9/10 of the work,
-    which needs less, and at least two choices for the other one."""
-    clock = [0.0]
-    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    large, small = Matmul(1, 900, 960, 640), Matmul(1, 100, 960, 640)
-    calls: list[int] = []
+class Clock(Measuring):
+    """A measurement takes a second, and every choice is as fast as the default."""
 
-    def measure(kind: str, product: Matmul, choice: Choice, **limits: float) -> float:
-        assert limits["within_s"] == 10.0 - clock[0]
-        clock[0] += 1.5
-        calls.append(product.m)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(lambda _: 1.0)
+        self.now = 0.0
+        self.measured: list[int] = []
+        self.ahead: list[list[int]] = []
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+    def __call__(self, kind: str, product: Matmul, choice: Choice, **limits: float) -> float:
+        assert limits["within_s"] == 10.0 - self.now
+        self.now += 1.0
+        self.measured.append(product.m)
         return 1.0
 
-    products = [("matmul", large), ("matmul", small)]
-    assert len(list(tune(products, measure, PROFILE, budget_s=10.0))) == 2
-    assert calls.count(large.m) * 1.5 <= 9.0 + 1.5
-    assert calls.count(small.m) >= 2
-    assert len(calls) * 1.5 <= 10.0 + 1.5
+    def compile_ahead(self, items: Any, *, within_s: float) -> None:
+        self.ahead.append([product.m for _, product, _ in items])
+
+
+def test_every_product_is_tried_before_any_gets_a_third_choice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two choices of each, compiled for as many products at once as there are workers."""
+    clock = Clock(monkeypatch)
+    products = [("matmul", Matmul(1, m, 960, 640)) for m in (900, 800, 100)]
+    assert len(list(tune(products, clock, PROFILE, budget_s=10.0))) == 3
+    assert clock.measured == [900, 900, 800, 800, 100, 100, 900, 800, 100, 900]
+    assert clock.ahead[:3] == [[900, 900, 800, 800], [100, 100], [900, 800]]
+
+
+def test_a_later_choice_replaces_a_result_only_if_it_is_confirmed() -> None:
+    first, second, third = different_candidates("matmul", LARGE, PROFILE)[1:4]
+    times = {first: [0.8, 0.8], second: [0.5, 1.5], third: [0.7, 0.7]}
+    measure = Measuring(lambda choice: times[choice].pop(0) if choice in times else 1.0)
+    found = [row.choice for row in tune([("matmul", LARGE)], measure, PROFILE)]
+    assert found == [first, third]
 
 
 def test_what_one_choice_alone_was_measured_of_is_not_tuned(
@@ -119,19 +153,19 @@ def test_what_one_choice_alone_was_measured_of_is_not_tuned(
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
 
-    def slow(*_: Any, **__: Any) -> float:
+    def slow(_: Choice) -> float:
         clock[0] += 40.0
         return 1.0
 
-    assert list(tune([("matmul", PRODUCT)], slow, PROFILE)) == []
+    assert list(tune([("matmul", PRODUCT)], Measuring(slow), PROFILE)) == []
 
 
 def test_no_candidate_is_begun_after_the_budget_and_none_without_choice() -> None:
-    def never(*trial: Any, **limits: float) -> float:
+    def never(_: Choice) -> float:
         raise AssertionError("measured")
 
-    assert list(tune([("matmul", PRODUCT)], never, PROFILE, budget_s=-1.0)) == []
-    assert list(tune([("matmul", PRODUCT)], never, Profile(cpu=False))) == []
+    assert list(tune([("matmul", PRODUCT)], Measuring(never), PROFILE, budget_s=-1.0)) == []
+    assert list(tune([("matmul", PRODUCT)], Measuring(never), Profile(cpu=False))) == []
 
 
 def test_a_hopeless_choice_runs_once(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,6 +185,9 @@ class FirstIsFastest(Trials):
 
     def start(self) -> None:
         self.tried: dict[Any, list[Choice]] = {}
+
+    def compile_ahead(self, items: Any, *, within_s: float) -> None:
+        pass
 
     def __call__(self, kind: str, product: Any, choice: Choice, **limits: float) -> float:
         tried = self.tried.setdefault((kind, product), [])
