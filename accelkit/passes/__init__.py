@@ -16,7 +16,11 @@ from accelkit.passes.memory import (
     plan_values,
     updated_in_place,
 )
-from accelkit.passes.micro_batches import merge_products, update_by_products
+from accelkit.passes.micro_batches import (
+    accumulate_in_momentum,
+    merge_products,
+    update_by_products,
+)
 from accelkit.passes.partition import Part, cut_around_updates, cut_at_barriers, partition
 from accelkit.passes.precision import mixed_precision
 from accelkit.passes.schedule import update_early
@@ -31,6 +35,7 @@ __all__ = [
     "MemoryPlan",
     "Part",
     "Rematerialised",
+    "accumulate_in_momentum",
     "barrier",
     "cut_around_updates",
     "cut_at_barriers",

@@ -7,6 +7,7 @@ Where it lies in the arena is decided by :mod:`accelkit.passes.arena`.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -122,10 +123,14 @@ def updated_in_place(
     last = _last_reads(graph, index)
     outputs = set(graph.outputs)
     free = {graph.inputs[i] for i in donate} - outputs
+    readers = Counter(value for node in graph.nodes for value in node.inputs)
     found: dict[Value, Value] = {}
     reads: dict[int, list[Value]] = {}
     for position, node in enumerate(graph.nodes):
         reads.setdefault(index[node], []).extend(node.inputs)
+        if node.primitive.name in VIEWS:  # of an updated tensor: it may be updated again
+            pairs = zip(node.inputs, node.outputs, strict=False)
+            free.update(new for old, new in pairs if old in free and readers[old] == 1)
         if node.phase != "update" or index[node] != position:
             continue
         for output in node.outputs:

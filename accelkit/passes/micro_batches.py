@@ -1,25 +1,28 @@
-"""Gradient accumulation without gradients: weight gradients of all micro-batches by one product.
+"""Gradient accumulation without gradients.
 
 A step in micro-batches adds up ``a1^T b1 + a2^T b2 + ...`` for the weights of every dense layer:
 a sum of products is the product of the concatenations, ``[a1; a2; ...]^T [b1; b2; ...]``. Where
 the operands are smaller than the weights, keeping them until the last micro-batch costs less
 memory than a running sum, the product is computed once, and its result is consumed by the update
-as soon as it exists.
+as soon as it exists. Other weights' gradients are added to the momentum, which is there anyway:
+``mu v + g1 + g2 + ... + wd p`` in the memory of ``v``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
 from accelkit.passes.cleanup import eliminate_dead_code
-from accelkit.primitives.elementwise import add
+from accelkit.primitives.elementwise import add, multiply, subtract
 from accelkit.primitives.linear_algebra import matmul
 from accelkit.primitives.optimizer import sgd_update, sgd_update_matmul
+from accelkit.primitives.primitive import Primitive
 from accelkit.primitives.scheduling import barrier
-from accelkit.primitives.shaping import concatenate
+from accelkit.primitives.shaping import broadcast_to, concatenate, full
 
-__all__ = ["merge_products", "update_by_products"]
+__all__ = ["accumulate_in_momentum", "merge_products", "update_by_products"]
 
 _LARGE_BYTES = 1 << 20
 
@@ -129,3 +132,82 @@ def update_by_products(graph: Graph) -> Graph:
         return True
 
     return eliminate_dead_code(rewrite(graph, visit)) if chosen else graph
+
+
+def accumulate_in_momentum(graph: Graph) -> Graph:
+    """Let the momentum of large weights take the gradients one by one, instead of their sum.
+
+    For classical momentum only: Nesterov's form needs the sum itself.
+    """
+    users, outputs = _users(graph), set(graph.outputs)
+    first: dict[Value, Node] = {}  # the first gradient of a sum: the update that takes the sum
+    for node in graph.nodes:
+        p = node.parameters
+        if node.primitive is not sgd_update or not p["momentum"] or p["nesterov"]:
+            continue
+        _, total, v, _ = node.inputs
+        start = _first_term(total, users)
+        is_free = v.node is None and len(users[v]) == 1 and v not in outputs
+        if start is not None and is_free and total.spec.memory_bytes >= _LARGE_BYTES // 4:
+            first[start] = node
+    updates = set(first.values())
+
+    def visit(builder: GraphBuilder, node: Node) -> bool:
+        if node in updates:
+            for old, new in zip(node.outputs, _update_by_total(builder, node), strict=True):
+                builder[old] = new
+            return True
+        chosen = [value for value in node.outputs if value in first]
+        if chosen:
+            builder.copy(node)
+        for value in chosen:
+            update = first[value]
+            old, factor = builder[update.inputs[2]], update.parameters["momentum"]
+            add_up = _Arithmetic(builder, update)
+            total = add_up(add, add_up.times(old, factor), builder[value])
+            builder[value] = add_up(barrier, total)  # there before the next micro-batch begins
+        return bool(chosen)
+
+    return eliminate_dead_code(rewrite(graph, visit)) if first else graph
+
+
+def _first_term(total: Value, users: Mapping[Value, Sequence[Node]]) -> Value | None:
+    """The first gradient of a running sum whose partial sums are only added to; None if it is none.
+
+    Partial sums are first operands.
+    """
+    terms = 1
+    while total.node is not None and len(users[total]) == 1:
+        node = total.node
+        is_fence = node.primitive is barrier and len(node.inputs) == 1
+        if node.phase != "update" or not (is_fence or node.primitive is add):
+            return total if terms > 1 else None
+        terms += node.primitive is add
+        total = node.inputs[0]
+    return None
+
+
+class _Arithmetic:
+    """Adds nodes of the update phase, in the scope of a node."""
+
+    def __init__(self, builder: GraphBuilder, node: Node) -> None:
+        self._builder = builder
+        self._label = {"scope": node.scope, "phase": "update"}
+
+    def __call__(self, primitive: Primitive, *operands: Value, **parameters: Any) -> Value:
+        return self._builder.add(primitive, list(operands), parameters, **self._label)[0]
+
+    def times(self, x: Value, factor: float) -> Value:
+        """x * factor."""
+        spec = x.spec
+        return self(multiply, x, self(full, shape=spec.shape, value=factor, dtype=spec.dtype))
+
+
+def _update_by_total(builder: GraphBuilder, update: Node) -> tuple[Value, Value]:
+    """Parameter and momentum from ``mu v + g1 + g2 + ...``."""
+    new = _Arithmetic(builder, update)
+    p, v, _, rate = (builder[value] for value in update.inputs)
+    if update.parameters["weight_decay"]:
+        v = new(add, v, new.times(p, update.parameters["weight_decay"]))
+    rates = new(broadcast_to, rate, shape=p.spec.shape)
+    return new(subtract, p, new(multiply, v, rates)), v

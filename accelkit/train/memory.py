@@ -8,7 +8,8 @@ those of the whole batch:
   gradient are kept instead of a running sum;
 - *rematerialisation* (:func:`accelkit.passes.rematerialise`): idle values are computed again;
 - *early updates*: a gradient is consumed as soon as it exists, that of a large matrix without
-  ever existing as a whole (:func:`accelkit.passes.update_by_products`);
+  ever existing as a whole (:func:`accelkit.passes.update_by_products`); those of micro-batches go
+  into the momentum one by one (:func:`accelkit.passes.accumulate_in_momentum`);
 - *host state* (:mod:`accelkit.train.offload`): optimizer slots stay in the host's memory.
 """
 
@@ -108,6 +109,8 @@ class MemoryMeans:
         """The rewrites of a traced step."""
         if self.accumulate > 1:
             graph = passes.merge_products(graph)
+            if self.early_update:
+                graph = passes.accumulate_in_momentum(graph)
         return passes.update_by_products(graph) if self.early_update else graph
 
     def after_preparation(self, graph: Graph, backend: Backend, donate: Sequence[int]) -> Graph:
@@ -163,7 +166,8 @@ class MemoryChoice:
         means: What is done.
         predicted_peak_bytes: Inputs, state, intermediates, and what kernels need to work, as far as
             the backend knows.
-        unplanned_peak_bytes: The same if nothing were done.
+        unplanned_peak_bytes: The same if nothing were done. What a compiler was seen to need beyond
+            the prediction for one plan is not assumed of this one, which was not compiled.
         predicted_slowdown: Time relative to the step as it would be without a limit:
             :func:`accelkit.passes.graph_cost` of both, which adds up floating-point operations and
             15 for each byte that a node (or fused chain) reads or writes. What is computed again
@@ -210,10 +214,18 @@ def _arena_bytes(graph: Graph, backend: Backend, device: Device, donate: Sequenc
 
 @dataclass(frozen=True)
 class _Option:
-    """A way to run the step that was looked at."""
+    """A way to run the step that was looked at.
+
+    Attributes:
+        means: What is done.
+        peak_bytes: With intermediates scaled to what a compiler was seen to need.
+        predicted_bytes: The same as it would be by the plan alone.
+        cost: Relative time.
+    """
 
     means: MemoryMeans
     peak_bytes: int
+    predicted_bytes: int
     cost: float
 
 
@@ -273,7 +285,7 @@ class Planner:
                 f"a smaller model, or an optimizer with fewer slots."
             )
         return MemoryChoice(
-            limit_bytes, best.means, best.peak_bytes, first.peak_bytes, best.cost / first.cost
+            limit_bytes, best.means, best.peak_bytes, first.predicted_bytes, best.cost / first.cost
         )
 
     def _options(self, limit_bytes: int, scale: float) -> Iterator[_Option]:
@@ -326,11 +338,11 @@ class Planner:
     ) -> _Option:
         arena = _arena_bytes(graph, self._backend, self._device, program.donated)
         cost = passes.graph_cost(graph, fused="fusion" in self._backend.capabilities)
-        peak = graph.input_bytes + int(scale * arena)
+        kept = graph.input_bytes
         if means.host_state:
-            peak -= _spared_bytes(program)
+            kept -= _spared_bytes(program)
             cost += passes.transfer_cost(2 * sum(_slot_sizes(program)))
-        return _Option(means, peak, cost)
+        return _Option(means, kept + int(scale * arena), kept + arena, cost)
 
 
 def _slot_sizes(program: StepProgram) -> list[int]:

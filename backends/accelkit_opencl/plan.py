@@ -21,6 +21,7 @@ from accelkit_opencl.kernels.rowwise import rowwise_kernel
 from accelkit_opencl.kernels.source import KernelSource
 from accelkit_opencl.nodes import lower_node, lower_product
 from accelkit_opencl.products import Lowering, Profile
+from accelkit_opencl.reuse import Heirs, Work, outputs_in_place
 from accelkit_opencl.rows import RowStep, fuse_rows
 from accelkit_opencl.schedule import ElementwiseStep, NodeStep, ReductionStep, Schedule, Step
 from accelkit_opencl.sizes import buffer_bytes
@@ -92,36 +93,27 @@ AnyStep: TypeAlias = Step | ProductStep | RowStep
 _OVERWRITING = {"sgd_update_matmul": (0, 3), "local_response_norm_grad": (1,)}
 
 
-@dataclass
-class _Work:
-    """A step with what it touches."""
-
-    reads: list[Value]
-    writes: list[Value]
-    in_place: frozenset[Value]  # inputs that may be overwritten by this very step
-
-
-def _work(step: AnyStep) -> _Work:
+def _work(step: AnyStep) -> Work:
     if isinstance(step, RowStep):
-        return _Work(step.reads, step.wanted, frozenset())
+        return Work(step.reads, step.wanted, frozenset())
     if isinstance(step, ProductStep):
         after = _work(step.after)
         operands = step.product.operands
         reads = [value for value in after.reads if value is not step.result]
         # Other work-items still read the product's operands while this one writes.
-        return _Work([*operands, *reads], after.writes, after.in_place.difference(operands))
+        return Work([*operands, *reads], after.writes, after.in_place.difference(operands))
     if isinstance(step, ElementwiseStep):
         written = step.body.written
-        return _Work(
+        return Work(
             [v for name, v in step.values.items() if name not in written],
             [v for name, v in step.values.items() if name in written],
             frozenset(step.values[name] for name in step.identity),
         )
     if isinstance(step, ReductionStep):
-        return _Work(list(step.values.values()), [step.out], frozenset())
+        return Work(list(step.values.values()), [step.out], frozenset())
     elementwise = _OVERWRITING.get(step.node.primitive.name, ())
     in_place = frozenset(step.operands[position] for position in elementwise)
-    return _Work(list(step.operands), list(step.node.outputs), in_place)
+    return Work(list(step.operands), list(step.node.outputs), in_place)
 
 
 def make_plan(graph: Graph, donate: frozenset[int], profile: Profile, *, limit_bytes: int) -> Plan:
@@ -140,8 +132,11 @@ def make_plan(graph: Graph, donate: frozenset[int], profile: Profile, *, limit_b
         steps = fuse_rows(steps, schedule.outputs, lambda step: _work(step).reads)
     steps = _updates_after_readers(steps, schedule.outputs, donated)
     works = [_work(step) for step in steps]
-    last_read = {v: position for position, work in enumerate(works) for v in work.reads}
-    reused = _reuse(schedule, works, donated, last_read)
+    kept = frozenset(graph.inputs).union(
+        node.outputs[0] for node in graph.nodes if node.primitive.name == "constant"
+    )
+    heirs = Heirs(works, schedule.outputs, donated, kept)
+    reused = outputs_in_place(schedule.outputs, works, heirs)
     storage: dict[Value, Storage] = {}
     for position, value in enumerate(graph.inputs):
         storage[value] = Storage("input", position)
@@ -149,8 +144,7 @@ def make_plan(graph: Graph, donate: frozenset[int], profile: Profile, *, limit_b
         if value not in storage:
             storage[value] = Storage("output", position)
     constants = _constants(graph, storage)
-    taken = {schedule.outputs[i]: v for i, v in reused.items()}
-    taken |= _successors(works, last_read, storage)
+    taken = heirs.memory | {schedule.outputs[i]: v for i, v in reused.items()}
     lowered = [_lower(step, taken, profile) for step in steps]
     slabs, bound = _assign_arena(works, lowered, taken, storage, limit_bytes)
     launches = [
@@ -206,61 +200,6 @@ def _constants(graph: Graph, storage: dict[Value, Storage]) -> tuple[np.ndarray,
             storage[node.outputs[0]] = Storage("constant", len(arrays))
             arrays.append(node.parameters["value"].array)
     return tuple(arrays)
-
-
-def _reuse(
-    schedule: Schedule,
-    works: Sequence[_Work],
-    donated: frozenset[Value],
-    last_read: dict[Value, int],
-) -> dict[int, Value]:
-    """Output positions that take over a donated input's buffer.
-
-    The input must not be read after the output is written; in the same step only element by
-    element, at the element's own place.
-    """
-    written = {v: position for position, work in enumerate(works) for v in work.writes}
-    free = [v for v in donated if v not in schedule.outputs]
-    free.sort(key=schedule.graph.inputs.index)
-    reused: dict[int, Value] = {}
-    for position, output in enumerate(schedule.outputs):
-        if output not in written:
-            continue
-        step = written[output]
-        candidates = [
-            v
-            for v in free
-            if v.spec.memory_bytes == output.spec.memory_bytes
-            and (
-                last_read.get(v, -1) < step
-                or (last_read[v] == step and v in works[step].in_place and v.spec == output.spec)
-            )
-        ]
-        if candidates:
-            # An input of this very step first: its memory is at hand.
-            best = min(candidates, key=lambda v: (last_read.get(v, -1) != step, free.index(v)))
-            reused[position] = best
-            free.remove(best)
-    return reused
-
-
-def _successors(
-    works: Sequence[_Work], last_read: dict[Value, int], storage: dict[Value, Storage]
-) -> dict[Value, Value]:
-    """Intermediates that are written over one that is read for the last time: whose memory it is.
-
-    A running sum, a gradient through an elementwise function or a normalisation need one block,
-    not two.
-    """
-    taken: dict[Value, Value] = {}
-    for position, work in enumerate(works):
-        free = [v for v in work.reads if v in work.in_place and last_read[v] == position]
-        for value in work.writes:
-            same = [v for v in free if v.spec == value.spec and v not in storage]
-            if same and value not in storage:
-                taken[value] = taken.get(same[0], same[0])
-                free.remove(same[0])
-    return taken
 
 
 @dataclass
@@ -346,7 +285,7 @@ def _merge_in_place(
 
 
 def _assign_arena(
-    works: Sequence[_Work],
+    works: Sequence[Work],
     lowered: Sequence[_Lowered],
     taken: dict[Value, Value],
     storage: dict[Value, Storage],

@@ -198,3 +198,49 @@ def test_small_products_are_added_up_as_they_are() -> None:
     wide, tall = TensorSpec((2, 50), dtypes.float32), TensorSpec((50, 2), dtypes.float32)
     graph, _ = trace_graph(function, [wide, tall, wide, tall])
     assert passes.merge_products(graph).counts()["matmul"] == 2
+
+
+def momentum_step(count: int, side: int = 400, **options: object) -> Graph:
+    """Gradients of ``count`` micro-batches, added up, go into one update."""
+    parameters = {"momentum": 0.9, "weight_decay": 1e-2, "nesterov": False, **options}
+
+    def function(p: Tensor, v: Tensor, rate: Tensor, *xs: Tensor) -> Sequence[Tensor]:
+        trace = active_trace()
+        assert trace is not None
+        total = None
+        for x in xs:
+            g = ak.tanh(x * ak.sum(p))
+            with trace.labelled(phase="update"):
+                total = g if total is None else get("barrier")(total + g)[0]
+        assert total is not None
+        with trace.labelled(phase="update"):
+            return get("sgd_update")(p, total, v, rate, **parameters)
+
+    matrix = TensorSpec((side, side), dtypes.float64)
+    specs = [matrix, matrix, TensorSpec((), dtypes.float64), *[matrix] * count]
+    return trace_graph(function, specs)[0]
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-2])
+def test_momentum_takes_the_gradients_one_by_one(weight_decay: float) -> None:
+    graph = momentum_step(4, weight_decay=weight_decay)
+    changed = passes.accumulate_in_momentum(graph)
+    before, after = (passes.prepare(g, NUMPY) for g in (graph, changed))
+    block = graph.inputs[0].spec.memory_bytes
+    peaks = [passes.peak_bytes(g, donate=[0, 1], fused=True) for g in (before, after)]
+    assert peaks[1] <= peaks[0] - block  # no sum
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(v.spec.shape) for v in graph.inputs]
+    for one, other in zip(
+        *(NUMPY.compile(g, DEVICE)(arrays) for g in (before, after)), strict=True
+    ):
+        np.testing.assert_allclose(other, one, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("count", "options"), [(1, {}), (3, {"nesterov": True}), (3, {"momentum": 0.0}), (3, None)]
+)
+def test_other_sums_stay_as_they_are(count: int, options: dict[str, object] | None) -> None:
+    small = options is None  # nothing to be saved
+    graph = momentum_step(count, 8) if small else momentum_step(count, **options)
+    assert passes.accumulate_in_momentum(graph) is graph

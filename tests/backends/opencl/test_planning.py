@@ -15,6 +15,8 @@ import accelkit as ak
 from accelkit import dtypes, losses, nn, optim, registry, train
 from accelkit.errors import BackendError
 from accelkit.passes.arena import Interval, plan_memory
+from accelkit.primitives import get
+from accelkit.tracing import active_trace
 
 # --- views --------------------------------------------------------------------------------------
 
@@ -205,6 +207,28 @@ def test_what_is_read_again_or_elsewhere_is_not_written_over() -> None:
     z = y + 1
     expected = np.cumsum(z) + y + np.cumsum(z[::-1] * z)
     np.testing.assert_allclose(result.numpy(), expected, rtol=1e-6)
+
+
+def test_momentum_is_the_sum_of_gradients_in_its_own_memory() -> None:
+    """Three gradients are added to a donated input, each as soon as it is there."""
+
+    def step(p, v, x):
+        trace = active_trace()
+        for scale in (1.0, 2.0, 3.0):
+            g = ak.cumulative_sum(x * scale)
+            with trace.labelled(phase="update"):
+                v = v * 0.5 + g if scale == 1.0 else v + g
+                (v,) = get("barrier")(v)
+        with trace.labelled(phase="update"):
+            return p - v * 0.1, v
+
+    p, v, x = (np.random.default_rng(i).standard_normal(1000).astype(np.float32) for i in range(3))
+    program, (new_p, new_v) = compiled(step, p, v, x, donate=(0, 1))
+    assert sorted(program.plan.reused) == [0, 1]
+    assert program.arena_bytes <= 2 * 4096  # one gradient and its operand
+    expected = v * np.float32(0.5) + 6 * np.cumsum(x)
+    np.testing.assert_allclose(new_v.numpy(), expected, rtol=1e-5, atol=1e-3)
+    np.testing.assert_allclose(new_p.numpy(), p - expected * np.float32(0.1), rtol=1e-5, atol=1e-3)
 
 
 def test_the_gradient_of_response_norm_takes_the_place_of_its_operand() -> None:
