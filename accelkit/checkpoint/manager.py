@@ -159,6 +159,9 @@ class CheckpointManager:
         if wait:
             self.wait()
 
+    def __repr__(self) -> str:
+        return f"<CheckpointManager of {self.directory}>"
+
     def wait(self) -> None:
         """Wait until the last save is on the disk.
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from accelkit.arguments import require_integer
 from accelkit.data.buffers import BufferPool
 from accelkit.data.gathering import Gatherer
 from accelkit.data.images import MAX_PIXELS
@@ -94,7 +95,16 @@ class BatchPlan:
     max_pixels: int = MAX_PIXELS
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.shard_count < 1 or self.batch_size % self.shard_count:
+        if not all(hasattr(self.source, name) for name in ("classes", "__len__", "__getitem__")):
+            raise OptionError(
+                f"`source` must be a source of accelkit.data, got {type(self.source).__name__}. "
+                "Open a folder, a pack or a name by open_source(...), and wrap pairs of image and "
+                "label in SequenceSource(...) or arrays in ArraySource(...)."
+            )
+        require_integer("seed", self.seed, least=0)
+        require_integer("batch_size", self.batch_size)
+        require_integer("shard_count", self.shard_count)
+        if self.batch_size % self.shard_count:
             raise OptionError(
                 f"batch_size is {self.batch_size} for {self.shard_count} shards; expected a "
                 "positive multiple of the number of shards (it counts the samples of all)."

@@ -100,6 +100,14 @@ class Loader(Closing):
         self._restarts = worker_restarts
         self._stream: Stream | None = None
 
+    def __repr__(self) -> str:
+        plan = self.plan
+        return (
+            f"<Loader of {plan.source!r}, batch_size {plan.batch_size}, seed {plan.seed}, "
+            f"{len(self)} batches an epoch, at epoch {self._position.epoch} sample "
+            f"{self._position.sample}>"
+        )
+
     def __len__(self) -> int:
         """Number of batches in a whole epoch."""
         return self.plan.batches_from(0)

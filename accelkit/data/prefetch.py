@@ -138,6 +138,11 @@ class Prefetcher(Closing, Generic[OnDevice]):
     ) -> None:
         if depth < 1:
             raise OptionError(f"depth is {depth}, expected at least 1.")
+        if not callable(put_batch):
+            raise OptionError(
+                f"`put_batch` must be a function of a batch's arrays, got "
+                f"{type(put_batch).__name__}. Make one by to_device(device)."
+            )
         self.times = WaitTimes()
         self._loader = loader
         self._put = put_batch
@@ -147,6 +152,9 @@ class Prefetcher(Closing, Generic[OnDevice]):
         self._thread: threading.Thread | None = None
         self._ready: queue.Queue[Any] = queue.Queue()
         self._is_between_epochs = False
+
+    def __repr__(self) -> str:
+        return f"<Prefetcher, depth {self._depth}, of {self._loader!r}>"
 
     @property
     def position(self) -> Position:

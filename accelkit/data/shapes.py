@@ -13,6 +13,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from accelkit.arguments import require_integer
 from accelkit.data.randomness import SampleRandom
 from accelkit.data.records import Record, check_index
 from accelkit.data.resize import Pixels
@@ -63,8 +64,9 @@ class ShapesSource:
         seed: int = 0,
         split: Literal["train", "test"] = "train",
     ) -> None:
-        if count < 1 or size < 16:
-            raise OptionError(f"count is {count} and size is {size}; expected >= 1 and >= 16.")
+        require_integer("count", count)
+        require_integer("size", size, least=16)
+        require_integer("seed", seed, least=0)
         if split not in ("train", "test"):
             raise OptionError(f"split is {split!r}, expected 'train' or 'test'.")
         self.size = size

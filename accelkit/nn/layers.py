@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from accelkit import ops
@@ -43,6 +43,7 @@ class Linear(Module):
     """
 
     features: int
+    _: KW_ONLY  # or Linear(10, 20), inputs and outputs elsewhere, would be a layer of 10
     bias: bool = True
     weight_init: Initializer = lecun_normal
     bias_init: Initializer = zeros
@@ -80,6 +81,7 @@ class Conv2d(Module):
 
     features: int
     kernel_size: int | tuple[int, int]
+    _: KW_ONLY  # or Conv2d(3, 64, 3), channels first elsewhere, would be windows of 64 pixels
     strides: int | tuple[int, int] = 1
     padding: Any = 0
     dilation: int | tuple[int, int] = 1

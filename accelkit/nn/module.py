@@ -21,7 +21,7 @@ from accelkit import dtypes
 from accelkit.device import Device, current_device, default_device
 from accelkit.device import device as find_device
 from accelkit.dtypes import DType
-from accelkit.errors import AccelkitError, ShapeError
+from accelkit.errors import AccelkitError, OptionError, ShapeError
 from accelkit.graph import TensorSpec
 from accelkit.nn.scope import ParameterSpec, Scope, Session, located
 from accelkit.ops.coercion import asarray, put
@@ -195,6 +195,11 @@ class Module:
         Returns:
             ``(result, new_state)``.
         """
+        if not isinstance(parameters, Mapping):
+            raise OptionError(
+                f"The parameters come first, model(parameters, x), and are a dict as `model.init` "
+                f"makes it; got {type(parameters).__name__}."
+            )
         flat = dict(flatten_names(parameters))
         dtype = next((p.dtype for p in flat.values() if p.dtype.is_floating), dtypes.float32)
         old_state = dict(flatten_names(state or {}))

@@ -143,7 +143,11 @@ class Scope:
                 f"`model.{source}` makes them."
             )
         if found.shape != spec.shape:
-            raise ShapeError(f"The {kind} {full!r} needs shape {spec.shape}, got {found.shape}.")
+            hint = " and images have their channels last, (N, H, W, C)" * (len(spec.shape) == 4)
+            raise ShapeError(
+                f"The {kind} {full!r} needs shape {spec.shape}, got {found.shape}: it was made for "
+                f"inputs of another shape. Inputs are laid out as they were for `init`{hint}."
+            )
         return found
 
     def key(self) -> Tensor:

@@ -278,11 +278,30 @@ def test_labels_outside_of_the_classes_are_named() -> None:
         {"batch_size": 4, "on_corrupt": "ignore"},
         {"batch_size": 4, "workers": 1, "threads": 1},
         {"batch_size": 4, "workers": -1},
+        {"batch_size": 3.5},
+        {"batch_size": 4, "seed": -1},
     ],
 )
 def test_options_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         Loader(numbers(20), **options)
+
+
+@pytest.mark.parametrize("source", ["shapes", [(np.zeros((2, 2, 1), np.uint8), 0)] * 8, None])
+def test_what_is_no_source_is_told_how_to_become_one(source: Any) -> None:
+    with pytest.raises(OptionError, match=r"must be a source of accelkit\.data.*open_source"):
+        Loader(source, batch_size=4)
+
+
+def test_loaders_and_prefetchers_print_what_they_are() -> None:
+    loader = Loader(ShapesSource(64), batch_size=32, seed=3)
+    next(iter(loader))
+    text = "of ShapesSource(64, size=32, seed=0, train), batch_size 32, seed 3, 2 batches an epoch"
+    assert text in repr(loader)
+    assert "at epoch 0 sample 32>" in repr(loader)
+    assert f"<Prefetcher, depth 2, of {loader!r}>" == repr(Prefetcher(loader, lambda x: x))
+    with pytest.raises(OptionError, match=r"`put_batch` must be a function.*got NoneType"):
+        Prefetcher(loader, None)
 
 
 class TestPrefetcher:

@@ -76,6 +76,23 @@ def test_apply_names_missing_and_misshapen_parameters() -> None:
         model(parameters, ak.ones((1, 4)))
 
 
+def test_channels_first_and_forgotten_parameters_are_explained() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 3), nn.ReLU())
+    parameters = model.init(0, (1, 8, 8, 3))
+    with pytest.raises(ShapeError, match=r"channels last, \(N, H, W, C\)"):
+        model(parameters, np.zeros((1, 3, 8, 8), np.float32))
+    with pytest.raises(OptionError, match=r"model\(parameters, x\).*`model\.init`.*got ndarray"):
+        model(np.zeros((1, 8, 8, 3), np.float32))
+
+
+def test_options_of_layers_have_names() -> None:
+    """Inputs and outputs, as elsewhere, would make another layer than was meant."""
+    with pytest.raises(TypeError, match="positional"):
+        nn.Linear(10, 20)
+    with pytest.raises(TypeError, match="positional"):
+        nn.Conv2d(3, 64, 3)
+
+
 def test_dropout_needs_a_stream_in_training_only() -> None:
     layer = nn.Dropout(0.5)
     x = ak.ones((4, 8))
