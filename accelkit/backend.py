@@ -70,11 +70,13 @@ class Executable(ABC):
         graph: What was compiled.
         device: Where it runs.
         compile_time_s: How long compilation took, in seconds.
+        compiles_in_first_call: Whether a part of it is left to the first call.
     """
 
     graph: Graph
     device: Device
     compile_time_s: float = 0.0
+    compiles_in_first_call: bool = False
 
     @abstractmethod
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:

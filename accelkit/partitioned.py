@@ -66,6 +66,7 @@ class PartitionedExecutable(Executable):
             positions = frozenset(i for i, v in enumerate(part.inputs) if v in free)
             self._executables.append(compile_part(part.graph, positions))
         self.compile_time_s = sum(e.compile_time_s for e in self._executables)
+        self.compiles_in_first_call = any(e.compiles_in_first_call for e in self._executables)
 
     @property
     def parts(self) -> Sequence[Executable]:

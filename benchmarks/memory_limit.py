@@ -70,10 +70,15 @@ class Trainee:
         _tidy()
         self.method = self.backend.memory(self.device).method
         limit = self.step.memory_limit_bytes or sys.maxsize
-        self.peak = PeakWatch(self.device, self.state.tensors.values(), limit)
+        late = self.step.compile(self.state, self.batch).compiles_in_first_call
+        values = self.state.tensors.values()
+        self.peak = PeakWatch(self.device, values, limit, compiles_late=late)
+        self.steps = 0
 
     def run(self) -> dict[str, Any]:
         """One step: its seconds and loss, and the peak so far."""
+        self.peak.check(has_run=self.steps > 0)
+        self.steps += 1
         start = time.perf_counter()
         self.state, metrics = self.step(self.state, self.batch)
         loss = metrics["loss"]

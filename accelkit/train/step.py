@@ -222,7 +222,7 @@ class TrainStep:
                 f"`state.to({str(self.device)!r})`."
             )
         if self._peak is not None:
-            self._peak.check()
+            self._peak.check(has_run=self._returned() is state)
         parts = as_batch(batch, self.recipe.loss, self.recipe.dtype)
         is_first = not self._compiled
         compiled = self._compile(tensors, self._sized(parts))
@@ -331,7 +331,8 @@ class TrainStep:
             may_accumulate=not self._uses_batch_statistics(batch),
         )
         self._means, self.memory_choice = choice.means, choice
-        self._peak = PeakWatch(self.device, tensors.values(), limit)
+        late = compiled.executable.compiles_in_first_call
+        self._peak = PeakWatch(self.device, tensors.values(), limit, compiles_late=late)
         return compiled
 
     @property
@@ -340,7 +341,7 @@ class TrainStep:
 
         What was in use beside the training state before the first step is not counted. None
         without a limit, or where the backend measures nothing. A peak above the limit is warned of
-        by :class:`MemoryLimitWarning`, with the second step.
+        by :class:`MemoryLimitWarning`, with the second or third step.
         """
         return None if self._peak is None else self._peak.measured_bytes()
 

@@ -75,7 +75,8 @@ class TensorflowExecutable(Executable):
         self._function = self._trace(implementation, use_xla)
         self.compile_time_s = time.perf_counter() - start
         self._is_compiled = False
-        if graph.input_bytes <= _MOST_REHEARSED_BYTES:
+        self.compiles_in_first_call = graph.input_bytes > _MOST_REHEARSED_BYTES
+        if not self.compiles_in_first_call:
             self._rehearse()
 
     def _trace(

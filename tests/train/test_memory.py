@@ -10,7 +10,7 @@ import pytest
 
 import accelkit as ak
 from accelkit import losses, metrics, nn, optim, passes, registry, train
-from accelkit.backend import MemoryStatistics
+from accelkit.backend import Executable, MemoryStatistics
 from accelkit.errors import OptionError
 from accelkit.train.memory import parse_bytes, predicted_peak_bytes
 
@@ -119,6 +119,26 @@ def test_a_limit_takes_the_fastest_means_that_fit() -> None:
     assert roomy.memory_choice is not None
     assert str(roomy.memory_choice.means) == "nothing to be done"
     assert roomy.memory_choice.predicted_slowdown == 1.0
+
+
+def test_what_a_compiler_needs_for_one_plan_is_not_said_of_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    peak = peak_of(wide_step())
+    limit = int(0.7 * peak)
+    compiled: list[int] = []
+
+    def temporary_memory_bytes(self: Executable) -> int:
+        """The first plan turns out to need a quarter more than there is."""
+        compiled.append(len(self.graph))
+        return int(1.25 * (limit - self.graph.input_bytes)) if len(compiled) == 1 else 0
+
+    monkeypatch.setattr(Executable, "temporary_memory_bytes", temporary_memory_bytes)
+    step = wide_step(memory_limit=limit)
+    step.compile(step.init(0, WIDE_SHAPE), wide_batch())
+    assert len(compiled) == 2
+    assert step.memory_choice is not None
+    assert step.memory_choice.unplanned_peak_bytes == peak
 
 
 def test_the_smallest_limit_is_told_and_can_be_met() -> None:
@@ -343,6 +363,31 @@ def test_more_than_the_limit_is_warned_of_once(monkeypatch: pytest.MonkeyPatch) 
         state, _ = step(state, batch)
     state, report = step(state, batch)
     assert np.isfinite(report["loss"])
+
+
+def test_what_a_compilation_in_the_first_step_takes_is_not_the_steps_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    numpy, found = registry.backend("numpy"), MemoryStatistics(10_000_000, 10_000_000, "resident")
+
+    def reset(self: object, device: ak.Device) -> None:
+        nonlocal found
+        found = found._replace(peak_bytes=found.in_use_bytes)
+
+    monkeypatch.setattr(type(numpy), "memory", lambda self, device: found)
+    monkeypatch.setattr(type(numpy), "reset_peak_memory", reset)
+    monkeypatch.setattr(Executable, "compiles_in_first_call", True)
+    step, batch = wide_step(memory_limit="1MiB"), wide_batch()
+    state = step.init(0, WIDE_SHAPE)
+    step.compile(state, batch)  # a check before the first step finds nothing either
+    state, _ = step(state, batch)
+    held = sum(t.spec.memory_bytes for t in state.tensors.values())
+    found = found._replace(in_use_bytes=12_000_000, peak_bytes=90_000_000)  # the compiler, its code
+    state, _ = step(state, batch)
+    assert step.measured_peak_bytes == held
+    found = found._replace(peak_bytes=found.peak_bytes + 2**20)
+    with pytest.warns(train.MemoryLimitWarning, match=r"took 1\.0 MiB, more than"):
+        step(state, batch)
 
 
 def test_code_that_comes_in_is_not_the_steps_memory(monkeypatch: pytest.MonkeyPatch) -> None:
