@@ -1,12 +1,12 @@
-"""OpenCL's matrix products, convolutions and memory-bound kernels beside their rivals.
+"""OpenCL's matrix products and convolutions beside NumPy's and torch's.
 
 Run it as ``python -m benchmarks.opencl_layers [--batch-size 32] [--rounds 10]``. Every product is
 checked against the rival's result, then both are timed in turns in one process, so that a slow
 spell of the machine hits both. Before its turn each side waits until the other's threads have gone
 to sleep, since those of NumPy and torch go on spinning for a while after a product, and runs once
 untimed; who is first changes from round to round. Ratios are formed between the medians. torch is
-the rival for convolutions (channels_last), NumPy for matrix products; elementwise kernels are
-measured against copies of the memory that they must touch.
+the rival for convolutions (channels_last), NumPy for matrix products. For kernels bound by memory
+see :mod:`benchmarks.opencl_elementwise`.
 """
 
 from __future__ import annotations
@@ -182,55 +182,8 @@ def matmul_rows(device: Device, rounds: int) -> list[Row]:
     return rows
 
 
-def memory_rows(device: Device, rounds: int) -> list[tuple[str, float, float]]:
-    """(name, seconds, seconds of copying as many bytes on the device)."""
-    rng = np.random.default_rng(0)
-    size = 16 * 2**20
-    arrays = [device.put(rng.standard_normal(size, dtype=np.float32)) for _ in range(3)]
-    rate = device.put(np.array(0.01, np.float32))
-    graphs: list[tuple[str, Callable[..., Any], int, int]] = [
-        ("relu", lambda x: get("relu")(x), 1, 2),
-        ("tanh", lambda x: ak.tanh(x), 1, 2),
-        ("a * b + c", lambda a, b, c: a * b + c, 3, 4),
-    ]
-    rows = []
-    runtime = arrays[0].runtime
-
-    def copy() -> None:
-        runtime.copy(arrays[0])
-        runtime.synchronize()
-
-    for name, function, inputs, passes in graphs:
-        tensors = [ak.Tensor._eager(a, device.device) for a in arrays[:inputs]]
-        jitted = ak.jit(function)
-
-        def ours(jitted=jitted, tensors=tensors) -> None:
-            jitted(*tensors)
-            device.backend.synchronize(device.device)
-
-        best, copied = in_turns(ours, copy, rounds)
-        rows.append((name, best, copied * passes / 2))
-    update = {"momentum": 0.9, "weight_decay": 5e-4, "nesterov": False}
-
-    def step(p: Any, g: Any, v: Any, lr: Any) -> Any:
-        return get("sgd_update")(p, g, v, lr, **update)
-
-    jitted = ak.jit(step, donate_argnums=(0, 2))
-    state = [ak.Tensor._eager(a, device.device) for a in (arrays[0], arrays[2])]
-    rest = [ak.Tensor._eager(a, device.device) for a in (arrays[1], rate)]
-
-    def train() -> None:
-        state[:] = jitted(state[0], rest[0], state[1], rest[1])
-        device.backend.synchronize(device.device)
-
-    source = runtime.put(np.ones(size, np.float32))
-    best, copied = in_turns(train, lambda: (runtime.copy(source), runtime.synchronize()), rounds)
-    rows.append(("fused SGD update", best, copied * 5 / 2))
-    return rows
-
-
 def main() -> None:
-    """Print the tables."""
+    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="opencl")
     parser.add_argument("--batch-size", type=int, default=32)
@@ -244,8 +197,6 @@ def main() -> None:
         print(row)
     total = [sum(getattr(r, field) for r in layers) for field in ("gigaflop", "ours_s", "rival_s")]
     print(Row("all convolutions", *total))
-    for name, best, copied in memory_rows(device, options.rounds):
-        print(f"{name:28} {best * 1e3:8.2f} ms, {best / copied:5.2f}x the time of plain copies")
 
 
 if __name__ == "__main__":
