@@ -15,13 +15,21 @@ from collections.abc import Sequence
 from accelkit_opencl.kernels.elementary import NEAR_MOST, RANGED
 from accelkit_opencl.kernels.source import itemsize_of
 
-__all__ = ["element_loop", "vector_hint"]
+__all__ = ["FETCH", "element_loop", "vector_hint"]
 
 _VECTOR_BYTES = 64  # narrower machines take two or four vectors at a time
 _BLOCK = 512  # elements between looks for large arguments: small beside a first-level cache
 _CALL = re.compile(rf"\bak_({'|'.join(RANGED)})_([fd])\((\w+)\)")
 _DECLARATION = re.compile(r"const (\w+) (\w+) = (.*);")
 _SLOW = re.compile(r"\bfmod\b|[/%] |ak_remainder|ak_floor_divide")
+
+# A hint that a line will be read soon, for compilers that know it; no pointer is followed.
+FETCH = """#if defined(__x86_64__) && defined(__clang__)
+#define FETCH(p) __builtin_prefetch((const __private void*)(size_t)(p), 0, 2)
+#else
+#define FETCH(p)
+#endif
+"""
 
 
 def element_loop(

@@ -205,6 +205,7 @@ def _rows(body: Body, reduction: Reduction, space: Space, chunks: int) -> Kernel
     lanes, lines = lane_count(length), element_lines(body, space, inner, "k")
     strided = any(strides[-1] not in (0, 1) for strides in space.strides.values() if strides)
     start, end = ("begin", "finish") if cut_inner else ("0", str(length))
+    most = min(each, length) if cut_inner else length * _BLOCK * lanes  # or many times
     turn = ("0", "1") if cut_inner else ("begin", "finish")
     extent = length if cut_inner else turns
     code = f"""{_kernel_head(body, reduction)}
@@ -217,7 +218,7 @@ def _rows(body: Body, reduction: Reduction, space: Space, chunks: int) -> Kernel
   for ({index} t = {turn[0]}; t < {turn[1]}; t++) {{
     {take_turn}
 {offsets(body, space, names, index, inner)}
-{accumulate(reduction, lines, (start, end), lanes, index, strided=strided)}  }}
+{accumulate(reduction, lines, (start, end), lanes, index, strided=strided, most=most)}  }}
 {fold(reduction, lanes)}
   out[chunk * {outputs} + o] = total[0];
 }}
@@ -245,6 +246,7 @@ def accumulate(
     index: str,
     *,
     strided: bool,
+    most: int,
 ) -> str:
     """Add the elements ``k`` between two bounds to ``total[lanes]``, by way of partial results.
 
@@ -255,29 +257,48 @@ def accumulate(
         lanes: Of :func:`lane_count`.
         index: Type of ``k``.
         strided: Whether memory is read other than in order.
+        most: Elements between the bounds at most; one block needs no partial results. They are
+            added to what ``total`` holds then, which must be the neutral element.
     """
     start, end = bounds
     step = _BLOCK * lanes
-    real = ctype(reduction.dtype.name)
-    element = "\n".join((*lines, f"sum[e] = {reduction.combine('sum[e]', reduction.variable)};"))
     hint = vector_hint(lines) if lanes >= LANES and not strided else ""
+    if most <= step:
+        return _lane_loops(reduction, lines, "total", bounds, lanes, index, hint)
     return f"""    for ({index} block = {start}; block < {end}; block += {step}) {{
       const {index} stop = block + {step} < {end} ? block + {step} : {end};
-      {real} sum[{lanes}];
+      {ctype(reduction.dtype.name)} sum[{lanes}];
       for (int e = 0; e < {lanes}; e++) sum[e] = {reduction.initial()};
-      {index} k0 = block;
-      for (; k0 + {lanes} <= stop; k0 += {lanes}) {{
+{_lane_loops(reduction, lines, "sum", ("block", "stop"), lanes, index, hint)}
+      for (int e = 0; e < {lanes}; e++) total[e] = {reduction.combine("total[e]", "sum[e]")};
+    }}
+"""
+
+
+def _lane_loops(
+    reduction: Reduction,
+    lines: Sequence[str],
+    name: str,
+    bounds: tuple[str, str],
+    lanes: int,
+    index: str,
+    hint: str,
+) -> str:
+    """Combine elements with the lanes of an array, so many at a time and then the rest."""
+    start, end = bounds
+    lane = f"{name}[e]"
+    element = "\n".join((*lines, f"{lane} = {reduction.combine(lane, reduction.variable)};"))
+    return f"""      {index} k0 = {start};
+      for (; k0 + {lanes} <= {end}; k0 += {lanes}) {{
 {hint}        for (int e = 0; e < {lanes}; e++) {{
           const {index} k = k0 + e;
 {element}
         }}
       }}
-      for (int e = 0; e < stop - k0; e++) {{
+      for (int e = 0; e < {end} - k0; e++) {{
         const {index} k = k0 + e;
 {element}
       }}
-      for (int e = 0; e < {lanes}; e++) total[e] = {reduction.combine("total[e]", "sum[e]")};
-    }}
 """
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from accelkit.graph import Value
 from accelkit_opencl.expressions import literal
 from accelkit_opencl.kernels.fused import LANES, Body, Read, finish, index_type
-from accelkit_opencl.kernels.loops import element_loop
+from accelkit_opencl.kernels.loops import FETCH, element_loop
 from accelkit_opencl.kernels.reductions import Reduction, accumulate, fold, lane_count
 from accelkit_opencl.kernels.source import KernelSource, ceil_div, ctype, round_up
 
@@ -22,6 +22,7 @@ __all__ = ["Stage", "rowwise_kernel"]
 
 _ITEM_ELEMENTS = 16384  # of one work-item at least: long beside the cost of starting it
 _ITEMS = 16  # per compute unit at most
+_LINE_BYTES = 64  # of a cache
 
 
 @dataclass(frozen=True)
@@ -105,19 +106,35 @@ class _Writer:
                 f"(scratch + item * {self._row_bytes} + {offset});\n"
                 for value, offset in self._scratch.items()
             )
-        code = f"""__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
+        code = f"""{FETCH}__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void KERNEL({", ".join(parts)}) {{
   const {index} item = get_global_id(0);
   const {index} bound = (item + 1) * {each};
   const {index} last = bound < {self._rows} ? bound : {self._rows};
 {local}  for ({index} row = item * {each}; row < last; row++) {{
-{work}  }}
+{self._fetches()}{work}  }}
 }}
 """
         flops = self._rows * self._columns * sum(1 + len(s.body.statements) for s in self._stages)
         size = (ceil_div(self._rows, each),)
         source = finish("rowwise", code, tuple(names), size, (1,), flops)
         return source, tuple(self._arguments), self._row_bytes * size[0]
+
+    def _fetches(self) -> str:
+        """Ask for the next row while this one is computed: processors look ahead within a page."""
+        dense = {
+            stage.values[read.argument]: None
+            for stage in self._stages
+            for read in stage.body.reads
+            if read.argument is not None and stage.steps[read.name] == (self._columns, 1)
+        }
+        return "".join(
+            f"    for ({self._index} k = 0; k < {self._columns}; k += "
+            f"{_LINE_BYTES // value.spec.dtype.itemsize}) "
+            f"FETCH({self._arguments[value]} + (row + 1) * {self._columns} + k);\n"
+            for value in dense
+            if value in self._arguments and value not in self._written
+        )
 
     def _argument(self, value: Value) -> str:
         return self._arguments.setdefault(value, f"a{len(self._arguments)}")
@@ -146,12 +163,20 @@ void KERNEL({", ".join(parts)}) {{
         ((_, value),) = stage.results
         name, real = self._scalar(value), ctype(reduction.dtype.name)
         lanes, strided = lane_count(self._columns), _is_strided(stage)
-        bounds = ("0", str(self._columns))
+        terms = accumulate(
+            reduction,
+            lines,
+            ("0", str(self._columns)),
+            lanes,
+            self._index,
+            strided=strided,
+            most=self._columns,
+        )
         return f"""{real} {name};
 {{
   {real} total[{lanes}];
   for (int e = 0; e < {lanes}; e++) total[e] = {reduction.initial()};
-{accumulate(reduction, lines, bounds, lanes, self._index, strided=strided)}{fold(reduction, lanes)}
+{terms}{fold(reduction, lanes)}
   {name} = total[0];
 }}
 {self._keep(value, name)}"""

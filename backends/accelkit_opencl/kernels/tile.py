@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from accelkit_opencl.kernels.loops import FETCH
 from accelkit_opencl.kernels.source import ceil_div, itemsize_of
 
 __all__ = [
@@ -133,15 +134,6 @@ def panel_cases(columns: int, tile: Tile, body: Callable[[Tile, int], str]) -> s
     return f"if (panel < {full}) {{\n{body(tile, tile.columns)}}} else {{\n{body(last, rest)}}}\n"
 
 
-# A hint that a line will be read soon, for compilers that know it; no pointer is followed.
-_FETCH = """#if defined(__x86_64__) && defined(__clang__)
-#define FETCH(p) __builtin_prefetch((const __private void*)(size_t)(p), 0, 2)
-#else
-#define FETCH(p)
-#endif
-"""
-
-
 def prelude(dtype: str, width: int) -> str:
     """Types and macros of the tile code: real, vec, LOAD, STORE and forms for other memories.
 
@@ -158,7 +150,7 @@ def prelude(dtype: str, width: int) -> str:
         "#define STORE(p, x) (*(__global KERNEL_vec*)(p) = (x))\n"
         "#define LOAD_LOCAL(p) (*(const __local KERNEL_vec*)(p))\n"
         "#define STORE_LOCAL(p, x) (*(__local KERNEL_vec*)(p) = (x))\n"
-        f"{_FETCH}"
+        f"{FETCH}"
         "#define STORE_PRIVATE(p, x) (*(__private KERNEL_vec*)(p) = (x))\n"
     )
 

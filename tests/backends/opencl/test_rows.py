@@ -44,6 +44,8 @@ def test_softmax_is_one_kernel(runtime: Runtime, shape: tuple[int, ...]) -> None
     sources, (found,) = compiled(runtime, lambda x: ak.softmax(x, axis=-1), x)
     assert [source.name.partition("_")[0] for source in sources] == ["rowwise"]
     assert sources[0].arguments == ("a0", "a1", "scratch")
+    assert "FETCH(a0 + (row + 1)" in sources[0].source  # the next row, while this one is computed
+    assert "sum[" not in sources[0].source  # a row is one block: no partial results
     np.testing.assert_allclose(found, softmax(x), rtol=3e-6, atol=1e-8)
 
 
