@@ -246,7 +246,7 @@ def _section(name: str, options: argparse.Namespace, programs: Iterable[str]) ->
         return overheads.measure_overheads(
             backends, options.threads, peers=peers, quick=options.quick
         )
-    batch_size = options.batch_size or (2 if options.quick else 16)
+    batch_size = options.batch_size or (2 if options.quick else 32)
     return layers.measure_layers(
         backends, options.threads, batch_size=batch_size, quick=options.quick
     )

@@ -11,10 +11,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Any, Final
 
+from accelkit.bench.profile import PHASES, group
 from benchmarks.processes import environment
 
 __all__ = ["markdown", "measure_layers"]
@@ -29,7 +30,7 @@ def measure_layers(
 
     Returns:
         ``batch_size`` and, by backend, what :func:`accelkit.bench.profile` returns, its nodes
-        summed by layer and primitive, or an ``error``.
+        summed by layer, primitive and phase, or an ``error``.
     """
     found: dict[str, Any] = {}
     for backend in backends:
@@ -48,40 +49,72 @@ def measure_layers(
 
 
 def markdown(section: Mapping[str, Any]) -> str:
-    """Two tables: milliseconds by layer and by primitive, a column per backend."""
+    """Milliseconds by phase, by layer and by primitive, a column per backend.
+
+    A layer's cell holds its sum and, behind it, forward, backward and update.
+    """
     parts = [
         "## Layers and primitives\n\nTraining step of AlexNet (torchvision), batch "
         f"{section['batch_size']}: milliseconds of each layer's and primitive's operations, "
-        "forward, backward and update, each run alone and waited for; the compiled step fuses "
-        "and overlaps them."
+        "each run alone and waited for; the compiled step fuses and overlaps them. Behind the sum "
+        "of each layer, where it was kept: forward + backward + update. `python -m accelkit.bench "
+        "--profile` shows the same for any model, and writes a trace for Perfetto."
     ]
     good = {name: p for name, p in section["backends"].items() if "error" not in p}
-    for key in ("layer", "primitive"):
-        parts.append(_table(key, good))
+    phased = all("phase" in node for profile in good.values() for node in profile["nodes"])
+    for key in ("phase", "layer", "primitive") if phased else ("layer", "primitive"):
+        parts.append(_table(key, good, phased=phased))
     parts += [f"{n} failed: {p['error']}" for n, p in section["backends"].items() if "error" in p]
     return "\n\n".join(parts)
 
 
-def _table(key: str, profiles: Mapping[str, Mapping[str, Any]]) -> str:
+def _table(key: str, profiles: Mapping[str, Mapping[str, Any]], *, phased: bool) -> str:
     from benchmarks.report import table
 
-    sums: dict[str, dict[str, float]] = {}
-    for backend, profile in profiles.items():
-        for node in profile["nodes"]:
-            row = sums.setdefault(node[key] or "(step)", {})
-            row[backend] = row.get(backend, 0.0) + node["duration_s"]
-    totals = {b: sum(row.get(b, 0.0) for row in sums.values()) for b in profiles}
-    cells, others = [], dict.fromkeys(profiles, 0.0)
-    for name, row in sums.items():
-        if all(row.get(b, 0.0) < _SMALL_SHARE * totals[b] for b in profiles):
-            others = {b: others[b] + row.get(b, 0.0) for b in profiles}
-        else:
-            cells.append((name, *(f"{row[b] * 1e3:,.2f}" if b in row else "" for b in profiles)))
-    cells.append(("others", *(f"{others[b] * 1e3:,.2f}" for b in profiles)))
-    cells.append(("sum", *(f"{totals[b] * 1e3:,.1f}" for b in profiles)))
+    found = {
+        # results that were stored before phases were know sums only
+        backend: group(({"phase": PHASES[0], **node} for node in profile["nodes"]), key)
+        for backend, profile in profiles.items()
+    }
+    names = dict.fromkeys(name for own in found.values() for name in own)
+    if key == "phase":
+        names = {phase: None for phase in PHASES if phase in names}
+    totals = {b: sum(row["total"] for row in own.values()) for b, own in found.items()}
+    small = {
+        name
+        for name in names
+        if all(
+            own[name]["total"] < _SMALL_SHARE * totals[b] for b, own in found.items() if name in own
+        )
+    }
+    cells = [
+        (
+            name or "(step)",
+            *(_cell(own.get(name), split=phased and key == "layer") for own in found.values()),
+        )
+        for name in names
+        if name not in small
+    ]
+    if small:
+        cells.append(("others", *_others(found.values(), small)))
+    cells.append(("sum", *(f"{seconds * 1e3:,.1f}" for seconds in totals.values())))
     compiled = (f"{p['compiled_step_s'] * 1e3:,.1f}" for p in profiles.values())
     cells.append(("compiled step", *compiled))
     return table((key, *profiles), cells)
+
+
+def _others(found: Iterable[Mapping[str, Mapping[str, float]]], names: Set[str]) -> list[str]:
+    sums = [sum(row["total"] for name, row in own.items() if name in names) for own in found]
+    return [f"{seconds * 1e3:,.2f}" for seconds in sums]
+
+
+def _cell(row: Mapping[str, float] | None, *, split: bool) -> str:
+    if row is None:
+        return ""
+    total = f"{row['total'] * 1e3:,.2f}"
+    if not split:
+        return total
+    return f"{total} = " + " + ".join(f"{row[phase] * 1e3:,.1f}" for phase in PHASES)
 
 
 def _main() -> None:
@@ -97,11 +130,11 @@ def _main() -> None:
 
 
 def _summed(nodes: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Nodes of the same layer and primitive as one, in order of appearance."""
-    sums: dict[tuple[str, str], dict[str, Any]] = {}
+    """Nodes of the same layer, primitive and phase as one, in order of appearance."""
+    sums: dict[tuple[str, ...], dict[str, Any]] = {}
     for node in nodes:
-        key = (node["layer"], node["primitive"])
-        row = sums.setdefault(key, {"layer": key[0], "primitive": key[1]})
+        key = {name: node[name] for name in ("layer", "primitive", "phase")}
+        row = sums.setdefault(tuple(key.values()), dict(key))
         for field in ("duration_s", "flops", "traffic_bytes"):
             row[field] = row.get(field, 0) + node[field]
     return list(sums.values())

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 import timeit
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ import numpy as np
 
 from benchmarks.processes import environment
 
-__all__ = ["FRAMEWORKS", "OPERATIONS", "markdown", "measure_overheads"]
+__all__ = ["FRAMEWORKS", "OPERATIONS", "markdown", "measure_overheads", "tables"]
 
 FRAMEWORKS: Final = {
     "numpy": "numpy",
@@ -33,8 +33,16 @@ FRAMEWORKS: Final = {
     "tensorflow": "tensorflow",
     "opencl": "pyopencl",
 }
+_NOTE: Final = (
+    "Differentiate: what tracing the step takes beyond tracing the forward pass, optimizer "
+    "included. Compile: the backend's own work. First step: with the data's way to the device, "
+    "and the compilation of backends that compile large programs in their first call. Planned "
+    "peak: what accelkit predicts for state, batch and intermediates; process at most: the "
+    "resident set, framework and compiler included."
+)
 OPERATIONS: Final = ("add", "multiply", "exp", "sum", "matmul")
 _CALLS: Final = 20
+STAGES: Final = ("trace forward", "differentiate", "passes", "plan", "compile", "first step")
 
 
 def measure_overheads(
@@ -91,9 +99,9 @@ def measure_backend(backend: str, *, quick: bool = False) -> dict[str, Any]:
 
     Returns:
         ``dispatch_us``: by operation, microseconds through accelkit and through the framework;
-        ``stages_s``: seconds of tracing with differentiation, of compiling (passes and planning
-        included) and of the first step of AlexNet's training; ``step_s`` of a later one;
-        ``primitives`` in the graph as traced and as compiled.
+        ``stages_s``: seconds of each of ``STAGES`` for AlexNet's training; ``step_s`` of a later
+        step and ``small_step_s`` of the MLP's; ``primitives`` in the graph as traced and as
+        compiled; ``memory_bytes`` of the state, of the plan's peak, and of the process at most.
     """
     rounds = 3 if quick else 100
     dispatch = {name: list(_dispatch(backend, name, rounds)) for name in OPERATIONS}
@@ -138,42 +146,96 @@ def _dispatch(backend: str, operation: str, rounds: int) -> tuple[float, float |
 
 
 def _stages(backend: str, *, quick: bool) -> dict[str, Any]:
-    import accelkit as ak
-    from accelkit import losses, models, optim, registry, train
+    from accelkit import host, models, passes, registry, train
 
     options = {"image_size": 95, "width": 0.125} if quick else {}
     model = models.build("alexnet", **options)
-    optimizer = optim.sgd(0.01, momentum=0.9, weight_decay=5e-4)
-    device = ak.device(f"{backend}:cpu")
-    step = train.TrainStep(model.module, losses.SoftmaxCrossEntropy(), optimizer, device=device)
+    step = _step(model.module, backend)
     shape = (8, *model.input_shape)
     state = step.init(0, shape)
     batch = (np.zeros(shape, np.float32), np.zeros(shape[0], np.int32))
-    step.graph(state, batch)  # imports what tracing needs
-    times = [time.perf_counter()]
-    traced = step.graph(state, batch)
-    times.append(time.perf_counter())
-    compiled = step.compile(state, batch)
-    times.append(time.perf_counter())
-    for _ in range(4):
-        state, metrics = step(state, batch)
-        float(metrics["loss"])
-        registry.backend(backend).synchronize(device)
-        times.append(time.perf_counter())
-    trace, compile_, first, *later = np.diff(times).tolist()
+    forward = train.EvalStep(model.module, step.recipe.loss, device=step.device)
+    for trace in (forward.graph, step.graph):
+        trace(state, batch)  # imports what tracing needs
+    forward_s, _ = _timed(lambda: forward.graph(state, batch))
+    traced_s, traced = _timed(lambda: step.graph(state, batch))
+    passes_s, prepared = _timed(lambda: passes.prepare(traced, registry.backend(backend)))
+    plan_s, plan = _timed(lambda: passes.plan_values(prepared))
+    whole_s, compiled = _timed(lambda: step.compile(state, batch))
+    state_bytes = sum(tensor.spec.memory_bytes for tensor in state.tensors.values())
+    first, *later = _steps(step, state, batch, 4)
+    seconds = (
+        forward_s,
+        max(0.0, traced_s - forward_s),
+        passes_s,
+        plan_s,
+        max(0.0, whole_s - traced_s - passes_s),
+        first,
+    )
     return {
-        "stages_s": {"trace": trace, "compile": max(0.0, compile_ - trace), "first step": first},
+        "stages_s": dict(zip(STAGES, seconds, strict=True)),
         "step_s": statistics.median(later),
+        "small_step_s": _small_step(backend, quick=quick),
         "primitives": [len(traced), len(compiled.graph)],
+        "memory_bytes": [
+            state_bytes,
+            plan.input_bytes + plan.arena_bytes,
+            host.process_memory().peak_bytes,
+        ],
     }
 
 
+def _step(module: Any, backend: str) -> Any:
+    """A training step as in ``benchmarks.workload``."""
+    from accelkit import losses, optim, train
+
+    optimizer = optim.sgd(0.01, momentum=0.9, weight_decay=5e-4)
+    loss = losses.SoftmaxCrossEntropy()
+    return train.TrainStep(module, loss, optimizer, device=f"{backend}:cpu")
+
+
+def _timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    begin = time.perf_counter()
+    result = function()
+    return time.perf_counter() - begin, result
+
+
+def _steps(step: Any, state: Any, batch: Any, count: int) -> list[float]:
+    """Seconds of each step, its loss read and everything waited for."""
+    from accelkit import registry
+
+    times = [time.perf_counter()]
+    for _ in range(count):
+        state, metrics = step(state, batch)
+        float(metrics["loss"])
+        registry.backend(step.device.backend).synchronize(step.device)
+        times.append(time.perf_counter())
+    return np.diff(times).tolist()
+
+
+def _small_step(backend: str, *, quick: bool) -> float:
+    """Median seconds of a step of the MLP of 100,000 parameters, batch 32, loss read each time."""
+    from benchmarks.accelkit_program import TrainingProgram
+    from benchmarks.workload import named
+
+    workload = named("mlp-train", os.cpu_count() or 1)
+    program = TrainingProgram(workload, workload.weights(), backend=backend)
+    times = [_timed(lambda: float(program.step()))[0] for _ in range(20 if quick else 500)]
+    return statistics.median(times[10:])
+
+
 def markdown(section: Mapping[str, Any]) -> str:
-    """Tables of imports, dispatch and stages."""
+    """The section's text: what the figures are, the tables, and who failed."""
+    failed = {name: b["error"] for name, b in section["backends"].items() if "error" in b}
+    notes = [f"{name} failed: {error}" for name, error in failed.items()]
+    return "\n\n".join([f"## Overheads\n\n{_NOTE}", *tables(section), *notes])
+
+
+def tables(section: Mapping[str, Any]) -> list[str]:
+    """Tables of imports, of eager dispatch, and of the stages of a training step."""
     from benchmarks.report import table
 
     good = {name: b for name, b in section["backends"].items() if "error" not in b}
-    failed = {name: b["error"] for name, b in section["backends"].items() if "error" in b}
     imports = table(
         ("import", "ms"), [(m, f"{s * 1e3:,.0f}") for m, s in section["imports_s"].items()]
     )
@@ -185,22 +247,24 @@ def markdown(section: Mapping[str, Any]) -> str:
         ],
     )
     stages = table(
-        ("AlexNet, training, batch 8, s", *good),
-        [
-            *(
-                (name, *(f"{b['stages_s'][name]:.3f}" for b in good.values()))
-                for name in ("trace", "compile", "first step")
-            ),
-            ("a later step", *(f"{b['step_s']:.3f}" for b in good.values())),
-            (
-                "primitives traced / compiled",
-                *(f"{b['primitives'][0]} / {b['primitives'][1]}" for b in good.values()),
-            ),
-        ],
+        ("AlexNet (torchvision), training, batch 8", *good),
+        [(name, *cells) for name, cells in _stage_rows(good.values())],
     )
-    notes = [f"{name} failed: {error}" for name, error in failed.items()]
-    parts = ["## Overheads", imports, dispatch, stages, *notes]
-    return "\n\n".join(parts)
+    return [imports, dispatch, stages]
+
+
+def _stage_rows(found: Collection[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Names of figures, and a cell for every backend."""
+    rows = [(f"{name}, s", [f"{b['stages_s'][name]:.3f}" for b in found]) for name in STAGES]
+    rows.append(("a later step, s", [f"{b['step_s']:.3f}" for b in found]))
+    small = [f"{1.0 / b['small_step_s']:,.0f}" for b in found]
+    rows.append(("steps per second of the MLP, batch 32, loss read", small))
+    counts = [" / ".join(map(str, b["primitives"])) for b in found]
+    rows.append(("primitives traced / compiled", counts))
+    for position, name in enumerate(("state", "planned peak", "process at most")):
+        cells = [b["memory_bytes"][position] for b in found]
+        rows.append((f"{name}, MiB", ["" if c is None else f"{c / 2**20:,.0f}" for c in cells]))
+    return rows
 
 
 def _pair(times: list[float | None]) -> str:

@@ -117,21 +117,36 @@ def _ratios(report: Report, ratios: Mapping[str, Mapping[str, float]], path: Pat
         group = list(dict.fromkeys(PROGRAMS[p].group for p in ratios)).index(
             PROGRAMS[program].group
         )
-        axis.bar(
+        axis.bar(  # up or down from 1
             places,
-            list(own.values()),
+            [ratio - 1.0 for ratio in own.values()],
             width,
+            bottom=1.0,
             label=PROGRAMS[program].label,
             color=_BACKENDS[group],
             alpha=1.0 if is_ours else 0.45,
             hatch=None if is_ours else "//",
         )
     axis.axhline(1.0, color="black", linewidth=0.8)
+    _ratio_axis(axis, [value for own in ratios.values() for value in own.values()])
     axis.set_xticks(range(len(workloads)), workloads, rotation=20, ha="right", fontsize=9)
-    axis.set_ylabel("step time / best hand-written program\nof the same framework")
+    axis.set_ylabel("step time / best hand-written program\nof the same framework, log scale")
     axis.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper center", fontsize=8, frameon=False, ncols=4)
     return _save(figure, path)
+
+
+def _ratio_axis(axis: Axes, values: Sequence[float]) -> None:
+    """A logarithmic axis on which half as long is as far from 1 as twice as long."""
+    axis.set_yscale("log")
+    ticks = (0.2, 0.25, 1 / 3, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)
+    least, most = 0.9 * min(values), 1.1 * max(values)
+    axis.set_ylim(min(least, 0.65), max(most, 1.5))
+    shown = [tick for tick in ticks if min(least, 0.65) <= tick <= max(most, 1.5)]
+    axis.set_yticks(shown, [f"{tick:.2g}" for tick in shown], fontsize=9)
+    axis.set_yticks([], minor=True)
+    axis.grid(axis="y", alpha=0.25, linewidth=0.5)
+    axis.set_axisbelow(True)
 
 
 def _roofline(report: Report, path: Path) -> Path:

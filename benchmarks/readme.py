@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from benchmarks import overheads
 from benchmarks.program import PROGRAMS
 from benchmarks.report import figure, table, title
 from benchmarks.results_file import Measured, Report
@@ -39,8 +40,14 @@ def generated(report: Report) -> str:
     if _SHOWN in report.workloads:
         parts.append(_all_programs(report.workloads[_SHOWN]))
         parts.append(f"![{_SHOWN}](benchmarks/results/cpu/{_SHOWN}.png)")
-    parts.append("Step time of accelkit over the other's, below 1 is faster:")
+    parts.append(
+        "Step time of accelkit over the other's, below 1 is faster; and peak memory over that of "
+        "the hand-written program of the framework that needs least:"
+    )
     parts.append(_ratios(report))
+    if "overheads" in report.sections:
+        parts.append("What accelkit costs beside arithmetic:")
+        parts += overheads.tables(report.sections["overheads"])[1:]
     parts.append(
         "Every figure, with memory, compile times, overheads, layers and the roofline: "
         "[benchmarks/results/cpu](benchmarks/results/cpu/README.md)."
@@ -73,8 +80,16 @@ def _ratios(report: Report) -> str:
                 "" if c is None else f"{c.time:.2f} ({PROGRAMS[c.rival].label})"
                 for c in (f.native, f.peer, f.best)
             )
-            cells.append((name, PROGRAMS[f.name].group, native, peer, best))
-    columns = ("workload", "backend", "best hand-written", "peer", "best of all others")
+            memory = "" if f.memory is None else f"{f.memory:.2f}"
+            cells.append((name, PROGRAMS[f.name].group, native, peer, best, memory))
+    columns = (
+        "workload",
+        "backend",
+        "best hand-written",
+        "peer",
+        "best of all others",
+        "peak memory / least hand-written",
+    )
     return table(columns, cells, left=2)
 
 

@@ -36,12 +36,10 @@ class Comparison(NamedTuple):
     Attributes:
         rival: The other's name.
         time: Step time over the other's, within shared turns; below 1 is faster.
-        memory: Peak memory over the other's.
     """
 
     rival: str
     time: float
-    memory: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +56,8 @@ class Figures:
         import_s, build_s: Before the first step.
         peak_memory_bytes: Once warm.
         deviation: Of its losses from the median of all.
+        memory: Peak memory over the least of the hand-written programs of its group; None where
+            there are none.
         native: Beside the fastest hand-written program of its group, which may be itself.
         peer: Beside the fastest peer of its group.
         best: Beside the fastest of all other programs that are not accelkit's; None if they never
@@ -76,6 +76,7 @@ class Figures:
     build_s: float
     peak_memory_bytes: int
     deviation: float
+    memory: float | None
     native: Comparison | None
     peer: Comparison | None
     best: Comparison | None
@@ -170,9 +171,9 @@ class Measured:
         group = PROGRAMS[name].group
         others = {n: r for n, r in timed.items() if n != name and PROGRAMS[n].kind != "accelkit"}
         same = {n: r for n, r in others.items() if PROGRAMS[n].group == group}
-        native = _fastest(own, {n: r for n, r in same.items() if PROGRAMS[n].kind == "native"})
+        native = _fastest(own, {n: r for n, r in same.items() if _is_native(n, group)})
         if PROGRAMS[name].kind == "native" and (native is None or native.time < 1):
-            native = Comparison(name, 1.0, 1.0)
+            native = Comparison(name, 1.0)
         best = min(others.items(), key=lambda item: np.median(samples_of(item[1])), default=None)
         return Figures(
             name=name,
@@ -187,6 +188,7 @@ class Measured:
             build_s=min(r.build_s for r in good),
             peak_memory_bytes=max(r.peak_memory_bytes for r in good),
             deviation=self.deviations()[name],
+            memory=_over_least_memory(own, [r for n, r in timed.items() if _is_native(n, group)]),
             native=native,
             peer=_fastest(own, {n: r for n, r in same.items() if PROGRAMS[n].kind == "peer"}),
             best=_fastest(own, dict([best]) if best else {}),
@@ -205,13 +207,21 @@ class Measured:
 def _fastest(own: list[Result], rivals: dict[str, list[Result]]) -> Comparison | None:
     """Beside the rival against which the ratio is largest."""
     found = []
-    peak = max(r.peak_memory_bytes for r in own)
     for name, results in rivals.items():
         time = ratio(own, results)
         if time is not None:
-            memory = peak / max(r.peak_memory_bytes for r in results)
-            found.append(Comparison(name, time, memory))
+            found.append(Comparison(name, time))
     return max(found, key=lambda c: c.time, default=None)
+
+
+def _is_native(name: str, group: str) -> bool:
+    return PROGRAMS[name].kind == "native" and PROGRAMS[name].group == group
+
+
+def _over_least_memory(own: list[Result], natives: list[list[Result]]) -> float | None:
+    """Peak memory over that of the hand-written program that needs least."""
+    peaks = [max(r.peak_memory_bytes for r in results) for results in natives]
+    return max(r.peak_memory_bytes for r in own) / min(peaks) if peaks else None
 
 
 @dataclasses.dataclass
