@@ -124,7 +124,7 @@ class EvalStep:
         self.device = current_device() if device is None else find_device(device)
         self.precision = precision
         self._policy = policy(precision, self.device)
-        self.recipe = Recipe(model, loss, tuple(metrics), self._policy.dtype, preprocess)
+        self.recipe = Recipe(model, loss, metrics, self._policy.dtype, preprocess)
         self._compiled: dict[Any, Compiled] = {}
         self._unit_weights = UnitWeights(self.recipe.dtype, self.device)
         self._last: _Call | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from accelkit import dtypes, ops
@@ -25,7 +25,7 @@ class Recipe:
 
     model: Module
     loss: Loss
-    metrics: tuple[Metric, ...]
+    metrics: Sequence[Metric]
     dtype: DType
     preprocess: Callable[[Tensor], Tensor] | None = None
     optimizer: Optimizer | None = None
@@ -39,6 +39,12 @@ class Recipe:
             "model", self.model, Module, "A model of accelkit.models.build holds one: `.module`."
         )
         require_instance("loss", self.loss, Loss, "Make one, for example SoftmaxCrossEntropy().")
+        if isinstance(self.metrics, Metric) or not isinstance(self.metrics, Iterable):
+            raise OptionError(
+                f"`metrics` must be a list of metrics, for example [TopKAccuracy(1)], got "
+                f"{self.metrics!r}."
+            )
+        object.__setattr__(self, "metrics", tuple(self.metrics))
         for metric in self.metrics:
             require_instance("metrics", metric, Metric, "Make one, for example TopKAccuracy(5).")
         if self.optimizer is not None:

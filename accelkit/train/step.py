@@ -129,7 +129,7 @@ class TrainStep:
         self.recipe = Recipe(
             model,
             loss,
-            tuple(metrics),
+            metrics,
             self._policy.dtype,
             preprocess,
             optimizer,

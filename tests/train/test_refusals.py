@@ -38,6 +38,11 @@ def make(device: str = "numpy", **options: Any) -> train.TrainStep:
         ({"loss": lambda outputs, targets: outputs}, r"`loss` must be a Loss, got function"),
         ({"optimizer": "sgd"}, r"`optimizer` must be an Optimizer, got str.*optim\.sgd\(0\.01\)"),
         ({"metrics": ["top1"]}, r"`metrics` must be a Metric, got str.*TopKAccuracy\(5\)"),
+        (
+            {"metrics": metrics.TopKAccuracy(1)},
+            r"`metrics` must be a list of metrics, for example \[TopKAccuracy\(1\)\], got TopK",
+        ),
+        ({"metrics": None}, r"`metrics` must be a list of metrics.*got None"),
         ({"trainable": "head"}, r"`trainable` must be a function, got 'head'"),
         ({"preprocess": 255.0}, r"`preprocess` must be a function, got 255\.0"),
         ({"accumulate": 0}, r"`accumulate` must be a positive integer, got 0"),
