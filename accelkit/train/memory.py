@@ -292,9 +292,9 @@ class Planner:
         """Options from the fastest to the smallest; the first one is to do nothing."""
         for count in self._counts:
             program, traced = self._build(count)
-            plain = MemoryMeans(count)
-            early = replace(plain, early_update=True)
-            for means in (plain, early):
+            early = MemoryMeans(count, early_update=True)
+            # Of micro-batches the gradients go where the updates want them at no cost.
+            for means in (early,) if count > 1 else (MemoryMeans(), early):
                 graph = passes.prepare(means.before_preparation(traced), self._backend)
                 option = self._evaluate(means, graph, program, scale)
                 yield option

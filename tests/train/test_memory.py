@@ -114,6 +114,7 @@ def test_a_limit_takes_the_fastest_means_that_fit() -> None:
     assert choice.unplanned_peak_bytes == peak
     assert choice.predicted_slowdown > 1.0
     assert str(choice.means) in str(choice)
+    assert choice.means.early_update
     roomy = wide_step(memory_limit=2 * peak)
     peak_of(roomy)
     assert roomy.memory_choice is not None
