@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 from checkpoint.simulated_disk import UnsyncedDisk
 
+import accelkit as ak
 from accelkit import losses, nn, optim, train
 from accelkit.checkpoint import CheckpointManager, restore_state, save_state
 from accelkit.data import Loader, Prefetcher, ShapesSource, to_device
 from accelkit.errors import IncompatibleCheckpointError
 
 
-def make_step(features: int = 8, optimizer: optim.Optimizer | None = None) -> train.TrainStep:
+def make_step(
+    features: int = 8, optimizer: optim.Optimizer | None = None, device: str = "numpy"
+) -> train.TrainStep:
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(features), nn.ReLU(), nn.Dropout(0.3), nn.Linear(10)
     )
     chosen = optimizer or optim.sgd(optim.CosineSchedule(0.001, 30), momentum=0.9)
-    return train.TrainStep(model, losses.SoftmaxCrossEntropy(), chosen, device="numpy")
+    return train.TrainStep(model, losses.SoftmaxCrossEntropy(), chosen, device=device)
 
 
 def make_loader() -> Loader:
@@ -35,7 +38,7 @@ def run(
 ) -> tuple[train.TrainState, list[float]]:
     curve = []
     while True:
-        with Prefetcher(loader, to_device("numpy")) as batches:
+        with Prefetcher(loader, to_device(step.device)) as batches:
             for arrays, _ in batches:
                 state, metrics = step(state, arrays)
                 curve.append(metrics["loss"])
@@ -64,6 +67,29 @@ def test_resuming_is_bit_identical(tmp_path: Path, optimizer: optim.Optimizer | 
             assert rest == curve[stopped:]
             got = {name: array.tobytes() for name, array in resumed.to_host().items()}
             assert got == expected
+
+
+def test_every_backends_checkpoint_continues_on_every_other(tmp_path: Path) -> None:
+    """The same order, the same masks, the same curve; a state is the same bits wherever it is."""
+    backends = sorted({info.device.backend for info in ak.devices()})
+    steps = {name: make_step(device=name) for name in backends}
+    starts = {name: step.init(3, (8, 16, 16, 3)) for name, step in steps.items()}
+    likes = {name: state.copy() for name, state in starts.items()}
+    _, expected = run(make_step(), make_step().init(3, (8, 16, 16, 3)), make_loader(), 4)
+    for source in backends:
+        with make_manager(tmp_path / source) as manager:
+            half, before = run(steps[source], starts[source], make_loader(), 2, manager)
+            saved = {name: array.tobytes() for name, array in half.to_host().items()}
+            for target in backends:
+                found = restore_state(manager, likes[target])
+                assert found is not None
+                state, info = found
+                assert str(state.device).startswith(target)
+                assert {name: a.tobytes() for name, a in state.to_host().items()} == saved
+                loader = make_loader()
+                loader.restore(info.data_position)
+                _, after = run(steps[target], state, loader, 4)
+                np.testing.assert_allclose([*before, *after], expected, rtol=1e-5)
 
 
 def test_saved_arrays_do_not_change_with_the_next_step(tmp_path: Path) -> None:
