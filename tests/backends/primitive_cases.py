@@ -261,6 +261,9 @@ def _composite_cases(random: np.random.Generator, normal: Any) -> Iterator[Case]
     for loss in (0.5, np.nan):
         values = (np.array(loss, p.dtype), np.array(0.25, p.dtype))
         yield Case("step_report", (watch, keys, np.array(False), *values), {}, True)
+    for valid in (True, False):
+        losses = np.array([0.5, 9.0, 3.0, 2.0, 1.0], p.dtype)
+        yield Case("evaluation_report", (np.array(valid), counts, losses), {})
     for offset in (0, 3, (1 << 34) - 5):
         mask = {"shape": (5, 7), "rate": 0.3, "offset": offset}
         yield Case("random_keep_mask", (key,), mask, True)
