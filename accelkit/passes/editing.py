@@ -180,6 +180,7 @@ class EditedProgram:
     # --- editing --------------------------------------------------------------------------------
 
     def alive(self, wanted: Variable, position: int, use: Use) -> bool:
+        """Whether a value that is made and used like this is kept over a position."""
         return use.made < position <= use.last
 
     def copy_at(
