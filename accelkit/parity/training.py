@@ -241,27 +241,29 @@ class Trained:
 
     def advance(self, reference: Reference, batch: Batch) -> None:
         """Do the current step in all three ways, and compare them."""
-        at = reference.count
-        single = self._run_guided(self._on_device(reference.state, at), reference, batch)
+        found, at = self.comparison, reference.count
+        branches = [put(b, self.step.device) for b in reference.branches]
+        state = self._on_device(reference.state, at)
+        single = self._run_guided(state, batch, branches, reference)
         self._compare_gradients(single.gradients, reference)
-        self._count_flips(single.branches, reference)
-        guided = self._run_guided(self.guided, reference, batch)
-        found = _loss_deviation(guided.loss, reference)
-        self.comparison.loss = self.comparison.loss.or_worse(found, "loss", at)
+        for kind, (differ, total) in single.flips.items():
+            before = found.flips.get(kind, Flips())
+            found.flips[kind] = Flips(before.differ + differ, before.total + total)
+        guided = self._run_guided(self.guided, batch, branches, reference)
+        found.loss = _worse_loss(found.loss, guided.loss, reference)
         self.guided = guided.after
-        self._advance_freely(reference, batch)
-        if self.comparison.parted is None and (single.flipped or guided.flipped):
-            self.comparison.parted = at
-
-    def _advance_freely(self, reference: Reference, batch: Batch) -> None:
         self.free, metrics = self.step(self.free, batch)
-        self.comparison.losses.append(metrics["loss"])
-        found = _loss_deviation(metrics["loss"], reference)
-        which = "free_loss" if self.comparison.parted is None else "parted_loss"
-        worst = getattr(self.comparison, which).or_worse(found, "loss", reference.count)
-        setattr(self.comparison, which, worst)
+        found.losses.append(metrics["loss"])
+        if found.parted is not None:
+            found.parted_loss = _worse_loss(found.parted_loss, metrics["loss"], reference)
+            return
+        found.free_loss = _worse_loss(found.free_loss, metrics["loss"], reference)
+        if any(flips.differ for run in (single, guided) for flips in run.flips.values()):
+            found.parted = at
 
-    def _run_guided(self, state: TrainState, reference: Reference, batch: Batch) -> _Outcome:
+    def _run_guided(
+        self, state: TrainState, batch: Batch, branches: Sequence[Tensor], reference: Reference
+    ) -> _Outcome:
         """A step from ``state`` on the oracle's branches."""
         if self._guidance is None:
             parts = _with_gradients(self.step, state, batch)
@@ -269,17 +271,18 @@ class Trained:
             executable = compile_graph(imposed.graph, self.step.device)
             self._guidance = _Guided(parts, imposed.branches, executable)
         parts, kinds, executable = self._guidance
-        branches = [put(b, self.step.device) for b in reference.branches]
         results = run(executable, [*self.step.operands(state, batch), *branches])
         changed, names = len(parts.changed), len(parts.parameters)
         tensors = {**state.tensors, **dict(zip(parts.changed, results[:changed], strict=True))}
-        own = [t.numpy() for t in results[changed + 1 + names :]]
+        flips: dict[str, Flips] = {}
+        own = results[changed + 1 + names :]
+        for (kind, _), chosen, wanted in zip(kinds, own, reference.branches, strict=True):
+            flips[kind] = flips.get(kind, Flips()).plus(chosen.numpy(), wanted)
         return _Outcome(
             TrainState(tensors, step=state.step + 1, seed=self.seed, device=self.step.device),
             float(results[changed].numpy()[0]),
             dict(zip(parts.parameters, results[changed + 1 :][:names], strict=True)),
-            list(zip(kinds, own, strict=True)),
-            any(np.any(a != b) for a, b in zip(own, reference.branches, strict=True)),
+            flips,
         )
 
     def _compare_gradients(self, found: Mapping[str, Tensor], reference: Reference) -> None:
@@ -287,11 +290,6 @@ class Trained:
         for name, tensor in found.items():
             off = gradient_deviation(tensor.numpy(), reference.gradients[name], largest)
             self.comparison.gradient = self.comparison.gradient.or_worse(off, name, reference.count)
-
-    def _count_flips(self, own: Sequence[tuple[Branch, np.ndarray]], reference: Reference) -> None:
-        flips = self.comparison.flips
-        for (branch, chosen), wanted in zip(own, reference.branches, strict=True):
-            flips[branch.kind] = flips.get(branch.kind, Flips()).plus(chosen, wanted)
 
     def compare_weights(self, reference: Reference) -> None:
         """Compare the parameters with the oracle's after the last step."""
@@ -309,17 +307,17 @@ class _Guided(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """What one step on the oracle's branches gave, and which it would have taken itself."""
+    """What one step on the oracle's branches gave, and how many it would have taken otherwise."""
 
     after: TrainState
     loss: float
     gradients: dict[str, Tensor]
-    branches: list[tuple[Branch, np.ndarray]]
-    flipped: bool
+    flips: dict[str, Flips]
 
 
-def _loss_deviation(loss: float, reference: Reference) -> float:
-    return abs(loss - reference.loss) / abs(reference.loss)
+def _worse_loss(worst: Worst, loss: float, reference: Reference) -> Worst:
+    found = abs(loss - reference.loss) / abs(reference.loss)
+    return worst.or_worse(found, "loss", reference.count)
 
 
 def _worst_weight(state: TrainState, reference: Reference) -> Worst:
