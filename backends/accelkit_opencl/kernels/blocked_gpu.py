@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from accelkit_opencl.kernels.convolution import Convolution
 from accelkit_opencl.kernels.epilogue import Epilogue
 from accelkit_opencl.kernels.matmul_cpu import Matmul
-from accelkit_opencl.kernels.source import KernelSource, ceil_div
+from accelkit_opencl.kernels.source import KernelSource, ceil_div, double_pragma
 
 __all__ = [
     "Block",
@@ -326,6 +326,5 @@ __kernel void KERNEL(const __global real* restrict partials, {result}) {{
 
 def _start(dtype: str, epilogue: Epilogue | None) -> str:
     """What precedes a kernel: the type ``real``, and what the epilogue calls."""
-    pragma = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" if dtype == "double" else ""
     called = "" if epilogue is None else epilogue.definitions + epilogue.function
-    return f"{pragma}#define real {dtype}\n{called}"
+    return f"{double_pragma(dtype)}#define real {dtype}\n{called}"

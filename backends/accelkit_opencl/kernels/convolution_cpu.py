@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from accelkit_opencl.kernels.convolution import Gather
 from accelkit_opencl.kernels.epilogue import Epilogue
-from accelkit_opencl.kernels.source import KernelSource, ceil_div, itemsize_of
+from accelkit_opencl.kernels.source import KernelSource, ceil_div, double_pragma, itemsize_of
 from accelkit_opencl.kernels.tile import ONE_ITEM, Tile, panel_cases, prelude
 
 __all__ = ["gather_kernel", "pad_kernel", "weight_gradient_kernel"]
@@ -27,7 +27,7 @@ def pad_kernel(gather: Gather) -> KernelSource:
     height, width, channels = gather.source
     padded_height, padded_width = gather.padded
     row, padded_row = width * channels, padded_width * channels
-    source = f"""{_pragma(gather.dtype)}#define real {gather.dtype}
+    source = f"""{double_pragma(gather.dtype)}#define real {gather.dtype}
 {ONE_ITEM}void KERNEL(const __global real* restrict source,
             __global real* restrict padded) {{
   const int i = get_global_id(0), n = get_global_id(1);
@@ -45,10 +45,6 @@ def pad_kernel(gather: Gather) -> KernelSource:
 """
     size = (padded_height, gather.batch)
     return KernelSource.of("pad_image", source, ("source", "padded"), size, (1, 1))
-
-
-def _pragma(dtype: str) -> str:
-    return "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" if dtype == "double" else ""
 
 
 def gather_kernel(
@@ -106,7 +102,7 @@ def gather_kernel(
             f" + panel * {tile.columns} + out_pixel * {out_channels};\n"
         )
     else:
-        definitions = _pragma(gather.dtype) + epilogue.definitions
+        definitions = double_pragma(gather.dtype) + epilogue.definitions
         result, out_row = epilogue.parameters, ""
     source = f"""{definitions}{prelude(gather.dtype, tile.width)}
 {ONE_ITEM}void KERNEL(const __global real* restrict source, const __global real* restrict weights,

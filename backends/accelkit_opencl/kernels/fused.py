@@ -16,7 +16,7 @@ from accelkit.dtypes import DType
 from accelkit_opencl.expressions import literal
 from accelkit_opencl.kernels.loops import element_loop
 from accelkit_opencl.kernels.mathematics import definitions_for
-from accelkit_opencl.kernels.source import KernelSource, ceil_div, ctype, round_up
+from accelkit_opencl.kernels.source import KernelSource, ceil_div, ctype, double_pragma, round_up
 from accelkit_opencl.views import View, row_major
 
 __all__ = [
@@ -199,10 +199,6 @@ def element_lines(body: Body, space: Space, inner: int | None, k: str) -> list[s
     return lines
 
 
-def _pragma(code: str) -> str:
-    return "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" if "double" in code else ""
-
-
 def finish(
     stem: str,
     code: str,
@@ -211,7 +207,7 @@ def finish(
     local: tuple[int, ...],
     flops: int,
 ) -> KernelSource:
-    source = f"{_pragma(code)}{definitions_for(code)}{code}"
+    source = f"{double_pragma(code)}{definitions_for(code)}{code}"
     return KernelSource.of(stem, source, arguments, size, local, flops)
 
 

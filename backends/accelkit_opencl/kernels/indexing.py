@@ -6,7 +6,7 @@ so sums over repeated indices are added in order: results are deterministic with
 
 from __future__ import annotations
 
-from accelkit_opencl.kernels.source import KernelSource
+from accelkit_opencl.kernels.source import KernelSource, double_pragma
 
 __all__ = [
     "argsort_kernel",
@@ -26,8 +26,7 @@ def _kernel(
         for i, (name, kind) in enumerate(arguments)
     )
     code = f"__kernel void KERNEL({parameters}) {{\n{body}}}\n"
-    if "double" in code:
-        code = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" + code
+    code = double_pragma(code) + code
     names = tuple(name for name, _ in arguments)
     return KernelSource.of(stem, code, names, size, (1,) * len(size))
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from accelkit_opencl.kernels.epilogue import Epilogue
-from accelkit_opencl.kernels.source import KernelSource, ceil_div, itemsize_of
+from accelkit_opencl.kernels.source import KernelSource, ceil_div, double_pragma, itemsize_of
 from accelkit_opencl.kernels.tile import ONE_ITEM, Tile, panel_cases, prelude
 
 __all__ = [
@@ -209,8 +209,7 @@ def _result(epilogue: Epilogue | None, dtype: str) -> tuple[tuple[str, ...], str
     """Names of a product's results, definitions that they need, and their declarations."""
     if epilogue is None:
         return ("out",), "", "__global real* restrict out"
-    pragma = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" if dtype == "double" else ""
-    return epilogue.arguments, pragma + epilogue.definitions, epilogue.parameters
+    return epilogue.arguments, double_pragma(dtype) + epilogue.definitions, epilogue.parameters
 
 
 def direct_kernel(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from accelkit.random.philox import keep_threshold
 from accelkit_opencl.kernels.loops import vector_hint
-from accelkit_opencl.kernels.source import KernelSource, ceil_div
+from accelkit_opencl.kernels.source import KernelSource, ceil_div, double_pragma
 
 __all__ = ["keep_mask_kernel", "uniform_kernel"]
 
@@ -38,10 +38,9 @@ def _kernel(
     first = offset // per_block
     skip = offset % per_block
     blocks = ceil_div(size + skip, per_block)
-    pragma = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" if kind == "double" else ""
     # The first block may begin before the result and the last one end after it. All others store
     # without a question, so that the compiler can run many blocks side by side.
-    source = f"""{pragma}{_ROUNDS}
+    source = f"""{double_pragma(kind)}{_ROUNDS}
 #define PUT(e, x) out[e] = (x);
 #define PUT_INSIDE(e, x) {{ const long at = (e); if (at >= 0 && at < {size}L) out[at] = (x); }}
 __kernel void KERNEL(const __global uint* restrict key, __global {kind}* restrict out) {{

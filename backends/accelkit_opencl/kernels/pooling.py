@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from accelkit_opencl.kernels.source import KernelSource, ceil_div
+from accelkit_opencl.kernels.source import KernelSource, ceil_div, double_pragma
 
 __all__ = ["Pooling", "pooling_kernel"]
 
@@ -145,8 +145,7 @@ def pooling_kernel(name: str, pooling: Pooling, *, cpu: bool) -> KernelSource:
         f"for (int i = 0; i < {rows}; i++)" if scatters else "const int i = get_global_id(1);"
     )
     size = (strips, 1 if scatters else rows, batch)
-    pragma = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" if pooling.dtype == "double" else ""
-    source = f"""{pragma}#define real {pooling.dtype}
+    source = f"""{double_pragma(pooling.dtype)}#define real {pooling.dtype}
 #define STRIP {strip}
 #define COUNT {kh * kw}
 #define CHANNELS for (int c = 0; c < count; c++)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from accelkit_opencl.kernels.mathematics import definitions_for
-from accelkit_opencl.kernels.source import KernelSource, ceil_div
+from accelkit_opencl.kernels.source import KernelSource, ceil_div, double_pragma
 
 __all__ = ["ResponseNorm", "response_norm_kernel"]
 
@@ -88,11 +88,10 @@ __kernel void KERNEL(const __global real* restrict x{extra}, __global real* {alo
   }}
 }}
 """
-    pragma = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" if norm.dtype == "double" else ""
     arguments = ("x", "g", "out") if gradient else ("x", "out")
     return KernelSource.of(
         "response_norm",
-        pragma + definitions_for(code) + code,
+        double_pragma(norm.dtype) + definitions_for(code) + code,
         arguments,
         (ceil_div(norm.pixels, _PIXELS),),
         (1,),

@@ -6,7 +6,7 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 
-__all__ = ["KernelSource", "ceil_div", "ctype", "itemsize_of", "round_up"]
+__all__ = ["KernelSource", "ceil_div", "ctype", "double_pragma", "itemsize_of", "round_up"]
 
 _CTYPES = {
     "bool": "uchar",
@@ -31,6 +31,11 @@ def ctype(dtype: str) -> str:
 def itemsize_of(type_name: str) -> int:
     """Bytes of one element of an OpenCL C scalar type."""
     return {"c": 1, "s": 2, "i": 4, "f": 4, "l": 8, "d": 8}[type_name.removeprefix("u")[0]]
+
+
+def double_pragma(code: str) -> str:
+    """What must stand before code that names the type ``double``; a type's name is code too."""
+    return "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" if "double" in code else ""
 
 
 def ceil_div(a: int, b: int) -> int:

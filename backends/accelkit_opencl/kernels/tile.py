@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from accelkit_opencl.kernels.loops import FETCH
-from accelkit_opencl.kernels.source import ceil_div, itemsize_of
+from accelkit_opencl.kernels.source import ceil_div, double_pragma, itemsize_of
 
 __all__ = [
     "MOST_VECTORS",
@@ -140,11 +140,10 @@ def prelude(dtype: str, width: int) -> str:
     The vector type is declared with the alignment of one element, since rows of user data start
     anywhere; processors load aligned data through it at full speed.
     """
-    pragma = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" if dtype == "double" else ""
     size = itemsize_of(dtype)
     vec = f"{dtype}{width}" if width > 1 else dtype
     return (
-        f"{pragma}#define real {dtype}\n#define vec {vec}\n"
+        f"{double_pragma(dtype)}#define real {dtype}\n#define vec {vec}\n"
         f"typedef {vec} __attribute__((aligned({size}))) KERNEL_vec;\n"
         "#define LOAD(p) (*(const __global KERNEL_vec*)(p))\n"
         "#define STORE(p, x) (*(__global KERNEL_vec*)(p) = (x))\n"
