@@ -30,9 +30,9 @@ from accelkit_opencl.compile import GroupTooLargeError, OpenclExecutable, Progra
 from accelkit_opencl.exchange import export, import_shared, is_immutable
 from accelkit_opencl.expressions import EXPRESSIONS
 from accelkit_opencl.failures import translate
+from accelkit_opencl.lowering import Choice, Profile
 from accelkit_opencl.nodes import NODE_RULES
 from accelkit_opencl.plan import Plan, make_plan
-from accelkit_opencl.products import Choice, Profile
 from accelkit_opencl.programs import Provider, SourceProvider
 from accelkit_opencl.runtime import DeviceArray, Runtime, describe, discover, open_device
 from accelkit_opencl.schedule import REDUCTIONS

@@ -29,8 +29,8 @@ from accelkit.errors import CompileError, CorruptDataError, DataError, DeviceErr
 from accelkit_opencl.failures import code_name, funnel
 from accelkit_opencl.kernels.source import KernelSource
 from accelkit_opencl.kernels.task import as_task
+from accelkit_opencl.lowering import Choice, Profile
 from accelkit_opencl.plan import Plan
-from accelkit_opencl.products import Choice, Profile
 from accelkit_opencl.programs import build_from_binary
 from accelkit_opencl.runtime import Runtime
 

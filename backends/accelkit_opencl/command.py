@@ -29,7 +29,7 @@ from accelkit_opencl.bundle import seal, write_bundle, write_sources
 from accelkit_opencl.compile import OpenclExecutable
 from accelkit_opencl.kernels.convolution import Convolution
 from accelkit_opencl.kernels.matmul_cpu import Matmul
-from accelkit_opencl.products import choice_key
+from accelkit_opencl.lowering import choice_key
 from accelkit_opencl.programs import SourceProvider
 from accelkit_opencl.runtime import discover, open_device
 from accelkit_opencl.trials import Trials

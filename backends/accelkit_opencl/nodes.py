@@ -18,10 +18,8 @@ from accelkit_opencl.kernels.matmul_cpu import Matmul, MomentumUpdate
 from accelkit_opencl.kernels.pooling import Pooling, pooling_kernel
 from accelkit_opencl.kernels.response_norm import ResponseNorm, response_norm_kernel
 from accelkit_opencl.kernels.source import KernelSource, ctype
+from accelkit_opencl.lowering import Launch, Lowering, Profile
 from accelkit_opencl.products import (
-    Launch,
-    Lowering,
-    Profile,
     lower_forward,
     lower_input_gradient,
     lower_matmul,

@@ -19,8 +19,8 @@ from accelkit_opencl.kernels.fused import Body, elementwise_kernel
 from accelkit_opencl.kernels.reductions import reduction_kernels
 from accelkit_opencl.kernels.rowwise import rowwise_kernel
 from accelkit_opencl.kernels.source import KernelSource
+from accelkit_opencl.lowering import Lowering, Profile
 from accelkit_opencl.nodes import lower_node, lower_product
-from accelkit_opencl.products import Lowering, Profile
 from accelkit_opencl.reuse import Heirs, Work, outputs_in_place
 from accelkit_opencl.rows import RowStep, fuse_rows
 from accelkit_opencl.schedule import ElementwiseStep, NodeStep, ReductionStep, Schedule, Step

@@ -14,17 +14,12 @@ from accelkit_opencl.kernels.epilogue import Epilogue
 from accelkit_opencl.kernels.matmul_cpu import Matmul, MomentumUpdate
 from accelkit_opencl.kernels.source import KernelSource, itemsize_of
 from accelkit_opencl.kernels.tile import Tile, best_tile
-from accelkit_opencl.lowering import Choice, Launch, Lowering, Profile, choice_key
+from accelkit_opencl.lowering import Choice, Launch, Lowering, Profile
 from accelkit_opencl.products_gpu import lower_blocked
 from accelkit_opencl.shares import Shares, best_shares, heights
 
 __all__ = [
     "LOWERINGS",
-    "Choice",
-    "Launch",
-    "Lowering",
-    "Profile",
-    "choice_key",
     "lower_forward",
     "lower_input_gradient",
     "lower_matmul",

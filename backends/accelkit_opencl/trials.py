@@ -20,12 +20,8 @@ from accelkit_opencl.failures import funnel
 from accelkit_opencl.kernels.convolution import Convolution
 from accelkit_opencl.kernels.matmul_cpu import Matmul
 from accelkit_opencl.kernels.source import itemsize_of
-from accelkit_opencl.products import (
-    LOWERINGS,
-    Choice,
-    Lowering,
-    Profile,
-)
+from accelkit_opencl.lowering import Choice, Lowering, Profile
+from accelkit_opencl.products import LOWERINGS
 from accelkit_opencl.programs import Provider, SourceProvider
 from accelkit_opencl.runtime import BoundKernel, Runtime, open_device
 

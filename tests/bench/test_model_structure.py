@@ -74,9 +74,9 @@ def torch_calls(name: str, variant: str | None, mode: str) -> int:
 def opencl_launches(name: str, variant: str | None, mode: str) -> int:
     """Kernels per step on an OpenCL CPU, as planned without a device."""
     plan = pytest.importorskip("accelkit_opencl.plan")
-    products = pytest.importorskip("accelkit_opencl.products")
+    lowering = pytest.importorskip("accelkit_opencl.lowering")
     graph = prepared(name, variant, mode, "opencl")
-    profile: Any = products.Profile(cpu=True)
+    profile: Any = lowering.Profile(cpu=True)
     made = plan.make_plan(graph, donated(graph), profile, limit_bytes=2**33)
     return len(made.launches)
 

@@ -13,7 +13,7 @@ pytest.importorskip("pyopencl", reason="the OpenCL backend's extra is not instal
 
 import pyopencl as cl
 from accelkit_opencl import memory
-from accelkit_opencl.products import Lowering
+from accelkit_opencl.lowering import Lowering
 from accelkit_opencl.programs import SourceProvider
 from accelkit_opencl.runtime import DeviceArray, Runtime, discover, open_device
 

@@ -13,8 +13,8 @@ from accelkit_opencl import OpenclBackend
 from accelkit_opencl import runtime as runtime_module
 from accelkit_opencl.bundle import write_bundle
 from accelkit_opencl.kernels.source import KernelSource
+from accelkit_opencl.lowering import Profile
 from accelkit_opencl.plan import Plan, PlannedLaunch
-from accelkit_opencl.products import Profile
 from accelkit_opencl.programs import SourceProvider
 from accelkit_opencl.runtime import Runtime
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from accelkit_opencl.kernels.source import KernelSource
-from accelkit_opencl.products import Profile
+from accelkit_opencl.lowering import Profile
 from accelkit_opencl.runtime import Runtime
 
 import accelkit as ak

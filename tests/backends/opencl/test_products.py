@@ -10,12 +10,9 @@ import pytest
 from accelkit_opencl.kernels.convolution import Convolution
 from accelkit_opencl.kernels.matmul_cpu import Matmul, MomentumUpdate
 from accelkit_opencl.kernels.tile import Tile
+from accelkit_opencl.lowering import Choice, Launch, Lowering, Profile
 from accelkit_opencl.products import (
     LOWERINGS,
-    Choice,
-    Launch,
-    Lowering,
-    Profile,
     lower_forward,
     lower_input_gradient,
     lower_matmul,

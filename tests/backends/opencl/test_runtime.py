@@ -12,7 +12,7 @@ import pytest
 from accelkit_opencl.failures import funnel, translate
 from accelkit_opencl.kernels.fused import Body, Read, Statement, elementwise_kernel
 from accelkit_opencl.kernels.source import KernelSource
-from accelkit_opencl.products import Choice
+from accelkit_opencl.lowering import Choice
 from accelkit_opencl.programs import SourceProvider
 from accelkit_opencl.runtime import Runtime, discover, open_device
 from accelkit_opencl.tuning import load_choices, save_choices

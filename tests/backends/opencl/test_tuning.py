@@ -13,7 +13,8 @@ import pytest
 from accelkit_opencl import command, profile_of, trials
 from accelkit_opencl.command import main
 from accelkit_opencl.kernels.matmul_cpu import Matmul
-from accelkit_opencl.products import Choice, Profile, choice_key, lower_matmul
+from accelkit_opencl.lowering import Choice, Profile, choice_key
+from accelkit_opencl.products import lower_matmul
 from accelkit_opencl.programs import SourceProvider
 from accelkit_opencl.runtime import Runtime
 from accelkit_opencl.trials import Trials
