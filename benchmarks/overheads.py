@@ -72,9 +72,11 @@ def measure_overheads(
 
 
 def _python(*arguments: str, threads: int) -> subprocess.CompletedProcess[str]:
+    variables = os.environ | environment(threads)
+    variables.pop("PYTHONDONTWRITEBYTECODE", None)  # or every import would compile accelkit anew
     return subprocess.run(
         [sys.executable, *arguments],
-        env=os.environ | environment(threads),
+        env=variables,
         cwd=Path(__file__).resolve().parent.parent,
         capture_output=True,
         text=True,
