@@ -109,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="small networks, few samples")
     parser.add_argument("--output", type=Path, default=Path("out/benchmarks"), metavar="FOLDER")
     parser.add_argument("--add", action="store_true", help="add to what the folder holds")
+    parser.add_argument(
+        "--baseline",
+        type=_checkout,
+        metavar="FOLDER",
+        help="another checkout of accelkit, whose layers are profiled beside this one's",
+    )
     parser.add_argument("--note", metavar="TEXT", help="on the circumstances, for the report")
     parser.add_argument("--only-report", action="store_true", help="measure nothing")
     parser.add_argument("--list", action="store_true", help="list workloads and programs")
@@ -120,6 +126,12 @@ def _positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, got {number}")
     return number
+
+
+def _checkout(text: str) -> Path:
+    if not Path(text, "accelkit", "bench").is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is no checkout of accelkit")
+    return Path(text)
 
 
 def _chosen(
@@ -248,7 +260,11 @@ def _section(name: str, options: argparse.Namespace, programs: Iterable[str]) ->
         )
     batch_size = options.batch_size or (2 if options.quick else 32)
     return layers.measure_layers(
-        backends, options.threads, batch_size=batch_size, quick=options.quick
+        backends,
+        options.threads,
+        batch_size=batch_size,
+        quick=options.quick,
+        baseline=options.baseline,
     )
 
 

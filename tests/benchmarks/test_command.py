@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 
@@ -103,9 +104,16 @@ def test_failures_give_exit_status_one(monkeypatch, capsys, tmp_path):
     assert "torch-compile: its first loss 8.0 differs" in errors
 
 
+def test_a_baseline_is_a_checkout(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        command.main(["--baseline", str(tmp_path), "--output", str(tmp_path / "out")])
+    assert "is no checkout of accelkit" in capsys.readouterr().err
+
+
 @pytest.mark.timeout(120)
 def test_sections_on_the_reference_backend(tmp_path):
-    arguments = ["--quick", "--programs", "accelkit-numpy", "--workloads"]
+    checkout = str(Path(command.__file__).parent.parent)  # compared with itself
+    arguments = ["--quick", "--programs", "accelkit-numpy", "--baseline", checkout, "--workloads"]
     assert command.main([*arguments, "machine,overheads,layers", "--output", str(tmp_path)]) == 0
     sections = json.loads((tmp_path / "results.json").read_text())["sections"]
     assert sections["machine"]["peak_flops"] > 1e8
@@ -113,7 +121,8 @@ def test_sections_on_the_reference_backend(tmp_path):
     found = sections["overheads"]["backends"]["numpy"]
     assert all(ours > 0 < theirs for ours, theirs in found["dispatch_us"].values())
     assert sections["overheads"]["imports_s"]["accelkit"] > 0
-    assert sections["layers"]["backends"]["numpy"]["nodes"]
+    profiles = sections["layers"]["backends"], sections["layers"]["baseline"]["backends"]
+    assert all(found["numpy"]["nodes"] for found in profiles)
     text = (tmp_path / "README.md").read_text()
     for words in ("## Overheads", "## Layers and primitives", "conv2d_weight_grad", "roofline.png"):
         assert words in text

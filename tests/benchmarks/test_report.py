@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from benchmarks import overheads, plots, readme, report
+from benchmarks import layers, overheads, plots, readme, report
 from benchmarks.measure import Plan, Result
 from benchmarks.results_file import SCHEMA_VERSION, Measured, Report
 from benchmarks.workload import Workload
@@ -125,6 +125,25 @@ def test_figures(found):
     assert found.workloads["alexnet-train"].problems() == [
         "jax-jit failed: it broke|here\nwith details"
     ]
+
+
+def test_layers_of_a_baseline_stand_beside_those_of_now(found):
+    section = found.sections["layers"]
+    assert "Before and now" not in layers.markdown(section)
+    node = {**section["backends"]["numpy"]["nodes"][0], "primitive": "pad", "duration_s": 0.125}
+    earlier = {"commit": "abc1", "compiled_step_s": 0.75, "nodes": [node]}
+    section["baseline"] = {
+        "backends": {"numpy": earlier, "jax": earlier, "torch": {"error": "no torch then"}}
+    }
+    text = layers.markdown(section)
+    assert "(commit abc1)" in text
+    table = [line.replace(" ", "") for line in text[text.index("### Before") :].splitlines()]
+    assert "|primitive|numpy|" in table  # JAX has no figure now
+    assert "|conv2d|→250.0|" in table
+    assert "|pad|125.0→|" in table
+    assert "|compiledstep|750.0→500.0|" in table
+    assert not any(line.startswith("|less|") for line in table)
+    assert "torch failed: no torch then" in text
 
 
 def test_losses_of_the_workload_itself_are_compared_where_nothing_is_random():
