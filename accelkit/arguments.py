@@ -10,7 +10,13 @@ import numpy as np
 
 from accelkit.errors import OptionError
 
-__all__ = ["require_fraction", "require_instance", "require_integer", "require_number"]
+__all__ = [
+    "require_finite",
+    "require_fraction",
+    "require_instance",
+    "require_integer",
+    "require_number",
+]
 
 _NUMBERS = (int, float, np.integer, np.floating)
 
@@ -39,14 +45,27 @@ def require_number(
     Raises:
         OptionError: with the name, the range and the value.
     """
-    is_number = isinstance(value, _NUMBERS) and not isinstance(value, bool)
-    if is_number and (value > 0 if positive else value >= 0) and value < below:
+    if _is_number(value) and (value > 0 if positive else value >= 0) and value < below:
         return
     if below < math.inf:
         expected = f"in {'(' if positive else '['}0, {below:g})"
     else:
         expected = "positive and finite" if positive else "a finite number of at least 0"
     raise OptionError(f"`{name}` must be {expected}, got {value!r}.")
+
+
+def require_finite(name: str, value: Any) -> None:
+    """Refuse what is no finite number, of whatever sign.
+
+    Raises:
+        OptionError: with the name and the value.
+    """
+    if not _is_number(value) or not math.isfinite(value):
+        raise OptionError(f"`{name}` must be a finite number, got {value!r}.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, _NUMBERS) and not isinstance(value, bool)
 
 
 def require_fraction(name: str, value: Any) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, NamedTuple
 
-from accelkit.errors import AccelkitError, DeviceError, OptionError, nearest
+from accelkit.errors import AccelkitError, DeviceError, OptionError, UnknownNameError, nearest
 
 if TYPE_CHECKING:
     from accelkit.backend import Backend
@@ -156,7 +156,12 @@ def device(spec: str | Device) -> Device:
             f"A device is named by a text such as 'torch:cuda:0', got {type(spec).__name__}."
         )
     name, *rest = spec.split(":")
-    backend = registry.backend(name)
+    try:
+        backend = registry.backend(name)
+    except UnknownNameError as error:
+        raise UnknownNameError(
+            f"{error} A device is named by its backend first, for example 'torch:cuda:0'."
+        ) from None
     if len(rest) > 2 or (len(rest) == 2 and not rest[1].isdecimal()):
         raise OptionError(
             f"{spec!r} does not name a device. Expected 'backend', 'backend:kind' or "

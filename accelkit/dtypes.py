@@ -159,6 +159,8 @@ def _find(spec: object) -> DType:
     if isinstance(spec, type) and spec in _PYTHON_TYPES:
         return _PYTHON_TYPES[spec]
     name = spec if isinstance(spec, str) else None
+    if spec is None:  # NumPy's default dtype, which is nobody's wish here
+        raise _unsupported(spec)
     if name is None:
         try:
             name = np.dtype(spec).name  # type: ignore[call-overload]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from accelkit import ops
 from accelkit.arguments import require_integer
+from accelkit.errors import OptionError, ShapeError
 from accelkit.primitives.reductions import keep_axes
 from accelkit.tensor import Tensor
 
@@ -28,7 +29,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class TopKAccuracy(Metric):
-    """1 where the label is among the k largest logits, else 0.
+    """The share of a sample's labels that are among the k largest logits: 1 or 0 for one label.
 
     Equal logits rank by index, lower first, on every backend.
     """
@@ -44,8 +45,23 @@ class TopKAccuracy(Metric):
         return f"top{self.k}"
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """(N,) floating, from logits (N, classes) and integer labels (N,)."""
+        """(N,) floating, from logits (N, ..., classes) and integer labels (N, ...).
+
+        Raises:
+            OptionError: where there are fewer classes than k.
+            ShapeError: for labels of another shape than the logits' without the classes.
+        """
         axis = outputs.ndim - 1
+        if outputs.shape[axis] < self.k:
+            raise OptionError(
+                f"TopKAccuracy(k={self.k}) needs at least {self.k} classes, got logits "
+                f"{outputs.shape}. Choose a smaller k."
+            )
+        if targets.shape != outputs.shape[:-1]:
+            raise ShapeError(
+                f"TopKAccuracy needs labels {outputs.shape[:-1]} for logits {outputs.shape}, got "
+                f"{targets.shape}."
+            )
         hit = ops.one_hot(targets, outputs.shape[-1], dtype="bool")
         zero = ops.zeros_like(outputs)
         score = keep_axes(ops.sum(ops.where(hit, outputs, zero), axis=axis), outputs, (axis,))
@@ -54,4 +70,5 @@ class TopKAccuracy(Metric):
         ahead = (outputs > score) | ((outputs == score) & is_lower)
         rank = ops.sum(ops.astype(ahead, "int32"), axis=axis, dtype="int32")
         finite = ops.all(ops.isfinite(outputs), axis=axis)
-        return ops.astype((rank < self.k) & finite, outputs.dtype)
+        found = ops.astype((rank < self.k) & finite, outputs.dtype)
+        return found if found.ndim == 1 else ops.mean(found, axis=tuple(range(1, found.ndim)))

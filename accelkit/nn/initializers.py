@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from accelkit.arguments import require_finite, require_number
 from accelkit.errors import OptionError
 from accelkit.random.normals import random_normal
 from accelkit.random.philox import random_uniform
@@ -45,6 +46,9 @@ class Constant:
 
     value: float = 0.0
 
+    def __post_init__(self) -> None:
+        require_finite("value", self.value)
+
     def __call__(self, key: Key, shape: tuple[int, ...]) -> np.ndarray:
         """The filled array."""
         return np.full(shape, self.value, np.float32)
@@ -56,6 +60,10 @@ class Normal:
 
     std: float = 1.0
     mean: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_number("std", self.std)
+        require_finite("mean", self.mean)
 
     def __call__(self, key: Key, shape: tuple[int, ...]) -> np.ndarray:
         """The drawn array."""
@@ -72,6 +80,12 @@ class Uniform:
 
     low: float = -1.0
     high: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_finite("low", self.low)
+        require_finite("high", self.high)
+        if self.low > self.high:
+            raise OptionError(f"`low` (={self.low}) must not be above `high` (={self.high}).")
 
     def __call__(self, key: Key, shape: tuple[int, ...]) -> np.ndarray:
         """The drawn array."""
@@ -105,6 +119,7 @@ class VarianceScaling:
     distribution: str = "normal"
 
     def __post_init__(self) -> None:
+        require_number("scale", self.scale)
         if self.mode not in ("fan_in", "fan_out", "fan_avg"):
             raise OptionError(f"mode must be fan_in, fan_out or fan_avg, got {self.mode!r}.")
         if self.distribution not in ("normal", "uniform"):

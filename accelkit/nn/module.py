@@ -21,7 +21,7 @@ from accelkit import dtypes
 from accelkit.device import Device, current_device, default_device
 from accelkit.device import device as find_device
 from accelkit.dtypes import DType
-from accelkit.errors import AccelkitError, OptionError, ShapeError
+from accelkit.errors import AccelkitError, DTypeError, OptionError, ShapeError
 from accelkit.graph import TensorSpec
 from accelkit.nn.scope import ParameterSpec, Scope, Session, located
 from accelkit.ops.coercion import asarray, put
@@ -201,6 +201,12 @@ class Module:
                 f"makes it; got {type(parameters).__name__}."
             )
         flat = dict(flatten_names(parameters))
+        for name, value in flat.items():
+            if not isinstance(value, Tensor):
+                raise OptionError(
+                    f"The parameter {name!r} must be a Tensor, got {type(value).__name__}. Put it "
+                    f"on a device with accelkit.asarray."
+                )
         dtype = next((p.dtype for p in flat.values() if p.dtype.is_floating), dtypes.float32)
         old_state = dict(flatten_names(state or {}))
         session = Session(training, dtype, random, flat, old_state, first_sample)
@@ -252,7 +258,10 @@ def _place(
 ) -> dict[str, Tensor]:
     """Draw and place; the next parameter is drawn while the last one travels."""
     target = current_device() if device is None else find_device(device)
-    converted = dtypes.dtype(dtype).numpy
+    wanted = dtypes.dtype(dtype)
+    if not wanted.is_floating:
+        raise DTypeError(f"The dtype of parameters and state is floating, got {wanted}.")
+    converted = wanted.numpy
     draw: Callable[[str], np.ndarray] = lambda name: (  # noqa: E731
         specs[name].draw(seed, name).astype(converted, copy=False)
     )

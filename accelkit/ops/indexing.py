@@ -10,7 +10,13 @@ import numpy as np
 
 from accelkit import dtypes
 from accelkit.device import Device
-from accelkit.errors import DTypeError, IndexOutOfRangeError, OptionError, ShapeError
+from accelkit.errors import (
+    AccelkitError,
+    DTypeError,
+    IndexOutOfRangeError,
+    OptionError,
+    ShapeError,
+)
 from accelkit.ops.coercion import as_axis, asarray, cast, scalar_like, tensor
 from accelkit.ops.manipulation import broadcast_arrays, permute_dims, reshape
 from accelkit.primitives import elementwise, shaping
@@ -153,7 +159,14 @@ def _basic(x: Tensor, parts: list[Any]) -> tuple[Tensor, list[Any]]:
 
 def _forward(part: slice, extent: int) -> tuple[int, int, int, bool]:
     """A slice as 0 <= low <= high <= extent with a positive step, and whether to flip it."""
-    low, high, step = part.indices(extent)
+    try:
+        low, high, step = part.indices(extent)
+    except AccelkitError:  # a tensor as a bound
+        raise
+    except (TypeError, ValueError):
+        raise OptionError(
+            f"A slice holds integers and None, and its step is not 0, got {part}."
+        ) from None
     if step > 0:
         return low, max(low, high), step, False
     count = max(0, math.ceil((low - high) / -step))

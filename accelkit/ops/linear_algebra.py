@@ -100,6 +100,11 @@ def einsum(equation: str, *operands: Tensor) -> Tensor:
     Raises:
         OptionError: if the equation does not describe the operands.
     """
+    if not isinstance(equation, str):
+        raise OptionError(
+            f"einsum takes its equation first, for example einsum('ij,jk->ik', a, b), got "
+            f"{type(equation).__name__}."
+        )
     inputs, arrow, output = equation.replace(" ", "").partition("->")
     terms = inputs.split(",")
     if not arrow or len(terms) != len(operands):

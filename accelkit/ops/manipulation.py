@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from accelkit import dtypes
+from accelkit.arguments import require_integer
 from accelkit.errors import OptionError, ShapeError
 from accelkit.ops.coercion import as_axes, as_axis, as_number, as_shape, asarray, cast, tensor
 from accelkit.primitives import shaping
@@ -148,11 +149,17 @@ def unstack(x: Tensor, /, *, axis: int = 0) -> tuple[Tensor, ...]:
 
 
 def split(x: Tensor, parts: int, *, axis: int = 0) -> tuple[Tensor, ...]:
-    """x cut along an axis into equal parts."""
+    """x cut along an axis into equal parts.
+
+    Raises:
+        OptionError: for anything but a positive number of parts.
+        ShapeError: if the axis does not divide into them.
+    """
     x = tensor(x)
+    require_integer("parts", parts)
     position = as_axis(axis, x.ndim)
     extent = x.shape[position]
-    if parts < 1 or extent % parts:
+    if extent % parts:
         raise ShapeError(f"Cannot split extent {extent} of axis {axis} into {parts} equal parts.")
     width = extent // parts
     before = (slice(None),) * position
@@ -174,7 +181,7 @@ def roll(x: Tensor, /, shift: Any, *, axis: Axis = None) -> Tensor:
     shifts = _listed(shift) * (len(axes) if not isinstance(shift, tuple | list) else 1)
     if len(shifts) != len(axes):
         raise OptionError(f"roll got {len(shifts)} shifts for {len(axes)} axes.")
-    for amount, a in zip(shifts, axes, strict=True):
+    for amount, a in zip(map(_as_shift, shifts), axes, strict=True):
         position = as_axis(a, x.ndim)
         extent = x.shape[position]
         cut = -amount % extent if extent else 0
@@ -182,6 +189,13 @@ def roll(x: Tensor, /, shift: Any, *, axis: Axis = None) -> Tensor:
             before = (slice(None),) * position
             x = concat([x[(*before, slice(cut, None))], x[(*before, slice(0, cut))]], axis=position)
     return x
+
+
+def _as_shift(amount: Any) -> int:
+    try:
+        return operator.index(amount)
+    except TypeError:
+        raise OptionError(f"roll shifts by integers, got {amount!r}.") from None
 
 
 def repeat(x: Tensor, repeats: int | Tensor, /, *, axis: int | None = None) -> Tensor:
@@ -195,8 +209,7 @@ def repeat(x: Tensor, repeats: int | Tensor, /, *, axis: int | None = None) -> T
     position = as_axis(axis, x.ndim)
     if isinstance(repeats, Tensor):
         return _repeat_each(x, repeats, position)
-    if operator.index(repeats) < 0:
-        raise OptionError(f"repeat needs a number of at least 0, got {repeats}.")
+    require_integer("repeats", repeats, least=0)
     shape = x.shape
     wide = (*shape[: position + 1], repeats, *shape[position + 1 :])
     spread = broadcast_to(expand_dims(x, position + 1), wide)
@@ -240,7 +253,7 @@ def pad(
         ShapeError: for another number of pairs, or negative widths.
     """
     x = tensor(x)
-    pairs = [as_shape(pair) for pair in widths]
+    pairs = [as_shape(pair) for pair in widths] if isinstance(widths, Sequence) else []
     if len(pairs) != x.ndim or any(len(pair) != 2 for pair in pairs):
         raise ShapeError(
             f"pad needs {x.ndim} pairs (before, after) for shape {x.shape}, got {widths}."

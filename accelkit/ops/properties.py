@@ -114,7 +114,7 @@ def isdtype(dtype: DType, kind: Any) -> bool:
     if isinstance(kind, str) and kind in _KINDS:
         return dtypes.dtype(dtype).kind in _KINDS[kind] and _KINDS[kind] != ""
     if isinstance(kind, str) and kind not in {d.name for d in dtypes.ALL}:
-        raise UnknownNameError.of("kind of dtype", kind, [*_KINDS, *(d.name for d in dtypes.ALL)])
+        raise UnknownNameError.of("kind of dtype", kind, {*_KINDS, *(d.name for d in dtypes.ALL)})
     return dtypes.dtype(dtype) is dtypes.dtype(kind)
 
 

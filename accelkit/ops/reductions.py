@@ -6,6 +6,7 @@ import builtins
 from typing import Any
 
 from accelkit import dtypes
+from accelkit.arguments import require_integer
 from accelkit.dtypes import DType
 from accelkit.errors import OptionError, ShapeError
 from accelkit.ops.coercion import as_axes, as_axis, cast, floating, pair, scalar_like, tensor
@@ -257,7 +258,8 @@ def top_k(x: Tensor, k: int, /, *, axis: int = -1) -> tuple[Tensor, Tensor]:
     """The k largest elements along axis, largest first, and their int64 indices."""
     x = tensor(x)
     position = as_axis(axis, x.ndim)
-    if not 0 < k <= x.shape[position]:
+    require_integer("k", k)
+    if k > x.shape[position]:
         raise OptionError(f"top_k needs 0 < k <= {x.shape[position]}, got {k}.")
     cut: Any = (*((slice(None),) * position), slice(0, k))
     order = argsort(x, axis=position, descending=True)[cut]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -59,7 +59,11 @@ class StepSchedule:
 
     def __post_init__(self) -> None:
         require_number("rate", self.rate, positive=True)
+        if not isinstance(self.boundaries, Iterable):
+            raise OptionError(f"`boundaries` must be a list of steps, got {self.boundaries!r}.")
         object.__setattr__(self, "boundaries", tuple(self.boundaries))
+        for boundary in self.boundaries:
+            require_integer("boundaries", boundary, least=0)
         require_number("factor", self.factor, positive=True)
         if list(self.boundaries) != sorted(set(self.boundaries)):
             raise OptionError(f"`boundaries` must increase, got {self.boundaries}.")

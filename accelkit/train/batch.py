@@ -50,9 +50,15 @@ def _array(value: Any, name: str) -> Array:
         if value.is_traced:
             raise OptionError(f"The batch's {name} are traced; a step runs outside of traces.")
         return value
-    array = np.asarray(value)
-    if array.dtype == object:
-        raise DTypeError(f"The batch's {name} are no regular array of numbers.")
+    try:
+        array = np.asarray(value)
+    except ValueError:  # ragged
+        array = np.empty(0, object)
+    if array.dtype.kind not in "biufV":  # ml_dtypes' narrow floats are V
+        raise DTypeError(
+            f"The batch's {name} must be a regular array of real numbers, got "
+            f"{type(value).__name__} ({array.dtype})."
+        )
     return array
 
 

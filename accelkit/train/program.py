@@ -305,8 +305,8 @@ def _forward_and_backward(
             dict(trainable)
         )
         values = {"loss": loss}
-        for metric in recipe.metrics:
-            values[metric.name] = ops.sum(metric(outputs, targets) * weights) / weight
+        for name, of_samples in recipe.measure(outputs, targets).items():
+            values[name] = ops.sum(of_samples * weights) / weight
         details["output"] = outputs.spec
         valid = recipe.loss.valid(outputs, targets, weights)
         part = _Part(values, gradients, dict(flatten_names(new_state)), valid)
@@ -381,8 +381,7 @@ def build_eval_program(
             recipe.model_input(inputs),
             state=nest(_strip(tensors, "state")),
         )
-        values = {"loss": recipe.evaluate(outputs, targets)}
-        values |= {m.name: m(outputs, targets) for m in recipe.metrics}
+        values = {"loss": recipe.evaluate(outputs, targets), **recipe.measure(outputs, targets)}
         details["metrics"], details["output"] = tuple(values), outputs.spec
         valid = recipe.loss.valid(outputs, targets, weights)
         if valid is None:

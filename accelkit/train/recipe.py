@@ -47,6 +47,13 @@ class Recipe:
         object.__setattr__(self, "metrics", tuple(self.metrics))
         for metric in self.metrics:
             require_instance("metrics", metric, Metric, "Make one, for example TopKAccuracy(5).")
+        names = ["loss", *(metric.name for metric in self.metrics)]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise OptionError(
+                f"Two numbers of the report would be named {twice!r}; it holds {', '.join(names)}. "
+                f"Give every metric a `name` of its own."
+            )
         if self.optimizer is not None:
             require_instance(
                 "optimizer", self.optimizer, Optimizer, "Make one, for example optim.sgd(0.01)."
@@ -60,6 +67,7 @@ class Recipe:
         """The batch's inputs as the model takes them: pixels become floating."""
         if self.preprocess is not None:
             inputs = self.preprocess(inputs)
+            require_instance("preprocess(inputs)", inputs, Tensor)
         pixels = inputs.dtype is dtypes.uint8
         return ops.astype(inputs, self.dtype) if pixels else inputs
 
@@ -69,13 +77,16 @@ class Recipe:
 
     def evaluate(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The loss of each sample, checked to be one number each."""
-        losses = self.loss(outputs, targets)
-        if losses.shape != (outputs.shape[0],):
-            raise ShapeError(
-                f"A loss must return one number per sample, ({outputs.shape[0]},), got "
-                f"{losses.shape}."
+        return _one_per_sample("loss", self.loss(outputs, targets), outputs)
+
+    def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Every metric of each sample, by name, checked to be one number each."""
+        return {
+            metric.name: _one_per_sample(
+                f"metric {metric.name!r}", metric(outputs, targets), outputs
             )
-        return losses
+            for metric in self.metrics
+        }
 
     def require_state(self, specs: Mapping[str, TensorSpec]) -> None:
         """Refuse a state of another precision, or with what another optimizer keeps.
@@ -103,3 +114,15 @@ class Recipe:
                 f"This state is of a step with another optimizer, precision or choice of trainable "
                 f"parameters: {differences[0]}. Use one that `step.init` of this step made."
             )
+
+
+def _one_per_sample(what: str, values: Tensor, outputs: Tensor) -> Tensor:
+    """What a loss or metric returned; another shape would be broadcast against the weights."""
+    require_instance(what, values, Tensor)
+    if values.shape != outputs.shape[:1]:
+        article = "A" if what == "loss" else "The"
+        raise ShapeError(
+            f"{article} {what} must return one number per sample, ({outputs.shape[0]},), got "
+            f"{values.shape}."
+        )
+    return values

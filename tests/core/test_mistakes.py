@@ -75,6 +75,33 @@ MISTAKES: dict[str, tuple[Any, type[AccelkitError], str]] = {
         OptionError,
         r"`groups` must be a positive integer, got 1\.0",
     ),
+    "kind of dtype, once each": (
+        lambda x: ak.isdtype(x.dtype, "integer"),
+        UnknownNameError,
+        r"Known: 'bfloat16', 'bool', 'complex",
+    ),
+    "kind of device": (
+        lambda x: x.to("cuda:0"),
+        UnknownNameError,
+        r"Unknown backend 'cuda'.*by its backend first, for example 'torch:cuda:0'",
+    ),
+    "no dtype": (lambda x: x.astype(None), DTypeError, r"Unsupported dtype None"),
+    "step of a slice": (lambda x: x[::0], OptionError, r"its step is not 0, got slice\(None, "),
+    "bound of a slice": (lambda x: x[:1.5], OptionError, r"holds integers and None.*1\.5"),
+    "operands of einsum": (
+        lambda x: ak.einsum(x, "i->i"),
+        OptionError,
+        r"equation first, for example einsum\('ij,jk->ik', a, b\), got Tensor",
+    ),
+    "width of pad": (lambda x: ak.pad(x, 1), ShapeError, r"pad needs 1 pairs .* got 1"),
+    "k": (lambda x: ak.top_k(x, 1.5), OptionError, r"`k` must be a positive integer, got 1\.5"),
+    "parts": (lambda x: ak.split(x, [1, 2]), OptionError, r"`parts` must be a positive integer"),
+    "shift": (lambda x: ak.roll(x, 0.5), OptionError, r"roll shifts by integers, got 0\.5"),
+    "repeats": (
+        lambda x: ak.repeat(x, 1.5),
+        OptionError,
+        r"`repeats` must be an integer of at least 0, got 1\.5",
+    ),
     "primitive": (
         lambda x: ak.primitives.elementwise.add(x, 2.0),
         DTypeError,

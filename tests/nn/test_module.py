@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import pytest
 
 import accelkit as ak
-from accelkit import losses, metrics, models, nn
-from accelkit.errors import OptionError, ShapeError, TraceError, UnknownNameError
+from accelkit import losses, metrics, models, nn, optim
+from accelkit.errors import DTypeError, OptionError, ShapeError, TraceError, UnknownNameError
 from accelkit.nn.module import flatten_names
 
 
@@ -266,6 +267,14 @@ def test_embedding_takes_rows() -> None:
         (lambda: nn.LayerNorm(float("nan")), r"`epsilon` must be a finite number .* got nan"),
         (lambda: nn.MultiHeadAttention(2.5), r"`heads` must be a positive integer, got 2\.5"),
         (lambda: nn.MultiHeadAttention(2, dropout=3), r"`dropout` must be in \[0, 1\), got 3"),
+        (lambda: nn.Normal(-1.0), r"`std` must be a finite number of at least 0, got -1\.0"),
+        (lambda: nn.Normal(1.0, math.nan), r"`mean` must be a finite number, got nan"),
+        (lambda: nn.Uniform(2.0, 1.0), r"`low` \(=2\.0\) must not be above `high` \(=1\.0\)"),
+        (lambda: nn.Uniform("a"), r"`low` must be a finite number, got 'a'"),
+        (lambda: nn.Constant(math.inf), r"`value` must be a finite number, got inf"),
+        (lambda: nn.VarianceScaling(-1.0), r"`scale` must be a finite number of at least 0"),
+        (lambda: optim.StepSchedule(0.1, 5), r"`boundaries` must be a list of steps, got 5"),
+        (lambda: optim.StepSchedule(0.1, [1.5]), r"`boundaries` must be an integer of at least 0"),
         (lambda: metrics.TopKAccuracy(0), r"`k` must be a positive integer, got 0"),
         (lambda: losses.SoftmaxCrossEntropy(1.0), r"`label_smoothing` must be in \[0, 1\)"),
         (lambda: models.build("alexnet", width=-1), r"`width` must be positive and finite, got -1"),
@@ -278,6 +287,14 @@ def test_embedding_takes_rows() -> None:
 def test_bad_options_are_refused_when_the_layer_is_made(build, message) -> None:
     with pytest.raises(OptionError, match=message):
         build()
+
+
+def test_parameters_are_floating_tensors() -> None:
+    layer = nn.Linear(2)
+    with pytest.raises(DTypeError, match=r"parameters and state is floating, got int32"):
+        layer.init(0, (1, 3), dtype="int32")
+    with pytest.raises(OptionError, match=r"'weight' must be a Tensor, got ndarray.*asarray"):
+        layer({"weight": np.zeros((3, 2), np.float32)}, ak.zeros((1, 3)))
 
 
 def test_integers_of_numpy_are_integers() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 import accelkit as ak
 from accelkit import losses, metrics, models, nn, optim, train
-from accelkit.errors import AccelkitError, OptionError, ShapeError, StateError
+from accelkit.errors import AccelkitError, DTypeError, OptionError, ShapeError, StateError
 
 BACKENDS = sorted({info.device.backend for info in ak.devices()})
 SHAPE = (4, 3)
@@ -43,6 +43,10 @@ def make(device: str = "numpy", **options: Any) -> train.TrainStep:
             r"`metrics` must be a list of metrics, for example \[TopKAccuracy\(1\)\], got TopK",
         ),
         ({"metrics": None}, r"`metrics` must be a list of metrics.*got None"),
+        (
+            {"metrics": [metrics.TopKAccuracy(1)] * 2},
+            r"Two numbers of the report would be named 'top1'; it holds loss, top1, top1\.",
+        ),
         ({"trainable": "head"}, r"`trainable` must be a function, got 'head'"),
         ({"preprocess": 255.0}, r"`preprocess` must be a function, got 255\.0"),
         ({"accumulate": 0}, r"`accumulate` must be a positive integer, got 0"),
@@ -51,6 +55,62 @@ def make(device: str = "numpy", **options: Any) -> train.TrainStep:
 def test_what_a_step_is_made_of_is_checked_at_once(options: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         make(**options)
+
+
+class OfShape(metrics.Metric):
+    """A metric that returns zeros of a given shape."""
+
+    name = "zeros"
+
+    def __init__(self, *shape: int) -> None:
+        self.shape = shape
+
+    def __call__(self, outputs: ak.Tensor, targets: ak.Tensor) -> ak.Tensor:
+        return ak.zeros(self.shape)
+
+
+@pytest.mark.parametrize("shape", [(), (4, 4), (1,)])
+def test_a_metric_returns_one_number_per_sample(shape: tuple[int, ...]) -> None:
+    text = r"The metric 'zeros' must return one number per sample, \(4,\), got"
+    step = make(metrics=[OfShape(*shape)])
+    with pytest.raises(ShapeError, match=text):
+        step(step.init(0, SHAPE), BATCH)
+    evaluate = train.EvalStep(MODEL, losses.SoftmaxCrossEntropy(), metrics=[OfShape(*shape)])
+    with pytest.raises(ShapeError, match=text):
+        evaluate(step.init(0, SHAPE), BATCH)
+
+
+def test_the_best_k_of_fewer_classes_are_refused() -> None:
+    step = make(metrics=[metrics.TopKAccuracy(6)])
+    state = step.init(0, SHAPE)
+    with pytest.raises(OptionError, match=r"\(k=6\) needs at least 6 classes, got logits \(4, 5"):
+        step(state, BATCH)
+    everything = make(metrics=[metrics.TopKAccuracy(5)])
+    assert everything(state, BATCH)[1]["top5"] == 1.0
+    with pytest.raises(ShapeError, match=r"needs labels \(2,\) for logits \(2, 5\), got \(3,\)"):
+        metrics.TopKAccuracy(1)(ak.zeros((2, 5)), ak.asarray([0, 1, 2]))
+
+
+def test_accuracy_is_the_share_of_a_samples_positions() -> None:
+    logits = ak.asarray([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [1.0, 0.0]]])
+    labels = ak.asarray([[0, 0], [0, 0]])
+    assert metrics.TopKAccuracy(1)(logits, labels).tolist() == [0.5, 1.0]
+
+
+@pytest.mark.parametrize("result", [None, np.ones(SHAPE)])
+def test_what_prepares_a_batch_returns_a_tensor(result: Any) -> None:
+    step = make(preprocess=lambda x: result)
+    with pytest.raises(OptionError, match=r"`preprocess\(inputs\)` must be a Tensor, got"):
+        step(step.init(0, SHAPE), BATCH)
+
+
+@pytest.mark.parametrize("inputs", [[[1.0], [1.0, 2.0]], ["a", "b"], [None, 1], [1j, 2j]])
+def test_inputs_are_regular_arrays_of_numbers(inputs: Any) -> None:
+    step = make()
+    state = step.init(0, SHAPE)
+    with pytest.raises(DTypeError, match=r"inputs must be a regular array of real numbers, got li"):
+        step(state, (inputs, [0, 1]))
+    step(state, BATCH)
 
 
 def test_an_evaluation_checks_the_same() -> None:
