@@ -1,5 +1,7 @@
 """The TensorFlow backend: functions compiled by XLA, state updated in place.
 
+On CPUs large convolutions run on TensorFlow's own kernels, which are oneDNN's.
+
 Requires tensorflow>=2.18 or tensorflow-cpu>=2.18.
 """
 

@@ -1,4 +1,8 @@
-"""Graphs as functions that XLA compiles, with donated inputs updated in place."""
+"""Graphs as functions that XLA compiles, with donated inputs updated in place.
+
+On CPUs the large convolutions of a program run on TensorFlow's kernels, and XLA compiles what is
+between them (:mod:`accelkit_tensorflow.placement`).
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,11 @@ from typing import Any
 from accelkit.backend import CompileOptions, Executable, evaluate
 from accelkit.device import Device
 from accelkit.errors import OptionError
-from accelkit.graph import Graph, Node
+from accelkit.graph import Graph
 from accelkit_tensorflow.arrays import VariableArray, as_tensor, as_variable
 from accelkit_tensorflow.framework import tf
+from accelkit_tensorflow.placed import Implementation, PlacedProgram, read
+from accelkit_tensorflow.placement import place
 from accelkit_tensorflow.runtime import native_name, tf32
 
 __all__ = ["TensorflowExecutable", "allows_tf32", "output_targets"]
@@ -59,7 +65,7 @@ class TensorflowExecutable(Executable):
         self,
         graph: Graph,
         device: Device,
-        implementation: Callable[[Node], Callable[..., Any]],
+        implementation: Implementation,
         donate: Iterable[int],
         options: CompileOptions,
         *,
@@ -79,14 +85,17 @@ class TensorflowExecutable(Executable):
         if not self.compiles_in_first_call:
             self._rehearse()
 
-    def _trace(
-        self, implementation: Callable[[Node], Callable[..., Any]], use_xla: bool
-    ) -> Callable[[list[Any]], Any]:
+    def _trace(self, implementation: Implementation, use_xla: bool) -> Callable[[list[Any]], Any]:
         graph, targets = self.graph, self._targets
+        if use_xla and self.device.kind == "cpu":
+            parts = place(graph)
+            if len(parts) > 1:
+                program = PlacedProgram(graph, parts, targets, self._returned, implementation)
+                return self._concrete(program, use_xla=False)
 
-        def program(*inputs: Any) -> list[Any]:
+        def whole(*inputs: Any) -> list[Any]:
             arrays = [
-                _read(x, value.spec) if i in targets else x
+                read(x, value.spec) if i in targets else x
                 for i, (x, value) in enumerate(zip(inputs, graph.inputs, strict=True))
             ]
             outputs = evaluate(graph, arrays, implementation)
@@ -95,11 +104,16 @@ class TensorflowExecutable(Executable):
                     ops.AssignVariableOp(resource=inputs[position], value=outputs[index])
             return [tf.identity(outputs[i]) for i in self._returned]
 
+        return self._concrete(whole, use_xla=use_xla)
+
+    def _concrete(
+        self, program: Callable[..., list[Any]], *, use_xla: bool
+    ) -> Callable[[list[Any]], Any]:
         signature = [
             tf.TensorSpec([], tf.resource)
-            if i in targets
+            if i in self._targets
             else tf.TensorSpec(value.spec.shape, value.spec.dtype.name)
-            for i, value in enumerate(graph.inputs)
+            for i, value in enumerate(self.graph.inputs)
         ]
         with tf.device(self._device_name):
             function = tf.function(
@@ -169,10 +183,3 @@ def output_targets(graph: Graph, donate: Iterable[int]) -> dict[int, int]:
                 del free[index]
                 break
     return targets
-
-
-def _read(resource: Any, spec: Any) -> Any:
-    """The content of a variable at the beginning of the program."""
-    content = ops.ReadVariableOp(resource=resource, dtype=spec.dtype.name)
-    content.set_shape(spec.shape)
-    return content

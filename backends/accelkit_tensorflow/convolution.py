@@ -1,8 +1,12 @@
-"""Convolutions of NHWC images and their gradients."""
+"""Convolutions of NHWC images and their gradients.
+
+XLA pads as it goes. TensorFlow's own kernels are oneDNN's only where the padding is "SAME" or
+"VALID": for these, images are padded before the convolution.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from accelkit_tensorflow.framework import tf
@@ -68,4 +72,66 @@ CONVOLUTION: dict[str, Callable[..., Any]] = {
     "conv2d": _conv2d,
     "conv2d_input_grad": _conv2d_input_grad,
     "conv2d_weight_grad": _conv2d_weight_grad,
+}
+
+
+def _is_same(kernel_size: Sequence[int], strides: Pair, padding: Padding) -> bool:
+    """Whether TensorFlow's "SAME" pads like this."""
+    sides = zip(padding, kernel_size, strict=True)
+    return strides == (1, 1) and all(a == b and a + b == k - 1 for (a, b), k in sides)
+
+
+def _padded(x: Any, padding: Padding) -> Any:
+    if not any(map(any, padding)):
+        return x
+    border = tf.constant([(0, 0), *padding, (0, 0)], tf.int32)
+    return ops.Pad(input=x, paddings=border)
+
+
+def _kernel_conv2d(x: Any, w: Any, *, strides: Pair, padding: Padding, **_: Any) -> Any:
+    steps = [1, *strides, 1]
+    if _is_same(w.shape[:2], strides, padding):
+        return ops.Conv2D(input=x, filter=w, strides=steps, padding="SAME")
+    return ops.Conv2D(input=_padded(x, padding), filter=w, strides=steps, padding="VALID")
+
+
+def _kernel_input_grad(
+    g: Any, w: Any, *, image_size: Pair, strides: Pair, padding: Padding, **_: Any
+) -> Any:
+    is_same = _is_same(w.shape[:2], strides, padding)
+    borders: Padding = ((0, 0), (0, 0)) if is_same else padding
+    (top, bottom), (left, right) = borders
+    height, width = image_size
+    shape = (g.shape[0], top + height + bottom, left + width + right, w.shape[2])
+    found = ops.Conv2DBackpropInput(
+        input_sizes=tf.constant(shape, tf.int32),
+        filter=w,
+        out_backprop=g,
+        strides=[1, *strides, 1],
+        padding="SAME" if is_same else "VALID",
+    )
+    if not any(map(any, borders)):
+        return found
+    return found[:, top : top + height, left : left + width, :]
+
+
+def _kernel_weight_grad(
+    x: Any, g: Any, *, kernel_size: Pair, strides: Pair, padding: Padding, **_: Any
+) -> Any:
+    is_same = _is_same(kernel_size, strides, padding)
+    shape = (*kernel_size, x.shape[3], g.shape[3])
+    return ops.Conv2DBackpropFilter(
+        input=x if is_same else _padded(x, padding),
+        filter_sizes=tf.constant(shape, tf.int32),
+        out_backprop=g,
+        strides=[1, *strides, 1],
+        padding="SAME" if is_same else "VALID",
+    )
+
+
+# For one group and no dilation.
+KERNEL_CONVOLUTION: dict[str, Callable[..., Any]] = {
+    "conv2d": _kernel_conv2d,
+    "conv2d_input_grad": _kernel_input_grad,
+    "conv2d_weight_grad": _kernel_weight_grad,
 }
