@@ -34,6 +34,11 @@ settings.load_profile(
     or ("ci" if os.environ.get("CI", "").lower() == "true" else "dev")
 )
 
+# Test processes share the cores: a thread that waits sleeps, where OpenMP and OpenBLAS would
+# have it spin and take the core from its neighbour. Both read this when they are loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
+
 # No test depends on which kernels the tuner once found fastest on this machine.
 os.environ["ACCELKIT_OPENCL_NO_TUNE"] = "1"
 

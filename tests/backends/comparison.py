@@ -18,7 +18,7 @@ DEVIATION = {"float64": 1e-13, "float32": 2e-6, "float16": 3e-3, "bfloat16": 3e-
 
 
 def run(backend: Backend, case: Case) -> list[np.ndarray]:
-    """The results of a case on the backend's preferred device, as NumPy arrays."""
+    """The results of a case on the backend's last device, as NumPy arrays."""
     primitive, device = get(case.primitive), backend.devices()[-1].device
     arrays = [backend.put(a, device) for a in case.arrays]
     if backend.supports(primitive, case.parameters):
