@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from accelkit_opencl.kernels.elementary import NEAR_MOST, RANGED
 from accelkit_opencl.kernels.source import itemsize_of
 
-__all__ = ["FETCH", "element_loop", "vector_hint"]
+__all__ = ["FETCH", "element_loop", "needs_blocks", "vector_hint"]
 
 _VECTOR_BYTES = 64  # narrower machines take two or four vectors at a time
 _BLOCK = 512  # elements between looks for large arguments: small beside a first-level cache
@@ -67,6 +67,11 @@ def element_loop(
 """
 
 
+def needs_blocks(lines: Sequence[str]) -> bool:
+    """Whether :func:`element_loop` looks for large arguments before it runs these lines."""
+    return any(_CALL.search(line) for line in lines)
+
+
 def _loop(index: str, first: str, last: str, code: str) -> str:
     return f"for ({index} k = {first}; k < {last}; k++) {{\n{code}}}\n"
 
@@ -88,11 +93,25 @@ def _needed(lines: Sequence[str], variables: set[str]) -> list[str]:
     return found[::-1]
 
 
-def vector_hint(lines: Sequence[str]) -> str:
-    """Ask for full vectors of the widest type, unless some operation has no vector form."""
+def vector_hint(lines: Sequence[str], count: int | None = None) -> str:
+    """Ask for full vectors of the widest type, unless some operation has no vector form.
+
+    Args:
+        lines: Declarations of one element's variables.
+        count: Turns of the loop, a power of two, if they are few and shall all run side by side.
+            Nothing of the loop is left then, and arrays that only such loops index can live in
+            registers.
+    """
     types = [match[1] for match in map(_DECLARATION.fullmatch, lines) if match]
     integers = any(name not in ("float", "double") for name in types)
     if integers and any(_SLOW.search(line) for line in lines):
         return ""
-    width = _VECTOR_BYTES // max((itemsize_of(name) for name in types), default=4)
-    return f"#ifdef __clang__\n#pragma clang loop vectorize_width({min(width, 16)})\n#endif\n"
+    width = min(_VECTOR_BYTES // max((itemsize_of(name) for name in types), default=4), 16)
+    if count is None:
+        return _hint(f"vectorize_width({width})")
+    width = min(width, count)
+    return _hint(f"vectorize_width({width}) interleave_count({count // width})")
+
+
+def _hint(wish: str) -> str:
+    return f"#ifdef __clang__\n#pragma clang loop {wish}\n#endif\n"

@@ -31,7 +31,7 @@ from accelkit_opencl.kernels.loops import vector_hint
 from accelkit_opencl.kernels.source import KernelSource, ceil_div, ctype
 from accelkit_opencl.views import View
 
-__all__ = ["Reduction", "accumulate", "fold", "lane_count", "reduction_kernels"]
+__all__ = ["Reduction", "accumulate", "clear", "fold", "lane_count", "reduction_kernels"]
 
 _BLOCK = 512  # terms of one partial sum
 _STRIP = 1024  # columns of one work-item: long runs of memory, sums in the first-level cache
@@ -187,7 +187,7 @@ def _columns(body: Body, reduction: Reduction, space: Space, chunks: int) -> Ker
 def _rows(body: Body, reduction: Reduction, space: Space, chunks: int) -> KernelSource:
     """The last axis is reduced, in interleaved lanes that are combined in a fixed order."""
     kept, reduced = _split(space)
-    index, real = index_type(body), ctype(reduction.dtype.name)
+    index = index_type(body)
     inner = len(space.extents) - 1 if reduced else None
     length = space.extents[-1] if reduced else int(math.prod(body.shape) > 0)
     if 0 in body.shape:
@@ -204,7 +204,7 @@ def _rows(body: Body, reduction: Reduction, space: Space, chunks: int) -> Kernel
     )
     lanes, lines = lane_count(length), element_lines(body, space, inner, "k")
     strided = any(strides[-1] not in (0, 1) for strides in space.strides.values() if strides)
-    start, end = ("begin", "finish") if cut_inner else ("0", str(length))
+    start, end = ("begin", "finish") if cut_inner and chunks > 1 else ("0", str(length))
     most = min(each, length) if cut_inner else length * _BLOCK * lanes  # or many times
     turn = ("0", "1") if cut_inner else ("begin", "finish")
     extent = length if cut_inner else turns
@@ -213,9 +213,7 @@ def _rows(body: Body, reduction: Reduction, space: Space, chunks: int) -> Kernel
   const {index} begin = chunk * {each};
   const {index} finish = begin + {each} < {extent} ? begin + {each} : {extent};
   {take_kept}
-  {real} total[{lanes}];
-  for (int e = 0; e < {lanes}; e++) total[e] = {reduction.initial()};
-  for ({index} t = {turn[0]}; t < {turn[1]}; t++) {{
+{clear(reduction, "total", lanes)}  for ({index} t = {turn[0]}; t < {turn[1]}; t++) {{
     {take_turn}
 {offsets(body, space, names, index, inner)}
 {accumulate(reduction, lines, (start, end), lanes, index, strided=strided, most=most)}  }}
@@ -262,15 +260,15 @@ def accumulate(
     """
     start, end = bounds
     step = _BLOCK * lanes
-    hint = vector_hint(lines) if lanes >= LANES and not strided else ""
+    hint = vector_hint(lines, lanes) if lanes >= LANES and not strided else ""
     if most <= step:
         return _lane_loops(reduction, lines, "total", bounds, lanes, index, hint)
     return f"""    for ({index} block = {start}; block < {end}; block += {step}) {{
       const {index} stop = block + {step} < {end} ? block + {step} : {end};
-      {ctype(reduction.dtype.name)} sum[{lanes}];
-      for (int e = 0; e < {lanes}; e++) sum[e] = {reduction.initial()};
+{clear(reduction, "sum", lanes)}
 {_lane_loops(reduction, lines, "sum", ("block", "stop"), lanes, index, hint)}
-      for (int e = 0; e < {lanes}; e++) total[e] = {reduction.combine("total[e]", "sum[e]")};
+{_side_by_side(reduction, lanes)}      for (int e = 0; e < {lanes}; e++)
+        total[e] = {reduction.combine("total[e]", "sum[e]")};
     }}
 """
 
@@ -302,11 +300,25 @@ def _lane_loops(
 """
 
 
+def clear(reduction: Reduction, name: str, lanes: int) -> str:
+    """Declare an array of partial results, all neutral."""
+    return f"""  {ctype(reduction.dtype.name)} {name}[{lanes}];
+{_side_by_side(reduction, lanes)}  for (int e = 0; e < {lanes}; e++)
+    {name}[e] = {reduction.initial()};
+"""
+
+
 def fold(reduction: Reduction, lanes: int) -> str:
     """Combine ``total[lanes]`` into its first element, in a fixed order."""
     halves = [1 << bit for bit in reversed(range(lanes.bit_length() - 1))]
     return "\n".join(
-        f"  for (int e = 0; e < {half}; e++) "
+        f"{_side_by_side(reduction, half)}  for (int e = 0; e < {half}; e++) "
         f"total[e] = {reduction.combine('total[e]', f'total[e + {half}]')};"
         for half in halves
     )
+
+
+def _side_by_side(reduction: Reduction, count: int) -> str:
+    """The hint for a loop over partial results: a loop that stays one keeps them in memory."""
+    element = f"const {ctype(reduction.dtype.name)} x = total[e];"
+    return vector_hint([element], count) if count > 1 else ""

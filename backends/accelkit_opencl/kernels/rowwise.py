@@ -8,14 +8,15 @@ of the work-item.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from accelkit.graph import Value
 from accelkit_opencl.expressions import literal
 from accelkit_opencl.kernels.fused import LANES, Body, Read, finish, index_type
-from accelkit_opencl.kernels.loops import FETCH, element_loop
-from accelkit_opencl.kernels.reductions import Reduction, accumulate, fold, lane_count
+from accelkit_opencl.kernels.loops import FETCH, element_loop, needs_blocks
+from accelkit_opencl.kernels.reductions import Reduction, accumulate, clear, fold, lane_count
 from accelkit_opencl.kernels.source import KernelSource, ceil_div, ctype, round_up
 
 __all__ = ["Stage", "rowwise_kernel"]
@@ -23,6 +24,7 @@ __all__ = ["Stage", "rowwise_kernel"]
 _ITEM_ELEMENTS = 16384  # of one work-item at least: long beside the cost of starting it
 _ITEMS = 16  # per compute unit at most
 _LINE_BYTES = 64  # of a cache
+_OWN = re.compile(r"\b([vx]\d+)\b")  # a variable of a body
 
 
 @dataclass(frozen=True)
@@ -80,16 +82,15 @@ class _Writer:
         )
         types = {index_type(stage.body) for stage in stages}
         self._index = "long" if "long" in types else "int"
-        self._inside: dict[Value, str] = {}  # results, by the names of their rows or scalars
-        self._whole = {v for stage in stages if _spreads(stage) for _, v in stage.results}
+        self._inside: dict[Value, str] = {}  # an element of what earlier stages computed
         self._arguments: dict[Value, str] = {}
         self._written = {v for stage in stages for _, v in stage.results if v in self._wanted}
-        self._scratch: dict[Value, int] = {}  # offsets in bytes
-        self._row_bytes = 0
+        self._scratch: dict[Value, tuple[str, int]] = {}  # names, offsets in bytes
+        self._row_bytes = self._scalars = 0
 
     def kernel(self) -> tuple[KernelSource, tuple[Value, ...], int]:
         index, each = self._index, ceil_div(self._rows, self._items)
-        work = "".join(self._stage(stage) for stage in self._stages)
+        work = self._work()
         parts = [
             f"__global {'' if value in self._written else 'const '}"
             f"{ctype(value.spec.dtype.name)}* restrict {name}"
@@ -101,10 +102,10 @@ class _Writer:
             parts.append("__global uchar* restrict scratch")
             names.append("scratch")
             local = "".join(
-                f"  __global {ctype(value.spec.dtype.name)}* const {self._inside[value]} = "
+                f"  __global {ctype(value.spec.dtype.name)}* const {name} = "
                 f"(__global {ctype(value.spec.dtype.name)}*)"
                 f"(scratch + item * {self._row_bytes} + {offset});\n"
-                for value, offset in self._scratch.items()
+                for value, (name, offset) in self._scratch.items()
             )
         code = f"""{FETCH}__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void KERNEL({", ".join(parts)}) {{
@@ -139,11 +140,52 @@ void KERNEL({", ".join(parts)}) {{
     def _argument(self, value: Value) -> str:
         return self._arguments.setdefault(value, f"a{len(self._arguments)}")
 
-    def _stage(self, stage: Stage) -> str:
+    def _work(self) -> str:
+        """The code of all stages; a reduction joins the loop that computes what it reduces."""
+        code, first = "", 0
+        while first < len(self._stages):
+            stage, *after = self._stages[first:]
+            if after and self._joins(stage, after[0]):
+                code += self._joined(stage, after[0], after[1:])
+                first += 2
+            else:
+                code += self._stage(stage)
+                first += 1
+        return code
+
+    def _joins(self, stage: Stage, after: Stage) -> bool:
+        lines = [s.expression for s in stage.body.statements]
+        return (
+            _spreads(stage)
+            and after.reduction is not None
+            and lane_count(self._columns) > 1
+            and not (_is_strided(stage) or _is_strided(after))
+            and not needs_blocks(lines)
+            and bool(_operands(after) & {value for _, value in stage.results})
+        )
+
+    def _joined(self, stage: Stage, after: Stage, rest: Sequence[Stage]) -> str:
+        """One loop; what nothing later reads is never stored."""
+        assert after.reduction is not None
+        lines = [_OWN.sub(r"\1_", line) for line in self._lines(stage)]
+        later = self._wanted.union(*map(_operands, rest))
+        places = {v: self._place(v) for _, v in stage.results if v in later}
+        for variable, value in stage.results:
+            self._inside[value] = f"{variable}_"
+            if value in places:
+                lines.append(f"{places[value]} = {variable}_;")
+        lines += self._lines(after)
+        self._inside.update(places)
+        return self._reduced(after, after.reduction, lines)
+
+    def _lines(self, stage: Stage) -> list[str]:
         lines = [self._read(stage, read) for read in stage.body.reads]
-        lines += [
+        return lines + [
             f"const {ctype(s.dtype.name)} {s.name} = {s.expression};" for s in stage.body.statements
         ]
+
+    def _stage(self, stage: Stage) -> str:
+        lines = self._lines(stage)
         if stage.reduction is not None:
             return self._reduced(stage, stage.reduction, lines)
         if stage.whole:
@@ -174,37 +216,35 @@ void KERNEL({", ".join(parts)}) {{
         )
         return f"""{real} {name};
 {{
-  {real} total[{lanes}];
-  for (int e = 0; e < {lanes}; e++) total[e] = {reduction.initial()};
-{terms}{fold(reduction, lanes)}
+{clear(reduction, "total", lanes)}{terms}{fold(reduction, lanes)}
   {name} = total[0];
 }}
 {self._keep(value, name)}"""
 
     def _spread(self, stage: Stage, lines: list[str]) -> str:
-        stores = ""
-        for variable, value in stage.results:
-            if value in self._wanted:
-                place = f"{self._argument(value)}[row * {self._columns} + k]"
-            else:
-                place = f"{self._reserve(value)}[k]"
-            stores += f"{place} = {variable};\n"
+        places = {value: self._place(value) for _, value in stage.results}
+        stores = "".join(f"{places[value]} = {variable};\n" for variable, value in stage.results)
+        self._inside.update(places)
         strided = _is_strided(stage) or self._columns < 4 * LANES
         bounds = ("0", str(self._columns))
         return element_loop(lines, stores, bounds, self._index, strided=strided)
 
     def _scalar(self, value: Value) -> str:
-        name = self._inside[value] = f"r{len(self._inside)}"
+        name = self._inside[value] = f"r{self._scalars}"
+        self._scalars += 1
         return name
 
     def _keep(self, value: Value, name: str) -> str:
         return f"{self._argument(value)}[row] = {name};\n" if value in self._wanted else ""
 
-    def _reserve(self, value: Value) -> str:
-        self._scratch[value] = self._row_bytes
+    def _place(self, value: Value) -> str:
+        """Where an element of a whole row is stored: in a result, or in scratch memory."""
+        if value in self._wanted:
+            return f"{self._argument(value)}[row * {self._columns} + k]"
+        name = f"t{len(self._scratch)}"
+        self._scratch[value] = name, self._row_bytes
         self._row_bytes += round_up(self._columns * value.spec.dtype.itemsize, 128)
-        name = self._inside[value] = f"t{len(self._inside)}"
-        return name
+        return f"{name}[k]"
 
     def _read(self, stage: Stage, read: Read) -> str:
         kind = ctype(read.view.dtype.name)
@@ -215,10 +255,7 @@ void KERNEL({", ".join(parts)}) {{
             return literal(read.view.constant, read.view.dtype)
         value = stage.values[read.argument] if read.argument is not None else None
         if value in self._inside:
-            name = self._inside[value]
-            return f"{name}[k]" if value in self._whole else name
-        if value in self._whole and value in self._written:
-            return f"{self._argument(value)}[row * {self._columns} + k]"
+            return self._inside[value]
         row, column = stage.steps[read.name]
         terms = [
             *([str(read.view.offset)] if read.view.offset else []),
@@ -235,3 +272,9 @@ def _spreads(stage: Stage) -> bool:
 
 def _is_strided(stage: Stage) -> bool:
     return any(column not in (0, 1) for _, column in stage.steps.values())
+
+
+def _operands(stage: Stage) -> set[Value]:
+    """The values that a stage reads."""
+    reads = (read.argument for read in stage.body.reads)
+    return {stage.values[argument] for argument in reads if argument is not None}
