@@ -1,5 +1,6 @@
 """Optimizers and learning-rate schedules."""
 
+from accelkit.optim.clipping import clip_by_global_norm, global_norm
 from accelkit.optim.optimizers import Adam, Optimizer, Sgd, adam, adamw, sgd
 from accelkit.optim.schedules import (
     ConstantSchedule,
@@ -23,6 +24,8 @@ __all__ = [
     "adam",
     "adamw",
     "as_schedule",
+    "clip_by_global_norm",
+    "global_norm",
     "rate_at",
     "sgd",
 ]

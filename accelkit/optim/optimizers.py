@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from accelkit.arguments import require_fraction, require_number
 from accelkit.errors import OptionError
+from accelkit.optim.clipping import clip_by_global_norm
 from accelkit.optim.schedules import Schedule, rate_at
 from accelkit.primitives.optimizer import adam_update, sgd_update
 from accelkit.tensor import Tensor
@@ -17,6 +18,7 @@ __all__ = ["Adam", "Optimizer", "Sgd", "adam", "adamw", "sgd"]
 
 Scalars = Mapping[str, Tensor]
 Slots = Mapping[str, Tensor]
+Decays = Callable[[str], bool]
 
 
 class Optimizer(ABC):
@@ -42,6 +44,25 @@ class Optimizer(ABC):
         """
         return {"learning_rate": rate_at(self.learning_rate, step)}
 
+    def prepare(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What the updates get in place of the gradients, seen all at once; here themselves.
+
+        Args:
+            gradients: Of the whole batch, by the names of their parameters.
+        """
+        return gradients
+
+    def for_parameter(self, name: str) -> Optimizer:
+        """The optimizer that updates a parameter; here itself, whatever the name.
+
+        Args:
+            name: The parameter's dotted name, such as ``"features.0.weight"``.
+
+        Returns:
+            An optimizer with the same slots and scalars.
+        """
+        return self
+
     @abstractmethod
     def update(
         self, parameter: Tensor, gradient: Tensor, slots: Slots, scalars: Scalars
@@ -56,24 +77,50 @@ class Optimizer(ABC):
         """
 
 
-def _check_learning_rate(rate: Any) -> None:
-    if not callable(rate):
-        require_number("learning_rate", rate, positive=True)
+@dataclass(frozen=True, kw_only=True)
+class _CommonOptions(Optimizer):
+    """What the built-in optimizers share."""
+
+    weight_decay: float = 0.0
+    decays: Decays | None = None
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if not callable(self.learning_rate):
+            require_number("learning_rate", self.learning_rate, positive=True)
+        require_number("weight_decay", self.weight_decay)
+        if self.decays is not None and not callable(self.decays):
+            raise OptionError(
+                "`decays` must be a function from a parameter's name to whether its weights "
+                f"decay, got {self.decays!r}."
+            )
+        if self.clip_norm is not None:
+            require_number("clip_norm", self.clip_norm, positive=True)
+
+    def prepare(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The gradients, clipped if ``clip_norm`` is given."""
+        if self.clip_norm is None:
+            return gradients
+        return clip_by_global_norm(gradients, float(self.clip_norm))
+
+    def for_parameter(self, name: str) -> Optimizer:
+        """Without weight decay where ``decays`` says so."""
+        if self.decays is None or not self.weight_decay or self.decays(name):
+            return self
+        return replace(self, weight_decay=0.0, decays=None)
 
 
 @dataclass(frozen=True)
-class Sgd(Optimizer):
+class Sgd(_CommonOptions):
     """Stochastic gradient descent in torch's form; see :func:`sgd`."""
 
     learning_rate: float | Schedule
     momentum: float = 0.0
-    weight_decay: float = 0.0
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        _check_learning_rate(self.learning_rate)
+        super().__post_init__()
         require_fraction("momentum", self.momentum)
-        require_number("weight_decay", self.weight_decay)
         if self.nesterov and not self.momentum:
             raise OptionError("`nesterov` needs a momentum above 0.")
 
@@ -108,6 +155,8 @@ def sgd(
     momentum: float = 0.0,
     weight_decay: float = 0.0,
     nesterov: bool = False,
+    decays: Decays | None = None,
+    clip_norm: float | None = None,
 ) -> Sgd:
     """Stochastic gradient descent, with the numbers of ``torch.optim.SGD``.
 
@@ -120,28 +169,37 @@ def sgd(
         momentum: In [0, 1).
         weight_decay: L2 penalty, at least 0.
         nesterov: Whether to look ahead.
+        decays: Whether weight decay is applied to a parameter, by its dotted name; such as
+            ``lambda name: name.endswith("weight")``. None: to all of them.
+        clip_norm: The largest norm of all gradients together, see :func:`clip_by_global_norm`.
+            With it no update can begin before the last gradient is there, which takes memory.
     """
-    return Sgd(learning_rate, momentum, weight_decay, nesterov)
+    return Sgd(
+        learning_rate,
+        momentum,
+        nesterov,
+        weight_decay=weight_decay,
+        decays=decays,
+        clip_norm=clip_norm,
+    )
 
 
 @dataclass(frozen=True)
-class Adam(Optimizer):
+class Adam(_CommonOptions):
     """Adam and AdamW; see :func:`adam` and :func:`adamw`."""
 
     learning_rate: float | Schedule
     beta1: float = 0.9
     beta2: float = 0.999
     epsilon: float = 1e-8
-    weight_decay: float = 0.0
     decoupled: bool = False
     slots: ClassVar[tuple[str, ...]] = ("first_moment", "second_moment")
 
     def __post_init__(self) -> None:
-        _check_learning_rate(self.learning_rate)
+        super().__post_init__()
         require_fraction("beta1", self.beta1)
         require_fraction("beta2", self.beta2)
         require_number("epsilon", self.epsilon)
-        require_number("weight_decay", self.weight_decay)
 
     def scalars(self, step: int) -> dict[str, float]:
         """The learning rate and the two bias corrections 1 - beta^t, t = step + 1."""
@@ -182,14 +240,25 @@ def adam(
     beta2: float = 0.999,
     epsilon: float = 1e-8,
     weight_decay: float = 0.0,
+    decays: Decays | None = None,
+    clip_norm: float | None = None,
 ) -> Adam:
     """Adam (Kingma and Ba, 2015), with the numbers of ``torch.optim.Adam``.
 
     m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
     p -= learning_rate * (m / (1 - beta1^t)) / (sqrt(v / (1 - beta2^t)) + epsilon), where
-    weight_decay * p was added to g.
+    weight_decay * p was added to g. ``decays`` and ``clip_norm`` are those of :func:`sgd`.
     """
-    return Adam(learning_rate, beta1, beta2, epsilon, weight_decay, decoupled=False)
+    return Adam(
+        learning_rate,
+        beta1,
+        beta2,
+        epsilon,
+        False,
+        weight_decay=weight_decay,
+        decays=decays,
+        clip_norm=clip_norm,
+    )
 
 
 def adamw(
@@ -199,10 +268,21 @@ def adamw(
     beta2: float = 0.999,
     epsilon: float = 1e-8,
     weight_decay: float = 0.01,
+    decays: Decays | None = None,
+    clip_norm: float | None = None,
 ) -> Adam:
     """AdamW (Loshchilov and Hutter, 2019), with the numbers of ``torch.optim.AdamW``.
 
     Like :func:`adam`, but weight decay shrinks p by learning_rate * weight_decay instead of
-    entering the gradient.
+    entering the gradient. ``decays`` and ``clip_norm`` are those of :func:`sgd`.
     """
-    return Adam(learning_rate, beta1, beta2, epsilon, weight_decay, decoupled=True)
+    return Adam(
+        learning_rate,
+        beta1,
+        beta2,
+        epsilon,
+        True,
+        weight_decay=weight_decay,
+        decays=decays,
+        clip_norm=clip_norm,
+    )

@@ -357,10 +357,12 @@ def _update(
     changed: dict[str, Tensor] = {}
     with trace.labelled(scope="", phase="update"):
         numbers = {name: scalars[i] for i, name in enumerate(scalar_names)}
+        gradients = optimizer.prepare(gradients)
     for name, parameter in trainable.items():
         with trace.labelled(scope=name.rpartition(".")[0], phase="update"):
             slots = {s: tensors[f"optimizer.{s}.{name}"] for s in optimizer.slot_names()}
-            new, new_slots = optimizer.update(parameter, gradients[name], slots, numbers)
+            own = optimizer.for_parameter(name)
+            new, new_slots = own.update(parameter, gradients[name], slots, numbers)
         changed[f"parameters.{name}"] = new
         changed |= {f"optimizer.{slot}.{name}": t for slot, t in new_slots.items()}
     return changed

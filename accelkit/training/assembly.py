@@ -331,6 +331,7 @@ def _optimizer(options: argparse.Namespace, schedule: optim.Schedule) -> optim.O
             momentum=options.momentum,
             weight_decay=options.weight_decay,
             nesterov=options.nesterov,
+            clip_norm=options.clip_norm,
         )
     make = optim.adam if options.optimizer == "adam" else optim.adamw
-    return make(schedule, weight_decay=options.weight_decay)
+    return make(schedule, weight_decay=options.weight_decay, clip_norm=options.clip_norm)

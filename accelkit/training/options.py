@@ -42,6 +42,7 @@ MATHEMATICAL = (
     "momentum",
     "weight_decay",
     "nesterov",
+    "clip_norm",
     "schedule",
     "milestones",
     "gamma",
@@ -187,6 +188,7 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         default=False,
         help="of sgd: look ahead",
     )
+    add("--clip-norm", type=rate, metavar="NORM", help="of all gradients together, at most")
     add(
         "--schedule",
         choices=("constant", "step", "cosine"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import accelkit as ak
-from accelkit import optim
+from accelkit import losses, nn, optim, train
 from accelkit.parity import deviation, tolerance
 
 torch = pytest.importorskip("torch")
@@ -91,6 +91,57 @@ def test_trajectory(name: str) -> None:
     optimizer, make = CASES[name]
     for a, b in zip(own_trajectory(optimizer), torch_trajectory(make), strict=True):
         assert deviation(a, b) <= BOUND
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_clipping_is_that_of_torch(scale: float) -> None:
+    arrays = [gradient(shape, np.zeros(shape), 0) * scale for shape in SHAPES]
+    given = {str(i): ak.asarray(a) for i, a in enumerate(arrays)}
+    parameters = [torch.nn.Parameter(torch.zeros(s, dtype=torch.float64)) for s in SHAPES]
+    for parameter, array in zip(parameters, arrays, strict=True):
+        parameter.grad = torch.tensor(array)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, 0.3)  # divides by the norm + 1e-6
+    assert deviation(optim.global_norm(given).numpy(), norm.numpy()) <= BOUND
+    clipped = optim.clip_by_global_norm(given, 0.3)
+    for found, parameter in zip(clipped.values(), parameters, strict=True):
+        np.testing.assert_allclose(found.numpy(), parameter.grad.numpy(), rtol=2e-5)
+    assert float(optim.global_norm(clipped)) <= 0.3 * (1 + 1e-12)
+
+
+def test_weight_decay_of_some_parameters_is_that_of_torchs_groups() -> None:
+    """In a whole step, with clipping, against a torch module of the same weights."""
+    model = nn.Sequential(hidden=nn.Linear(5), tanh=nn.Tanh(), out=nn.Linear(3))
+    optimizer = optim.adamw(
+        0.05, weight_decay=0.3, decays=lambda name: name.endswith("weight"), clip_norm=0.1
+    )
+    step = train.TrainStep(model, losses.MeanSquaredError(), optimizer, precision="float64")
+    state = step.init(0, (6, 4))
+    start = {n.removeprefix("parameters."): a for n, a in state.to_host().items()}
+    twin = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.Tanh(), torch.nn.Linear(5, 3))
+    twin = twin.double()
+    with torch.no_grad():
+        for index, name in ((0, "hidden"), (2, "out")):
+            twin[index].weight.copy_(torch.tensor(start[f"{name}.weight"].T))
+            twin[index].bias.copy_(torch.tensor(start[f"{name}.bias"]))
+    groups = [
+        {"params": [twin[0].weight, twin[2].weight], "weight_decay": 0.3},
+        {"params": [twin[0].bias, twin[2].bias], "weight_decay": 0.0},
+    ]
+    rival = torch.optim.AdamW(groups, 0.05)
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        inputs, targets = rng.standard_normal((6, 4)), rng.standard_normal((6, 3))
+        state, report = step(state, (inputs, targets))
+        rival.zero_grad()
+        loss = torch.nn.functional.mse_loss(twin(torch.tensor(inputs)), torch.tensor(targets))
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(twin.parameters(), 0.1)
+        rival.step()
+        np.testing.assert_allclose(report["loss"], loss.item(), rtol=1e-4)
+    found = state.to_host()
+    for index, name in ((0, "hidden"), (2, "out")):
+        weight = twin[index].weight.detach().numpy().T
+        np.testing.assert_allclose(found[f"parameters.{name}.weight"], weight, rtol=1e-4)
 
 
 def test_another_rule_is_told_apart() -> None:

@@ -67,6 +67,7 @@ def test_wrong_files(tmp_path: Path, text: str, message: str) -> None:
         ["--data=x", "--gamma=0"],
         ["--data=x", "--momentum=1"],
         ["--data=x", "--weight-decay=-1"],
+        ["--data=x", "--clip-norm=0"],
         ["--data=x", "--seed=18446744073709551616"],
         ["--data=x", "--precision=int8"],
         ["--data=x", "--memory-limit=lots"],

@@ -1,0 +1,42 @@
+"""Gradients whose norm is bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from accelkit import ops
+from accelkit.arguments import require_number
+from accelkit.errors import OptionError
+from accelkit.tensor import Tensor
+
+__all__ = ["clip_by_global_norm", "global_norm"]
+
+
+def global_norm(tensors: Mapping[str, Tensor]) -> Tensor:
+    """The Euclidean norm of all elements of all tensors together, of shape ().
+
+    Raises:
+        OptionError: if there is no tensor.
+    """
+    if not tensors:
+        raise OptionError("The norm of no tensors was asked for; give at least one.")
+    return ops.sqrt(ops.sum(ops.stack([ops.sum(t * t) for t in tensors.values()])))
+
+
+def clip_by_global_norm(gradients: Mapping[str, Tensor], norm: float) -> dict[str, Tensor]:
+    """The gradients, scaled down together to a global norm of at most ``norm``.
+
+    Every gradient is multiplied by min(1, norm / global norm) (Pascanu et al., 2013), so their
+    direction stays. Gradients that are not finite give NaN.
+
+    Args:
+        gradients: By name, floating.
+        norm: The largest Euclidean norm of all of them together, above 0.
+
+    Raises:
+        OptionError: if the norm is not positive and finite, or there is no gradient.
+    """
+    require_number("norm", norm, positive=True)
+    found = global_norm(gradients)
+    factor = norm / ops.maximum(found, norm)
+    return {name: gradient * factor for name, gradient in gradients.items()}
