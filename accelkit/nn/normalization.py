@@ -9,6 +9,7 @@ from accelkit.arguments import require_fraction, require_integer, require_number
 from accelkit.nn.initializers import ones, zeros
 from accelkit.nn.module import Module
 from accelkit.nn.scope import Scope
+from accelkit.primitives.batch_normalization import batch_norm
 from accelkit.tensor import Tensor
 
 __all__ = ["BatchNorm", "LayerNorm", "LocalResponseNorm"]
@@ -69,16 +70,13 @@ class BatchNorm(Module):
             factor = scale * ops.rsqrt(running_var + self.epsilon)
             return x * factor + (bias - running_mean * factor)
         scope.mark_batch_statistics()
-        axes = tuple(range(x.ndim - 1))
+        y, mean, var = batch_norm(x, scale, bias, epsilon=self.epsilon)
         count = x.size // max(channels[0], 1)
-        mean = ops.mean(x, axis=axes)
-        centred = x - mean
-        var = ops.mean(centred * centred, axis=axes)
         keep = self.momentum
         unbiased = var * (count / max(count - 1, 1))
         scope.set_state("mean", running_mean * keep + _constant(mean) * (1.0 - keep))
         scope.set_state("var", running_var * keep + _constant(unbiased) * (1.0 - keep))
-        return centred * (scale * ops.rsqrt(var + self.epsilon)) + bias
+        return y
 
 
 def _constant(x: Tensor) -> Tensor:

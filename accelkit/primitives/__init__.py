@@ -4,6 +4,7 @@
 """
 
 from accelkit.primitives import (
+    batch_normalization,
     bookkeeping,
     control,
     convolution,
@@ -22,6 +23,7 @@ from accelkit.primitives.primitive import PRIMITIVES, Primitive, get, primitive
 __all__ = [
     "PRIMITIVES",
     "Primitive",
+    "batch_normalization",
     "bookkeeping",
     "control",
     "convolution",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from accelkit_torch.batch_normalization import BATCH_NORMALIZATION
 from accelkit_torch.bookkeeping import BOOKKEEPING
 from accelkit_torch.convolution import CONVOLUTION
 from accelkit_torch.elementwise import ELEMENTWISE
@@ -21,6 +22,7 @@ TABLE: Final[dict[str, Callable[..., Any]]] = {
     **SHAPING,
     **CONVOLUTION,
     **NORMALIZATION,
+    **BATCH_NORMALIZATION,
     **OPTIMIZER,
     **RANDOM,
     **BOOKKEEPING,

@@ -233,6 +233,12 @@ def _composite_cases(random: np.random.Generator, normal: Any) -> Iterator[Case]
         many = (normal(1, 2, 1, 130), normal(1, 2, 1, 130))
         yield Case("local_response_norm_grad", many, parameters)
         yield Case("local_response_norm_grad", (normal(2, 3, 3, 6), normal(2, 3, 3, 6)), parameters)
+    for shape in ((2, 3, 4, 5), (6, 5), (1, 5)):
+        parameters = {"epsilon": 1e-3}
+        x, (scale, bias, mean) = normal(*shape), (normal(5) for _ in range(3))
+        yield Case("batch_norm", (x + mean, scale, bias), parameters)
+        statistics = (mean, np.abs(normal(5)) + scale.dtype.type(0.5))
+        yield Case("batch_norm_grad", (x, scale, *statistics, normal(*shape)), parameters)
     p, g, v = normal(3, 4), normal(3, 4), normal(3, 4)
     rate = np.array(0.1, p.dtype)
     for nesterov in (False, True):

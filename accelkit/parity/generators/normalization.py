@@ -9,6 +9,7 @@ import numpy as np
 from accelkit.parity.cases import Case, cases
 from accelkit.parity.source import Shape, Source
 
+_WIDE = ("float32", "float64")
 _RANKED: tuple[Shape, ...] = ((4, 7), (5,), (2, 3, 4), (3, 1), (2, 33))
 
 
@@ -113,7 +114,48 @@ def local_response_norm_grad(name: str, source: Source) -> Case:
     )
 
 
-_WIDE = ("float32", "float64")
+def _batch_norm(source: Source) -> tuple[np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    shape = source.shape(((2, 3, 3, 4), (7, 5), (3, 4, 1), (9, 33)))
+    # Images far from zero: a variance from the mean of squares would lose its digits.
+    x = source.normal(shape) + source.rounded(source.choose((0.0, 1.0, -4.0)))
+    scale, bias = (source.normal(shape[-1:]) for _ in range(2))
+    return x, scale, bias, {"epsilon": source.choose((1e-5, 1e-3, 0.1))}
+
+
+@cases("batch_norm", only=_WIDE)
+def batch_norm(name: str, source: Source) -> Case:
+    """Statistics over one and several axes; values whose mean is far from zero."""
+    x, scale, bias, parameters = _batch_norm(source)
+    length = x.size // x.shape[-1]
+    return Case(
+        name,
+        (x, scale, bias),
+        parameters,
+        gradients=(0, 1, 2),
+        floor=16.0 * length**0.5,
+        length=length,
+        gradient_length=16 * length,
+    )
+
+
+@cases("batch_norm_grad", only=_WIDE)
+def batch_norm_grad(name: str, source: Source) -> Case:
+    """The gradient, itself differentiable; the statistics are operands of their own."""
+    x, scale, mean, parameters = _batch_norm(source)
+    var = source.between(mean.shape, 0.5, 2.0)
+    g = source.normal(x.shape)
+    length = x.size // x.shape[-1]
+    return Case(
+        name,
+        (x, scale, mean, var, g),
+        parameters,
+        gradients=(0, 1, 2, 3, 4),
+        floor=16.0 * length**0.5,
+        length=length,
+        gradient_length=16 * length,
+    )
+
+
 _PARAMETERS: tuple[Shape, ...] = ((3, 4), (5,), (2, 3, 2, 2), ())
 
 
