@@ -6,6 +6,8 @@ parameter updates last, which keeps every gradient alive until then.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from accelkit.graph import Graph, Node, Value
 
 __all__ = ["update_early"]
@@ -15,7 +17,8 @@ def update_early(graph: Graph) -> Graph:
     """Move each node of the update phase to directly behind the last operand it waits for.
 
     A gradient is then alive only until its parameter is updated. A node that reads a parameter
-    still comes before the update of that parameter, so that memory can be updated in place.
+    still comes before the update of that parameter, so that memory can be updated in place. What
+    waits for nothing, a constant, moves to directly before its first reader.
     """
     position: dict[Node, int] = {}
     last_read: dict[Value, int] = {}
@@ -35,7 +38,20 @@ def update_early(graph: Graph) -> Graph:
         if node.phase != "update":
             ordered.append(node)
             ordered += behind.get(index, ())
-    return graph.replace(nodes=ordered)
+    return graph.replace(nodes=_constants_late(ordered))
+
+
+def _constants_late(nodes: Sequence[Node]) -> list[Node]:
+    """Update nodes without operands directly before their first reader; unread ones last."""
+    waiting = {v: n for n in nodes if n.phase == "update" and not n.inputs for v in n.outputs}
+    placed: dict[Node, None] = {}
+    for node in nodes:
+        if node.phase == "update" and not node.inputs:
+            continue
+        placed.update(dict.fromkeys(waiting[v] for v in node.inputs if v in waiting))
+        placed[node] = None
+    placed.update(dict.fromkeys(waiting.values()))
+    return list(placed)
 
 
 def _known(

@@ -391,3 +391,21 @@ def test_updates_follow_their_gradients_and_the_reads_of_their_parameter() -> No
     assert first < len(moved) - 2
     for actual, expected in zip(evaluated(moved, arrays), evaluated(graph, arrays), strict=True):
         np.testing.assert_array_equal(actual, expected)
+
+
+def test_constants_of_updates_are_made_where_they_are_read() -> None:
+    def step(p: ak.Tensor) -> list[ak.Tensor]:
+        with ak.tracing.active_trace().labelled(phase="update"):
+            factor = ak.full((3, 3), 0.5)
+        hidden = ak.tanh(ak.tanh(p))
+        with ak.tracing.active_trace().labelled(phase="update"):
+            return [hidden * factor]
+
+    graph = ak.trace(step, ak.asarray(np.ones((3, 3), np.float32)))
+    names = [node.primitive.name for node in passes.update_early(graph)]
+    assert [n for n in names if n in ("full", "tanh", "multiply")] == [
+        "tanh",
+        "tanh",
+        "full",
+        "multiply",
+    ]
