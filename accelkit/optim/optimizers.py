@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from accelkit.arguments import require_fraction, require_number
@@ -77,7 +77,7 @@ class Optimizer(ABC):
         """
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class _CommonOptions(Optimizer):
     """What the built-in optimizers share."""
 
@@ -97,6 +97,14 @@ class _CommonOptions(Optimizer):
         if self.clip_norm is not None:
             require_number("clip_norm", self.clip_norm, positive=True)
 
+    def __repr__(self) -> str:
+        """The optimizer's own options first, and those that are set of the others."""
+        common = [field.name for field in fields(_CommonOptions)]
+        names = [f.name for f in fields(self) if f.name not in common] + common
+        given = [(name, getattr(self, name)) for name in names]
+        shown = ", ".join(f"{name}={value!r}" for name, value in given if value is not None)
+        return f"{type(self).__name__}({shown})"
+
     def prepare(self, gradients: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The gradients, clipped if ``clip_norm`` is given."""
         if self.clip_norm is None:
@@ -110,7 +118,7 @@ class _CommonOptions(Optimizer):
         return replace(self, weight_decay=0.0, decays=None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sgd(_CommonOptions):
     """Stochastic gradient descent in torch's form; see :func:`sgd`."""
 
@@ -184,7 +192,7 @@ def sgd(
     )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Adam(_CommonOptions):
     """Adam and AdamW; see :func:`adam` and :func:`adamw`."""
 

@@ -209,8 +209,8 @@ def test_steps_and_states_print_what_they_are() -> None:
     step = make()
     state = step.init(0, SHAPE)
     assert repr(step) == (
-        "<TrainStep of Sequential with Sgd(learning_rate=0.1, momentum=0.9, weight_decay=0.0, "
-        "nesterov=False) in float32 on numpy:cpu:0, 0 programs compiled>"
+        "<TrainStep of Sequential with Sgd(learning_rate=0.1, momentum=0.9, nesterov=False, "
+        "weight_decay=0.0) in float32 on numpy:cpu:0, 0 programs compiled>"
     )
     assert repr(state) == "<TrainState step 0, seed 0, 9 tensors, 0.0 MiB on numpy:cpu:0>"
     state, report = step(state, BATCH)
