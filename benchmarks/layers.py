@@ -136,8 +136,10 @@ def _comparison(baseline: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]
 
 
 def _both(before: float | None, now: float | None) -> str:
+    if before is None and now is None:
+        return ""
     cells = ("" if seconds is None else f"{seconds * 1e3:,.1f}" for seconds in (before, now))
-    return " → ".join(cells).strip() if (before, now) != (None, None) else ""
+    return " → ".join(cells).strip()
 
 
 def _table(key: str, profiles: Mapping[str, Mapping[str, Any]], *, phased: bool) -> str:

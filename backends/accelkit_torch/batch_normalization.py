@@ -9,8 +9,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from accelkit_torch.dtypes import HALF
+
 _aten = torch.ops.aten
-_HALF = (torch.float16, torch.bfloat16)
 
 
 def _images(x: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ def _widened(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def run(*arrays: Tensor, **parameters: Any) -> Any:
         dtype = arrays[0].dtype
-        if dtype not in _HALF:
+        if dtype not in HALF:
             return function(*arrays, **parameters)
         results = function(*(a.to(torch.float32) for a in arrays), **parameters)
         return tuple(result.to(dtype) for result in results)

@@ -29,3 +29,4 @@ FROM_TORCH: Final[dict[torch.dtype, DType]] = {native: own for own, native in TO
 FROM_NUMPY: Final[dict[np.dtype, torch.dtype]] = {
     own.numpy: native for own, native in TO_TORCH.items()
 }
+HALF: Final = frozenset({torch.float16, torch.bfloat16})  # sums of these are taken in float32

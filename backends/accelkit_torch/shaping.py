@@ -15,11 +15,10 @@ from torch import Tensor
 
 from accelkit.dtypes import DType
 from accelkit.primitives.shaping import ConstantArray
-from accelkit_torch.dtypes import FROM_NUMPY, FROM_TORCH, TO_TORCH
+from accelkit_torch.dtypes import FROM_NUMPY, FROM_TORCH, HALF, TO_TORCH
 from accelkit_torch.unsigned import WIDE, widened
 
 Shape = tuple[int, ...]
-_HALF = frozenset({torch.float16, torch.bfloat16})
 
 
 def from_numpy(array: np.ndarray) -> Tensor:
@@ -114,7 +113,7 @@ def _take(x: Tensor, indices: Tensor, *, axis: int) -> Tensor:
 
 def _accumulated(add: Callable[[Tensor, Tensor], Tensor], shape: Shape, g: Tensor) -> Tensor:
     """Zeros of ``shape`` with ``g`` added by ``add``, sixteen-bit floats in float32."""
-    if g.dtype not in _HALF:
+    if g.dtype not in HALF:
         return add(torch.zeros(shape, dtype=g.dtype, device=g.device), g)
     wide = torch.zeros(shape, dtype=torch.float32, device=g.device)
     return add(wide, g.to(torch.float32)).to(g.dtype)
