@@ -10,13 +10,20 @@ earlier. No plan can need less than the most that is alive at one moment: the lo
 
 from __future__ import annotations
 
-import bisect
 import itertools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-__all__ = ["ALIGNMENT_BYTES", "ArenaPlan", "Interval", "Place", "aligned", "plan_memory"]
+__all__ = [
+    "ALIGNMENT_BYTES",
+    "ArenaPlan",
+    "Interval",
+    "Place",
+    "aligned",
+    "alive_bytes",
+    "plan_memory",
+]
 
 ALIGNMENT_BYTES = 128  # a cache line pair, and the longest OpenCL vector
 _MOST_COMPARISONS = 2_000_000  # of pairs of blocks, in all orders together: about a second
@@ -66,6 +73,20 @@ def aligned(memory_bytes: int) -> int:
     return -(-memory_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
+def alive_bytes(blocks: Iterable[tuple[int, int, int]], steps: int) -> list[int]:
+    """How much is alive at each of ``steps`` steps.
+
+    Args:
+        blocks: Bytes of each in the arena, and the first and the last step of its life.
+        steps: Number of steps; what is alive behind them does not count.
+    """
+    change = [0] * (steps + 2)
+    for memory_bytes, first, last in blocks:
+        change[first] += memory_bytes
+        change[last + 1] -= memory_bytes
+    return list(itertools.accumulate(change))[:steps]
+
+
 def plan_memory(intervals: Sequence[Interval], *, slab_limit_bytes: int | None = None) -> ArenaPlan:
     """Place blocks so that no two overlap while both are alive.
 
@@ -85,7 +106,10 @@ class _Packing:
         self._limit = slab_limit_bytes
         self._sizes = [aligned(block.memory_bytes) for block in intervals]
         self._neighbours = _living_together(intervals)
-        self._steps, self._alive = _profile(intervals, self._sizes)
+        self._alive = alive_bytes(
+            ((aligned(size), first, last) for size, first, last in intervals),
+            1 + max((block.last for block in intervals), default=-1),
+        )
         self._bound = max(self._alive, default=0)
 
     def best(self) -> ArenaPlan:
@@ -119,8 +143,7 @@ class _Packing:
 
     def _fullest(self, block: Interval) -> int:
         """The most that is alive during a block's life."""
-        first = bisect.bisect_right(self._steps, block.first) - 1
-        return max(self._alive[first : bisect.bisect_right(self._steps, block.last)])
+        return max(self._alive[block.first : block.last + 1])
 
     def _promoted(self, order: Sequence[int], plan: ArenaPlan) -> list[int]:
         """The order with the blocks that end at the top of a slab halfway nearer to the front."""
@@ -177,13 +200,3 @@ def _living_together(intervals: Sequence[Interval]) -> list[list[int]]:
             found[other].append(index)
         alive.append(index)
     return found
-
-
-def _profile(intervals: Sequence[Interval], sizes: Sequence[int]) -> tuple[list[int], list[int]]:
-    """Steps at which it changes how much is alive, in order, and how much is from there on."""
-    changes: dict[int, int] = {}
-    for block, size in zip(intervals, sizes, strict=True):
-        changes[block.first] = changes.get(block.first, 0) + size
-        changes[block.last + 1] = changes.get(block.last + 1, 0) - size
-    steps = sorted(changes)
-    return steps, list(itertools.accumulate(changes[step] for step in steps))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from accelkit.graph import Graph, GraphBuilder, Node, TensorSpec, Value
-from accelkit.passes.arena import aligned
+from accelkit.passes.arena import aligned, alive_bytes
 from accelkit.passes.cost import node_cost
 from accelkit.passes.memory import VIEWS, positions, updated_in_place
 from accelkit.primitives.primitive import Primitive
@@ -166,12 +166,8 @@ class EditedProgram:
 
     def profile(self, uses: dict[Variable, Use]) -> list[int]:
         """Bytes alive while each step runs."""
-        change = [0] * (len(self.steps) + 2)
-        for variable, use in uses.items():
-            if variable.memory_bytes:
-                change[use.made] += variable.memory_bytes
-                change[use.last + 1] -= variable.memory_bytes
-        return list(itertools.accumulate(change))[: max(1, len(self.steps))]
+        blocks = ((v.memory_bytes, use.made, use.last) for v, use in uses.items() if v.memory_bytes)
+        return alive_bytes(blocks, max(1, len(self.steps)))
 
     def peak(self) -> int:
         """The most that is alive while a step runs."""

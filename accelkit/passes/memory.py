@@ -6,14 +6,13 @@ Where it lies in the arena is decided by :mod:`accelkit.passes.arena`.
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from accelkit.graph import Graph, Node, Value
-from accelkit.passes.arena import Interval, aligned, plan_memory
+from accelkit.passes.arena import Interval, aligned, alive_bytes, plan_memory
 
 __all__ = [
     "Lives",
@@ -71,11 +70,8 @@ class Lives(NamedTuple):
 
     def profile(self, length: int) -> list[int]:
         """Bytes alive at each of ``length`` positions."""
-        change = [0] * (length + 2)
-        for value, (first, last) in self.blocks.items():
-            change[first] += aligned(value.spec.memory_bytes)
-            change[last + 1] -= aligned(value.spec.memory_bytes)
-        return list(itertools.accumulate(change))[:length]
+        blocks = ((aligned(v.spec.memory_bytes), *life) for v, life in self.blocks.items())
+        return alive_bytes(blocks, length)
 
 
 def positions(graph: Graph, *, fused: bool) -> dict[Node, int]:
