@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -27,25 +27,20 @@ from accelkit.errors import (
 from accelkit_opencl import OpenclBackend
 from accelkit_opencl.bundle import seal, write_bundle, write_sources
 from accelkit_opencl.compile import OpenclExecutable
-from accelkit_opencl.kernels.convolution import Convolution
-from accelkit_opencl.kernels.matmul_cpu import Matmul
-from accelkit_opencl.lowering import choice_key
 from accelkit_opencl.programs import SourceProvider
 from accelkit_opencl.runtime import discover, open_device
 from accelkit_opencl.trials import Trials
 from accelkit_opencl.tuning import (
+    Tunable,
     Tuned,
-    has_choice,
     load_choices,
     products_in,
     save_choices,
+    tunable,
     tune,
 )
 
 __all__ = ["main"]
-
-Products: TypeAlias = list[tuple[str, Matmul | Convolution]]
-"""Kinds and geometries."""
 
 _BUDGET_S = 30.0  # of tuning
 _AROUND_S = 1.0  # of a command's time: starting Python, and ending it
@@ -184,37 +179,36 @@ def _trials(device: Device) -> Trials:
     return Trials(device, _backend().profile(device))
 
 
-def _products(step: Any, state: Any, batch: Any) -> Products:
+def _products(step: Any, state: Any, batch: Any) -> list[Tunable]:
     """What there is to tune in a training step, which includes the products of evaluation."""
     profile = _backend().profile(step.device)
     found = products_in([passes.prepare(step.graph(state, batch), _backend())])
-    return [item for item in found if has_choice(*item, profile)]
+    return tunable(found, profile)
 
 
-def _not_tuned(device: Device, products: Products) -> Products:
+def _not_tuned(device: Device, products: list[Tunable]) -> list[Tunable]:
     """Those that the tuner's table lacks."""
     known = _backend().profile(device).choices
-    return [item for item in products if choice_key(*item) not in known]
+    return [item for item in products if item.key not in known]
 
 
 def _search(
     device: Device,
     trials: Trials,
-    products: Products,
+    products: list[Tunable],
     deadline: float,
 ) -> None:
     """Tune products with a progress bar, and use the results; an interruption keeps them too."""
     from rich.progress import Progress
 
-    profile = _backend().profile(device)
-    flops = {choice_key(*item): item[1].flops for item in products}
+    flops = {item.key: item.product.flops for item in products}
     found: dict[str, Tuned] = {}
     ended = "tuned"
     with Progress(transient=True) as progress:
         bar = progress.add_task(f"Tuning {device}", total=sum(flops.values()))
         budget_s = deadline - time.perf_counter()
         try:
-            for row in tune(products, trials, profile, budget_s=budget_s):
+            for row in tune(products, trials, budget_s=budget_s):
                 if row.key not in found:
                     progress.advance(bar, flops[row.key])
                 found[row.key] = row  # a later one is faster

@@ -29,18 +29,37 @@ from accelkit_opencl.runtime import Runtime
 
 __all__ = [
     "Trial",
+    "Tunable",
     "Tuned",
     "different_candidates",
-    "has_choice",
     "load_choices",
     "products_in",
     "save_choices",
+    "tunable",
     "tune",
 ]
 
 _VERSION = 4  # of the table; raise it when the kernels change
 _HOPELESS = 1.2  # times the best so far: not measured more than once
 _CLEARLY_FASTER = 0.98  # of the default's time: what a choice must reach
+
+
+class Tunable(NamedTuple):
+    """A product that can be run in more than one way.
+
+    Attributes:
+        kind, product: Which.
+        choices: The ways to run it that lead to different kernels, the default first.
+    """
+
+    kind: str
+    product: Matmul | Convolution
+    choices: list[Choice]
+
+    @property
+    def key(self) -> str:
+        """Its name in the table."""
+        return choice_key(self.kind, self.product)
 
 
 class Tuned(NamedTuple):
@@ -80,9 +99,14 @@ def different_candidates(
     return list(found.values())
 
 
-def has_choice(kind: str, product: Matmul | Convolution, profile: Profile) -> bool:
-    """Whether there is more than one way to run a product on a device."""
-    return profile.cpu and len(different_candidates(kind, product, profile)) > 1
+def tunable(
+    products: Iterable[tuple[str, Matmul | Convolution]], profile: Profile
+) -> list[Tunable]:
+    """Those of the products that a device can run in more than one way: none in GPU forms."""
+    if not profile.cpu:
+        return []
+    found = [Tunable(*item, different_candidates(*item, profile)) for item in products]
+    return [item for item in found if len(item.choices) > 1]
 
 
 class Trial(Protocol):
@@ -114,9 +138,8 @@ class Trial(Protocol):
 
 
 def tune(
-    products: Iterable[tuple[str, Matmul | Convolution]],
+    products: Iterable[Tunable],
     measure: Trial,
-    profile: Profile,
     *,
     budget_s: float = 30.0,
 ) -> Iterator[Tuned]:
@@ -125,13 +148,11 @@ def tune(
     First the default and the likeliest other choice of every product, costliest product first;
     then, in the same order, the next choice of each that has one, and so on. The default is kept
     unless the fastest one is at least 2 % faster when both are measured again: the fastest of
-    many is partly the luckiest. A product without a choice, such as all those in GPU forms, is not
-    measured.
+    many is partly the luckiest.
 
     Args:
-        products: Kinds and geometries.
+        products: What to tune, from :func:`tunable`.
         measure: A :class:`~accelkit_opencl.trials.Trials`.
-        profile: Of the device.
         budget_s: No result is waited for after that many seconds.
 
     Yields:
@@ -139,11 +160,7 @@ def tune(
         whenever a further choice turns out to be faster.
     """
     deadline = time.perf_counter() + budget_s
-    searches = [
-        _Search(kind, product, choices, measure, deadline)
-        for kind, product in products
-        if profile.cpu and len(choices := different_candidates(kind, product, profile)) > 1
-    ]
+    searches = [_Search(item, measure, deadline) for item in products]
     while searches:
         # All of one compilation each: a processor that waits for the others' is lost.
         for first in range(0, len(searches), measure.workers):
@@ -163,16 +180,9 @@ def tune(
 class _Search:
     """The search for the fastest choice for one product."""
 
-    def __init__(
-        self,
-        kind: str,
-        product: Matmul | Convolution,
-        choices: list[Choice],
-        measure: Trial,
-        deadline: float,
-    ) -> None:
-        self._kind, self._product = kind, product
-        self._left = choices
+    def __init__(self, item: Tunable, measure: Trial, deadline: float) -> None:
+        self._item = item
+        self._left = list(item.choices)
         self._tried: dict[Choice, float] = {}
         self._confirmed = {Choice()}
         self._told: Choice | None = None
@@ -181,15 +191,14 @@ class _Search:
     def next(self) -> list[tuple[str, Matmul | Convolution, Choice]]:
         """What :meth:`run` will measure: two choices at first, then one at a time."""
         count = 1 if self._tried else 2
-        return [(self._kind, self._product, choice) for choice in self._left[:count]]
+        return [(self._item.kind, self._item.product, choice) for choice in self._left[:count]]
 
     def _seconds(self, choice: Choice, *, give_up_s: float = math.inf) -> float:
         within_s = self._deadline - time.perf_counter()
         if within_s <= 0:
             return math.inf
-        return self._measure(
-            self._kind, self._product, choice, give_up_s=give_up_s, within_s=within_s
-        )
+        kind, product, _ = self._item
+        return self._measure(kind, product, choice, give_up_s=give_up_s, within_s=within_s)
 
     def run(self) -> Tuned | None:
         """A result if there is one, and it is new."""
@@ -208,8 +217,7 @@ class _Search:
         if best == self._told:
             return None
         self._told = best
-        key = choice_key(self._kind, self._product)
-        return Tuned(key, best, default_s, self._tried[best])
+        return Tuned(self._item.key, best, default_s, self._tried[best])
 
     def _fastest(self) -> Choice:
         return min(self._tried, key=lambda choice: self._tried[choice])

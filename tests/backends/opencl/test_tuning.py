@@ -18,7 +18,7 @@ from accelkit_opencl.products import lower_matmul
 from accelkit_opencl.programs import SourceProvider
 from accelkit_opencl.runtime import Runtime
 from accelkit_opencl.trials import Trials
-from accelkit_opencl.tuning import Tuned, different_candidates, load_choices, tune
+from accelkit_opencl.tuning import Tuned, different_candidates, load_choices, tunable, tune
 
 from accelkit import registry
 
@@ -82,7 +82,7 @@ def test_the_fastest_is_kept_if_it_is_clearly_faster() -> None:
 
     def measured(gain: float) -> Choice:
         measure = Measuring(lambda choice: gain if choice == other else 1.0)
-        (found,) = tune([("matmul", PRODUCT)], measure, PROFILE)
+        (found,) = tune(tunable([("matmul", PRODUCT)], PROFILE), measure)
         assert found.key == choice_key("matmul", PRODUCT)
         return found.choice
 
@@ -96,13 +96,13 @@ def test_a_lucky_measurement_is_not_believed() -> None:
     other = different_candidates("matmul", PRODUCT, PROFILE)[1]
     times = {other: iter((0.5, 1.1))}
     measure = Measuring(lambda choice: next(times[choice]) if choice in times else 1.0)
-    (found,) = tune([("matmul", PRODUCT)], measure, PROFILE)
+    (found,) = tune(tunable([("matmul", PRODUCT)], PROFILE), measure)
     assert (found.choice, found.best_s) == (Choice(), 1.0)
 
 
 def test_the_default_is_measured_first_and_no_kernels_twice_but_to_confirm() -> None:
     calls: list[Choice] = []
-    list(tune([("matmul", PRODUCT)], Measuring(lambda _: 1.0, calls), PROFILE))
+    list(tune(tunable([("matmul", PRODUCT)], PROFILE), Measuring(lambda _: 1.0, calls)))
     assert calls[0] == Choice()
     names = [lower_matmul(PRODUCT, PROFILE, choice).launches[-1].source.name for choice in calls]
     assert len(set(names)) == len(names) > 1
@@ -135,7 +135,7 @@ def test_every_product_is_tried_before_any_gets_a_third_choice(
     """Two choices of each, compiled for as many products at once as there are workers."""
     clock = Clock(monkeypatch)
     products = [("matmul", Matmul(1, m, 960, 640)) for m in (900, 800, 100)]
-    assert len(list(tune(products, clock, PROFILE, budget_s=10.0))) == 3
+    assert len(list(tune(tunable(products, PROFILE), clock, budget_s=10.0))) == 3
     assert clock.measured == [900, 900, 800, 800, 100, 100, 900, 800, 100, 900]
     assert clock.ahead[:3] == [[900, 900, 800, 800], [100, 100], [900, 800]]
 
@@ -144,7 +144,7 @@ def test_a_later_choice_replaces_a_result_only_if_it_is_confirmed() -> None:
     first, second, third = different_candidates("matmul", LARGE, PROFILE)[1:4]
     times = {first: [0.8, 0.8], second: [0.5, 1.5], third: [0.7, 0.7]}
     measure = Measuring(lambda choice: times[choice].pop(0) if choice in times else 1.0)
-    found = [row.choice for row in tune([("matmul", LARGE)], measure, PROFILE)]
+    found = [row.choice for row in tune(tunable([("matmul", LARGE)], PROFILE), measure)]
     assert found == [first, third]
 
 
@@ -158,15 +158,17 @@ def test_what_one_choice_alone_was_measured_of_is_not_tuned(
         clock[0] += 40.0
         return 1.0
 
-    assert list(tune([("matmul", PRODUCT)], Measuring(slow), PROFILE)) == []
+    assert list(tune(tunable([("matmul", PRODUCT)], PROFILE), Measuring(slow))) == []
 
 
 def test_no_candidate_is_begun_after_the_budget_and_none_without_choice() -> None:
     def never(_: Choice) -> float:
         raise AssertionError("measured")
 
-    assert list(tune([("matmul", PRODUCT)], Measuring(never), PROFILE, budget_s=-1.0)) == []
-    assert list(tune([("matmul", PRODUCT)], Measuring(never), Profile(cpu=False))) == []
+    assert (
+        list(tune(tunable([("matmul", PRODUCT)], PROFILE), Measuring(never), budget_s=-1.0)) == []
+    )
+    assert tunable([("matmul", PRODUCT)], Profile(cpu=False)) == []
 
 
 def test_a_hopeless_choice_runs_once(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +231,7 @@ def test_a_second_run_goes_on_where_the_first_one_ended(
     found: list[list[str]] = []
 
     def search(device: Any, trials: Any, products: Any, deadline: float) -> None:
-        found.append([choice_key(*item) for item in products])
+        found.append([item.key for item in products])
 
     monkeypatch.setattr(command, "_search", search)
     monkeypatch.setattr(Trials, "start", lambda _: None)
@@ -260,7 +262,8 @@ def test_an_interrupted_tuner_keeps_what_it_found(
     monkeypatch.setattr(command, "tune", interrupted)
     try:
         with closing(Trials(runtime.device, PROFILE)) as unused:
-            command._search(runtime.device, unused, [("matmul", PRODUCT)], time.perf_counter() + 9)
+            products = tunable([("matmul", PRODUCT)], PROFILE)
+            command._search(runtime.device, unused, products, time.perf_counter() + 9)
     finally:
         backend.use_choices(runtime.device, before)
     assert "1 of 1 products tuned until it was interrupted (100%" in capsys.readouterr().out
