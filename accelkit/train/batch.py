@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,11 +11,12 @@ from accelkit import dtypes, ops
 from accelkit.device import Device
 from accelkit.dtypes import DType
 from accelkit.errors import DeviceMismatchError, DTypeError, OptionError, ShapeError
+from accelkit.graph import TensorSpec
 from accelkit.losses import Loss
 from accelkit.ops.coercion import put
 from accelkit.tensor import Tensor
 
-__all__ = ["Batch", "UnitWeights", "as_batch"]
+__all__ = ["Batch", "Feed", "as_batch"]
 
 Array = np.ndarray | Tensor
 
@@ -32,8 +33,58 @@ class Batch(NamedTuple):
         """Number of samples."""
         return int(self.inputs.shape[0])
 
+    @property
+    def specs(self) -> list[TensorSpec]:
+        """Of inputs and targets."""
+        arrays = (self.inputs, self.targets)
+        return [TensorSpec(tuple(a.shape), dtypes.dtype(a.dtype)) for a in arrays]
 
-class UnitWeights(dict[int, Tensor]):
+
+class Feed:
+    """Batches as the programs of a step take them.
+
+    Args:
+        loss: Says what targets are.
+        dtype: Of floating inputs, and of weights.
+        device: Of the step.
+    """
+
+    def __init__(self, loss: Loss, dtype: DType, device: Device) -> None:
+        self._loss, self._dtype, self._device = loss, dtype, device
+        self._unit_weights = _UnitWeights(dtype, device)
+
+    def read(self, batch: Any) -> Batch:
+        """What a user gave, checked; see :func:`as_batch`."""
+        return as_batch(batch, self._loss, self._dtype)
+
+    def is_whole(self, batch: Batch) -> bool:
+        """Whether every sample counts, and there was a batch of this size before."""
+        return batch.weights is None and batch.size in self._unit_weights
+
+    def padded(self, batch: Batch, sizes: Collection[int]) -> Batch:
+        """The batch padded to the smallest of these sizes that holds it, if there is one."""
+        size = min((size for size in sizes if size >= batch.size), default=batch.size)
+        return batch if size == batch.size else padded(batch, size, self._dtype, self._device)
+
+    def operands(self, batch: Batch, outputs: TensorSpec) -> list[Tensor]:
+        """Inputs, targets and weights on the device, for a model with these outputs.
+
+        Raises:
+            DeviceMismatchError: for tensors on another device: moving them is the user's decision.
+            OptionError, DTypeError: for targets on the host that do not fit the outputs.
+        """
+        if isinstance(batch.targets, np.ndarray):
+            self._loss.check(batch.targets, outputs)
+        return [
+            on_device(batch.inputs, self._device, "inputs"),
+            on_device(batch.targets, self._device, "targets"),
+            self._unit_weights[batch.size]
+            if batch.weights is None
+            else on_device(batch.weights, self._device, "weights"),
+        ]
+
+
+class _UnitWeights(dict[int, Tensor]):
     """Weights of 1 on a device by number of samples, made once each."""
 
     def __init__(self, dtype: DType, device: Device) -> None:

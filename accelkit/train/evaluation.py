@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from accelkit import dtypes
 from accelkit.backend import Executable
 from accelkit.compilation import run
 from accelkit.device import Device, current_device
@@ -18,7 +17,7 @@ from accelkit.losses import Loss
 from accelkit.metrics import Metric
 from accelkit.nn.module import Module, flatten_names
 from accelkit.tensor import Tensor
-from accelkit.train.batch import Batch, UnitWeights, as_batch, on_device, padded
+from accelkit.train.batch import Batch, Feed
 from accelkit.train.compiling import Compiled, compile_step
 from accelkit.train.metrics import StepMetrics
 from accelkit.train.precision import policy
@@ -67,10 +66,7 @@ class _Call(NamedTuple):
         return cls(
             names,
             [t.spec for t in state.values()],
-            [
-                TensorSpec(tuple(a.shape), dtypes.dtype(a.dtype))
-                for a in (batch.inputs, batch.targets)
-            ],
+            batch.specs,
             device,
             [names.index(name) for name in used],
             operands[len(used) + 2],
@@ -126,7 +122,7 @@ class EvalStep:
         self._policy = policy(precision, self.device)
         self.recipe = Recipe(model, loss, metrics, self._policy.dtype, preprocess)
         self._compiled: dict[Any, Compiled] = {}
-        self._unit_weights = UnitWeights(self.recipe.dtype, self.device)
+        self._feed = Feed(loss, self.recipe.dtype, self.device)
         self._last: _Call | None = None
 
     def __repr__(self) -> str:
@@ -152,7 +148,7 @@ class EvalStep:
             operands += compiled.program.captured
         else:
             tensors = self._tensors(state)
-            parts = self._sized(as_batch(batch, self.recipe.loss, self.recipe.dtype))
+            parts = self._sized(batch)
             compiled = self._compile(tensors, parts)
             operands = self._operands(compiled.program, tensors, parts)
             if given is not None and parts.inputs is given[1][0] and parts.targets is given[1][1]:
@@ -162,21 +158,19 @@ class EvalStep:
 
     def graph(self, state: TrainState | Mapping[str, Any], batch: Any) -> Graph:
         """The graph of the step for a batch like this one, before any pass: ``print`` it."""
-        parts = self._sized(as_batch(batch, self.recipe.loss, self.recipe.dtype))
-        return self._trace(self._tensors(state), self._specs(parts)).graph
+        return self._trace(self._tensors(state), self._sized(batch).specs).graph
 
     def compile(self, state: TrainState | Mapping[str, Any], batch: Any) -> Executable:
         """Compile the step for batches like this one now instead of at the first call.
 
         The executable's ``graph`` is what the backend compiled; :meth:`operands` gives its inputs.
         """
-        parts = self._sized(as_batch(batch, self.recipe.loss, self.recipe.dtype))
-        return self._compile(self._tensors(state), parts).executable
+        return self._compile(self._tensors(state), self._sized(batch)).executable
 
     def operands(self, state: TrainState | Mapping[str, Any], batch: Any) -> list[Tensor]:
         """What the compiled step takes for this state and batch, in the order of its inputs."""
         tensors = self._tensors(state)
-        parts = self._sized(as_batch(batch, self.recipe.loss, self.recipe.dtype))
+        parts = self._sized(batch)
         return self._operands(self._compile(tensors, parts).program, tensors, parts)
 
     def run(
@@ -189,7 +183,7 @@ class EvalStep:
         """
         found: list[tuple[float, StepMetrics]] = []
         for batch in batches:
-            parts = as_batch(batch, self.recipe.loss, self.recipe.dtype)
+            parts = self._feed.read(batch)
             weight = parts.size if parts.weights is None else float(np.asarray(parts.weights).sum())
             found.append((weight, self(state, parts)))
         if not found:
@@ -216,18 +210,11 @@ class EvalStep:
                 )
         return tensors
 
-    def _sized(self, batch: Batch) -> Batch:
-        if batch.weights is None and batch.size in self._unit_weights:
+    def _sized(self, given: Any) -> Batch:
+        batch = self._feed.read(given)
+        if self._feed.is_whole(batch):
             return batch
-        larger = [key[0] for key in self._compiled if key[0] >= batch.size]
-        size = min(larger, default=batch.size)
-        if size == batch.size:
-            return batch
-        return padded(batch, size, self.recipe.dtype, self.device)
-
-    def _specs(self, batch: Batch) -> list[TensorSpec]:
-        arrays = (batch.inputs, batch.targets)
-        return [TensorSpec(tuple(a.shape), dtypes.dtype(a.dtype)) for a in arrays]
+        return self._feed.padded(batch, [key[0] for key in self._compiled])
 
     def _trace(self, tensors: dict[str, Tensor], specs: list[TensorSpec]) -> StepProgram:
         weights = TensorSpec(specs[0].shape[:1], self.recipe.dtype)
@@ -235,7 +222,7 @@ class EvalStep:
         return build_eval_program(self.recipe, state, [*specs, weights])
 
     def _compile(self, tensors: dict[str, Tensor], batch: Batch) -> Compiled:
-        specs = self._specs(batch)
+        specs = batch.specs
         key = (batch.size, *specs, *((name, t.spec) for name, t in tensors.items()))
         found = self._compiled.get(key)
         if found is None:
@@ -246,17 +233,8 @@ class EvalStep:
     def _operands(
         self, program: StepProgram, tensors: dict[str, Tensor], batch: Batch
     ) -> list[Tensor]:
-        if isinstance(batch.targets, np.ndarray):
-            self.recipe.loss.check(batch.targets, program.output)
-        weights = (
-            self._unit_weights[batch.size]
-            if batch.weights is None
-            else on_device(batch.weights, self.device, "weights")
-        )
         return [
             *tensors.values(),
-            on_device(batch.inputs, self.device, "inputs"),
-            on_device(batch.targets, self.device, "targets"),
-            weights,
+            *self._feed.operands(batch, program.output),
             *program.captured,
         ]

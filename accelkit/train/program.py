@@ -22,7 +22,6 @@ from accelkit.train.recipe import Recipe
 __all__ = ["StepProgram", "build_eval_program", "build_train_program"]
 
 _MOST_SITES = 1 << 20
-INITIAL_LOSS_SCALE = 2.0**15
 _LARGEST_LOSS_SCALE = 2.0**24
 _STEPS_TO_DOUBLE = 2000
 

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from accelkit import dtypes, ops
 from accelkit.arguments import require_instance, require_integer
+from accelkit.device import Device
 from accelkit.dtypes import DType
 from accelkit.errors import OptionError, ShapeError, StateError
 from accelkit.graph import TensorSpec
 from accelkit.losses import Loss
 from accelkit.metrics import Metric
-from accelkit.nn.module import Module
+from accelkit.nn.module import Module, flatten_names
+from accelkit.ops.coercion import put
 from accelkit.optim import Optimizer
 from accelkit.tensor import Tensor
 
 __all__ = ["Recipe"]
+
+_INITIAL_LOSS_SCALE = 2.0**15
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,40 @@ class Recipe:
             )
             for metric in self.metrics
         }
+
+    def initial_state(
+        self, seed: int, input_shape: Sequence[int], *, input_dtype: str, device: Device
+    ) -> dict[str, Tensor]:
+        """The tensors of a new training state, by dotted name.
+
+        Args:
+            seed: Of the initial weights.
+            input_shape: Shape of a model input, batch axis included.
+            input_dtype: Dtype of a model input.
+            device: Where they are made.
+
+        Raises:
+            ShapeError: with the path of the layer that the input does not fit.
+        """
+        assert self.optimizer is not None
+        where: dict[str, Any] = {
+            "input_dtype": input_dtype,
+            "dtype": self.dtype,
+            "device": device,
+        }
+        parameters = dict(flatten_names(self.model.init(seed, input_shape, **where)))
+        model_state = dict(flatten_names(self.model.init_state(input_shape, **where)))
+        tensors = {f"parameters.{n}": p for n, p in parameters.items()}
+        for slot in self.optimizer.slot_names():
+            for name, p in parameters.items():
+                if self.is_trainable(name):
+                    zeros = ops.zeros(p.shape, dtype=p.dtype, device=device)
+                    tensors[f"optimizer.{slot}.{name}"] = zeros
+        tensors |= {f"state.{n}": t for n, t in model_state.items()}
+        tensors["watch"] = put(np.full(2, -1, np.int32), device)
+        if self.scale_loss:
+            tensors["loss_scale"] = put(np.array([_INITIAL_LOSS_SCALE, 0.0], "f4"), device)
+        return tensors
 
     def require_state(self, specs: Mapping[str, TensorSpec]) -> None:
         """Refuse a state of another precision, or with what another optimizer keeps.

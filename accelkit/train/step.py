@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from accelkit import dtypes, ops
 from accelkit.arguments import require_instance
 from accelkit.backend import Executable
@@ -23,23 +21,21 @@ from accelkit.errors import (
 from accelkit.graph import Graph, TensorSpec
 from accelkit.losses import Loss
 from accelkit.metrics import Metric
-from accelkit.nn.module import Module, flatten_names
-from accelkit.ops.coercion import put
+from accelkit.nn.module import Module
 from accelkit.optim import Optimizer
-from accelkit.random.philox import subkey
-from accelkit.registry import backend
 from accelkit.tensor import Tensor
-from accelkit.train.batch import Batch, UnitWeights, as_batch, on_device, padded
+from accelkit.train.batch import Batch, Feed
 from accelkit.train.compiling import Compiled, compile_step, fit
 from accelkit.train.memory import MemoryChoice, MemoryMeans, as_remat, parse_bytes
 from accelkit.train.metrics import StepMetrics
 from accelkit.train.offload import offloaded, on_host
 from accelkit.train.peak import PeakWatch
 from accelkit.train.precision import policy
-from accelkit.train.program import INITIAL_LOSS_SCALE, StepProgram, build_train_program
+from accelkit.train.program import StepProgram, build_train_program
 from accelkit.train.recipe import Recipe
 from accelkit.train.recovery import lost, rehearse, survived
 from accelkit.train.state import TrainState
+from accelkit.train.step_numbers import StepNumbers
 
 __all__ = ["TrainStep"]
 
@@ -145,9 +141,9 @@ class TrainStep:
         self._means = MemoryMeans(accumulate, recompute, early, host_state)
         self.last_checkpoint: str | None = None
         self._compiled: dict[Any, Compiled] = {}
-        self._unit_weights = UnitWeights(self.recipe.dtype, self.device)
+        self._feed = Feed(loss, self.recipe.dtype, self.device)
+        self._numbers = StepNumbers(optimizer, self.recipe.dtype, self.device)
         self._batch_statistics: bool | None = None
-        self._last_scalars: tuple[bytes, Tensor] | None = None
         self._returned: Callable[[], TrainState | None] = lambda: None  # a state known to fit
 
     def __repr__(self) -> str:
@@ -171,26 +167,11 @@ class TrainStep:
         Raises:
             ShapeError: with the path of the layer that the input does not fit.
         """
-        model, dtype = self.recipe.model, self.recipe.dtype
-        where: dict[str, Any] = {
-            "input_dtype": input_dtype,
-            "dtype": dtype,
-            "device": self.device,
-        }
-        parameters = dict(flatten_names(model.init(seed, input_shape, **where)))
-        model_state = dict(flatten_names(model.init_state(input_shape, **where)))
-        tensors = {f"parameters.{n}": p for n, p in parameters.items()}
-        for slot in self.optimizer.slot_names():
-            for name, p in parameters.items():
-                if self.recipe.is_trainable(name):
-                    zeros = ops.zeros(p.shape, dtype=p.dtype, device=self.device)
-                    tensors[f"optimizer.{slot}.{name}"] = zeros
-        tensors |= {f"state.{n}": t for n, t in model_state.items()}
+        tensors = self.recipe.initial_state(
+            seed, input_shape, input_dtype=input_dtype, device=self.device
+        )
         if self._means.host_state:
             tensors = offloaded(tensors)
-        tensors["watch"] = put(np.full(2, -1, np.int32), self.device)
-        if self.recipe.scale_loss:
-            tensors["loss_scale"] = put(np.array([INITIAL_LOSS_SCALE, 0.0], "f4"), self.device)
         return TrainState(tensors, step=0, seed=seed, device=self.device)
 
     # --- running --------------------------------------------------------------------------------
@@ -223,14 +204,14 @@ class TrainStep:
             )
         if self._peak is not None:
             self._peak.check(has_run=self._returned() is state)
-        parts = as_batch(batch, self.recipe.loss, self.recipe.dtype)
+        parts = self._sized(self._feed.read(batch))
         is_first = not self._compiled
-        compiled = self._compile(tensors, self._sized(parts))
+        compiled = self._compile(tensors, parts)
         if self._returned() is not state:
             compiled.program.require_state(tensors)
         if self._means.host_state:
             tensors = offloaded(tensors)
-        operands = self._operands(compiled.program, state, self._sized(parts))
+        operands = self._operands(compiled.program, state, parts)
         program = compiled.program
         values = [tensors[name] for name in program.state_names]
         saved = rehearse(state, compiled.executable, values, operands) if is_first else None
@@ -270,15 +251,9 @@ class TrainStep:
 
     def _sized(self, batch: Batch) -> Batch:
         """The batch padded to the size of an earlier program, if there is a larger one."""
-        if batch.weights is None and batch.size in self._unit_weights:
+        if self._feed.is_whole(batch) or self._uses_batch_statistics(batch):
             return batch
-        larger = [key[0] for key in self._compiled if key[0] >= batch.size]
-        if self._uses_batch_statistics(batch) or not larger:
-            return batch
-        size = min(larger)
-        if size == batch.size:
-            return batch
-        return padded(batch, size, self.recipe.dtype, self.device)
+        return self._feed.padded(batch, [key[0] for key in self._compiled])
 
     def _uses_batch_statistics(self, batch: Batch) -> bool:
         """With batch statistics, padding would change the result, so other sizes compile anew."""
@@ -298,9 +273,7 @@ class TrainStep:
             )
 
     def _compile(self, tensors: dict[str, Tensor], batch: Batch) -> Compiled:
-        specs = [
-            TensorSpec(tuple(a.shape), dtypes.dtype(a.dtype)) for a in (batch.inputs, batch.targets)
-        ]
+        specs = batch.specs
         key = (batch.size, *specs)
         found = self._compiled.get(key)
         if found is None:
@@ -356,24 +329,20 @@ class TrainStep:
 
     def graph(self, state: TrainState, batch: Any) -> Graph:
         """The graph of the step for a batch like this one, before any pass: ``print`` it."""
-        parts = as_batch(batch, self.recipe.loss, self.recipe.dtype)
-        specs = [
-            TensorSpec(tuple(a.shape), dtypes.dtype(a.dtype)) for a in (parts.inputs, parts.targets)
-        ]
-        return self._trace(state.tensors, specs).graph
+        return self._trace(state.tensors, self._feed.read(batch).specs).graph
 
     def compile(self, state: TrainState, batch: Any) -> Executable:
         """Compile the step for batches like this one now instead of at the first step.
 
         The executable's ``graph`` is what the backend compiled; :meth:`operands` gives its inputs.
         """
-        parts = as_batch(batch, self.recipe.loss, self.recipe.dtype)
-        return self._compile(state.tensors, self._sized(parts)).executable
+        parts = self._sized(self._feed.read(batch))
+        return self._compile(state.tensors, parts).executable
 
     def operands(self, state: TrainState, batch: Any) -> list[Tensor]:
         """What the compiled step takes for this state and batch, in the order of its inputs."""
         tensors = state.tensors
-        parts = self._sized(as_batch(batch, self.recipe.loss, self.recipe.dtype))
+        parts = self._sized(self._feed.read(batch))
         program = self._compile(tensors, parts).program
         values = [tensors[name] for name in program.state_names]
         return [*values, *self._operands(program, state, parts)]
@@ -383,37 +352,10 @@ class TrainStep:
         """What was compiled so far."""
         return [compiled.executable for compiled in self._compiled.values()]
 
-    # --- operands -------------------------------------------------------------------------------
-
     def _operands(self, program: StepProgram, state: TrainState, batch: Batch) -> list[Tensor]:
-        """Batch, scalars and keys on the device; nothing here waits for it."""
-        if isinstance(batch.targets, np.ndarray):
-            self.recipe.loss.check(batch.targets, program.output)
-        rows = [(state.step & 0xFFFFFFFF, state.step >> 32)]
-        rows += [subkey(state.seed, state.step, path, i) for path, i in program.sites]
-        weights = (
-            self._unit_weights[batch.size]
-            if batch.weights is None
-            else on_device(batch.weights, self.device, "weights")
-        )
+        """What a program takes besides the state; nothing here waits for the device."""
         return [
-            on_device(batch.inputs, self.device, "inputs"),
-            on_device(batch.targets, self.device, "targets"),
-            weights,
-            self._scalars(program, state.step),
-            self._staged(np.array(rows, np.uint32)),
+            *self._feed.operands(batch, program.output),
+            *self._numbers.operands(program, state.step, state.seed),
             *program.captured,
         ]
-
-    def _staged(self, array: np.ndarray) -> Tensor:
-        """A new host array as an operand of the program."""
-        return Tensor._eager(backend(self.device.backend).stage(array, self.device), self.device)
-
-    def _scalars(self, program: StepProgram, step: int) -> Tensor:
-        """The optimizer's numbers for a step; the same tensor as long as they stay the same."""
-        numbers = self.optimizer.scalars(step)
-        array = np.array([numbers[name] for name in program.scalar_names], self.recipe.dtype.numpy)
-        bits = array.tobytes()
-        if self._last_scalars is None or self._last_scalars[0] != bits:
-            self._last_scalars = bits, put(array, self.device)
-        return self._last_scalars[1]
