@@ -53,6 +53,17 @@ def _method(name: str) -> Callable[..., Tensor]:
     return method
 
 
+def _reduction(name: str) -> Callable[..., Tensor]:
+    """As :func:`_method`; the axis may be given by position, as in NumPy."""
+
+    def method(self: Tensor, axis: Any = None, **options: Any) -> Tensor:
+        return _function(name)(self, axis=axis, **options)
+
+    method.__name__ = name
+    method.__doc__ = f"See :func:`accelkit.{name}`."
+    return method
+
+
 def _forward(name: str) -> Callable[[Tensor, Any], Tensor]:
     """The operator that calls the function of this name; it refuses what is no number."""
 
@@ -334,6 +345,14 @@ class Tensor:
     def __format__(self, spec: str) -> str:
         return format(self.item(), spec) if spec else str(self)
 
+    if not TYPE_CHECKING:  # type checkers know what attributes there are
+
+        def __getattr__(self, name: str) -> NoReturn:
+            from accelkit.foreign_names import hint
+
+            text = f"A tensor has no attribute {name!r}.{hint(name, of_tensors=True)}"
+            raise AttributeError(text, name=name, obj=self)
+
     # --- arithmetic -----------------------------------------------------------------------------
 
     __add__: ClassVar[_Operator] = _forward("add")
@@ -383,17 +402,28 @@ class Tensor:
     # --- shapes and reductions --------------------------------------------------------------------
 
     astype = _method("astype")
-    sum = _method("sum")
-    mean = _method("mean")
-    var = _method("var")
-    std = _method("std")
-    max = _method("max")
-    min = _method("min")
-    prod = _method("prod")
-    all = _method("all")
-    any = _method("any")
-    argmax = _method("argmax")
-    argmin = _method("argmin")
+    flatten = _method("flatten")
+    squeeze = _method("squeeze")
+    expand_dims = _method("expand_dims")
+    permute_dims = _method("permute_dims")
+    swap_axes = _method("swap_axes")
+    clip = _method("clip")
+    abs = _method("abs")
+    exp = _method("exp")
+    log = _method("log")
+    sqrt = _method("sqrt")
+    square = _method("square")
+    sum = _reduction("sum")
+    mean = _reduction("mean")
+    var = _reduction("var")
+    std = _reduction("std")
+    max = _reduction("max")
+    min = _reduction("min")
+    prod = _reduction("prod")
+    all = _reduction("all")
+    any = _reduction("any")
+    argmax = _reduction("argmax")
+    argmin = _reduction("argmin")
 
     def reshape(self, *shape: Any) -> Tensor:
         """The same elements under another shape, given as a tuple or as numbers; -1 is deduced."""

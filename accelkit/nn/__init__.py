@@ -1,6 +1,6 @@
 """Layers: frozen dataclasses with pure ``init`` and ``apply``. Images are NHWC, weights HWIO."""
 
-from accelkit.nn.activations import GELU, ReLU, Sigmoid, SiLU, Softmax, Tanh
+from accelkit.nn.activations import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from accelkit.nn.attention import MultiHeadAttention
 from accelkit.nn.containers import Function, Residual, Sequential
 from accelkit.nn.initializers import (
@@ -30,6 +30,7 @@ from accelkit.nn.pooling import (
 from accelkit.nn.scope import ParameterSpec, Scope
 
 __all__ = [
+    "ELU",
     "GELU",
     "AdaptiveAvgPool2d",
     "AvgPool2d",
@@ -44,6 +45,7 @@ __all__ = [
     "GlobalMaxPool2d",
     "Initializer",
     "LayerNorm",
+    "LeakyReLU",
     "Linear",
     "LocalResponseNorm",
     "MaxPool2d",

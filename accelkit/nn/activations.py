@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from accelkit import ops
+from accelkit.arguments import require_number
 from accelkit.nn.module import Module
 from accelkit.nn.scope import Scope
 from accelkit.tensor import Tensor
 
-__all__ = ["GELU", "ReLU", "SiLU", "Sigmoid", "Softmax", "Tanh"]
+__all__ = ["ELU", "GELU", "LeakyReLU", "ReLU", "SiLU", "Sigmoid", "Softmax", "Tanh"]
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,34 @@ class ReLU(Module):
     def forward(self, scope: Scope, x: Tensor) -> Tensor:
         """Any shape to the same shape."""
         return ops.relu(x)
+
+
+@dataclass(frozen=True)
+class LeakyReLU(Module):
+    """x where x > 0, else slope * x."""
+
+    slope: float = 0.01
+
+    def __post_init__(self) -> None:
+        require_number("slope", self.slope)
+
+    def forward(self, scope: Scope, x: Tensor) -> Tensor:
+        """Any shape to the same shape."""
+        return ops.leaky_relu(x, slope=self.slope)
+
+
+@dataclass(frozen=True)
+class ELU(Module):
+    """x where x > 0, else alpha * (exp(x) - 1)."""
+
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_number("alpha", self.alpha)
+
+    def forward(self, scope: Scope, x: Tensor) -> Tensor:
+        """Any shape to the same shape."""
+        return ops.elu(x, alpha=self.alpha)
 
 
 @dataclass(frozen=True)

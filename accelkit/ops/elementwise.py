@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from accelkit import dtypes
+from accelkit.arguments import require_number
 from accelkit.dtypes import DType
 from accelkit.errors import DTypeError, OptionError
 from accelkit.ops.coercion import cast, floating, on_host, pair, scalar_like, tensor
@@ -291,6 +292,34 @@ def clip(x: Operand, /, min: Operand = None, max: Operand = None) -> Tensor:
         a, high = pair(result, max)
         result = p.select(p.greater(a, high), high, a)
     return result
+
+
+def isclose(
+    x1: Operand,
+    x2: Operand,
+    /,
+    *,
+    rtol: float = 1e-5,
+    atol: float = 1e-8,
+    equal_nan: bool = False,
+) -> Tensor:
+    """Whether |x1 - x2| <= atol + rtol * |x2|; infinities are close to themselves alone.
+
+    Args:
+        x1, x2: Numbers that broadcast.
+        rtol, atol: At least 0.
+        equal_nan: Whether NaN is close to NaN.
+    """
+    require_number("rtol", rtol)
+    require_number("atol", atol)
+    a, b = pair(x1, x2)
+    same = p.equal(a, b)
+    if equal_nan and a.dtype.is_floating:
+        same = p.logical_or(same, logical_and(isnan(a), isnan(b)))
+    if not a.dtype.is_floating:
+        a, b = cast(a, dtypes.float64), cast(b, dtypes.float64)
+    near = abs(a - b) <= abs(b) * float(rtol) + float(atol)
+    return logical_or(same, logical_and(near, isfinite(b)))
 
 
 def nextafter(x1: Operand, x2: Operand, /) -> Tensor:

@@ -86,9 +86,36 @@ def expand_dims(x: Tensor, /, axis: Any = 0) -> Tensor:
     return reshape(x, tuple(1 if i in axes else next(extents) for i in range(x.ndim + count)))
 
 
-def squeeze(x: Tensor, /, axis: Any) -> Tensor:
-    """x without the given axes, which must have extent 1."""
+def flatten(x: Tensor, /, start_axis: int = 0, end_axis: int = -1) -> Tensor:
+    """The axes from ``start_axis`` to ``end_axis`` as one, in row-major order.
+
+    (N, H, W, C) with ``start_axis=1`` becomes (N, H * W * C); a scalar becomes (1,).
+
+    Raises:
+        ShapeError: if there is no such axis, or the first lies behind the last.
+    """
     x = tensor(x)
+    if x.ndim == 0:
+        return reshape(x, (1,))
+    first, last = as_axis(start_axis, x.ndim), as_axis(end_axis, x.ndim)
+    if first > last:
+        raise ShapeError(
+            f"flatten needs start_axis before end_axis, got {start_axis} and {end_axis} for shape "
+            f"{x.shape}."
+        )
+    joined = math.prod(x.shape[first : last + 1])
+    return reshape(x, (*x.shape[:first], joined, *x.shape[last + 1 :]))
+
+
+def squeeze(x: Tensor, /, axis: Any = None) -> Tensor:
+    """x without the given axes, which must have extent 1; without all such axes for None.
+
+    Raises:
+        ShapeError: for an axis that does not exist or has another extent.
+    """
+    x = tensor(x)
+    if axis is None:
+        return reshape(x, tuple(n for n in x.shape if n != 1))
     axes = as_axes(axis, x.ndim)
     for a in axes:
         if x.shape[a] != 1:

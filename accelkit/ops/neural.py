@@ -11,6 +11,7 @@ import numpy as np
 from accelkit.arguments import require_fraction, require_integer
 from accelkit.errors import OptionError, ShapeError
 from accelkit.ops.coercion import as_axis, asarray, floating, tensor
+from accelkit.ops.elementwise import logaddexp, where
 from accelkit.ops.linear_algebra import einsum
 from accelkit.ops.reductions import mean
 from accelkit.primitives import convolution, elementwise, normalization, pooling
@@ -71,6 +72,30 @@ def silu(x: Tensor) -> Tensor:
     """x * sigmoid(x)"""
     x = floating(x, "silu")
     return x * elementwise.sigmoid(x)
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)) without overflow."""
+    x = floating(x, "softplus")
+    return logaddexp(x, 0.0)
+
+
+def log_sigmoid(x: Tensor) -> Tensor:
+    """log(sigmoid(x)) = -log(1 + exp(-x)) without overflow."""
+    return -softplus(-floating(x, "log_sigmoid"))
+
+
+def leaky_relu(x: Tensor, *, slope: float = 0.01) -> Tensor:
+    """x where x > 0, else slope * x; at 0 the derivative is the slope."""
+    x = floating(x, "leaky_relu")
+    return where(x > 0.0, x, x * float(slope))
+
+
+def elu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
+    """x where x > 0, else alpha * (exp(x) - 1) (Clevert et al., 2016)."""
+    x = floating(x, "elu")
+    below = where(x > 0.0, 0.0, x)  # no infinity, which would make the derivative NaN
+    return where(x > 0.0, x, elementwise.expm1(below) * float(alpha))
 
 
 def softmax(x: Tensor, *, axis: int = -1) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import math
 from typing import Any
 
 from accelkit import dtypes
@@ -10,6 +11,7 @@ from accelkit.arguments import require_integer
 from accelkit.dtypes import DType
 from accelkit.errors import OptionError, ShapeError
 from accelkit.ops.coercion import as_axes, as_axis, cast, floating, pair, scalar_like, tensor
+from accelkit.ops.elementwise import isclose
 from accelkit.ops.indexing import take
 from accelkit.ops.manipulation import concat, expand_dims, pad, reshape
 from accelkit.primitives import elementwise, reductions, shaping
@@ -99,6 +101,57 @@ def std(
     return elementwise.sqrt(var(x, axis=axis, correction=correction, keepdims=keepdims))
 
 
+def logsumexp(x: Tensor, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """log(sum(exp(x))) over axes without overflow; its derivative is the softmax.
+
+    Raises:
+        ShapeError: over an axis of extent 0.
+    """
+    x = floating(x, "logsumexp")
+    wide = _widened(x)
+    highest = elementwise.stop_gradient(max(wide, axis=axis, keepdims=True))
+    zero = scalar_like(0.0, wide)
+    shift = elementwise.select(elementwise.is_finite(highest), highest, zero)
+    total = elementwise.log(sum(elementwise.exp(wide - shift), axis=axis, keepdims=True)) + shift
+    axes = as_axes(axis, x.ndim)
+    kept = tuple(n for i, n in enumerate(total.shape) if keepdims or i not in axes)
+    return cast(reshape(total, kept), x.dtype)
+
+
+_NORMS = (1, 2, math.inf)
+
+
+def vector_norm(
+    x: Tensor, /, *, axis: Axis = None, ord: int | float = 2, keepdims: bool = False
+) -> Tensor:
+    """The norm of vectors along axes, of all elements together for None.
+
+    Args:
+        x: Floating.
+        axis: Over which.
+        ord: 2 for the Euclidean norm, whose derivative at 0 is taken as 0; 1 for the sum of
+            absolute values; infinity for the largest of them.
+        keepdims: Whether the axes stay, with extent 1.
+
+    Raises:
+        OptionError: for another order.
+    """
+    x = floating(x, "vector_norm")
+    if ord not in _NORMS:
+        raise OptionError(f"vector_norm knows the orders 1, 2 and infinity, got ord={ord!r}.")
+    wide = _widened(x)
+    size = elementwise.absolute(wide)
+    if ord == math.inf:
+        return cast(max(size, axis=axis, keepdims=keepdims), x.dtype)
+    if ord == 1:
+        return cast(sum(size, axis=axis, keepdims=keepdims), x.dtype)
+    square = sum(wide * wide, axis=axis, keepdims=keepdims)
+    zero, one = scalar_like(0.0, square), scalar_like(1.0, square)
+    is_zero = elementwise.equal(square, zero)
+    root = elementwise.sqrt(elementwise.select(is_zero, one, square))
+    return cast(elementwise.select(is_zero, zero, root), x.dtype)
+
+
 def _truth(x: Tensor) -> Tensor:
     return x if x.dtype is dtypes.bool_ else elementwise.not_equal(x, scalar_like(0, x))
 
@@ -111,6 +164,13 @@ def all(x: Tensor, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
 def any(x: Tensor, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Whether any element is true (not zero)."""
     return _reduce(reductions.reduce_any, _truth(tensor(x)), axis, keepdims)
+
+
+def allclose(
+    x1: Any, x2: Any, /, *, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False
+) -> Tensor:
+    """Whether all elements are close, bool of shape (); options as for :func:`isclose`."""
+    return all(isclose(x1, x2, rtol=rtol, atol=atol, equal_nan=equal_nan))
 
 
 def count_nonzero(x: Tensor, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:

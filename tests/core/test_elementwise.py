@@ -352,6 +352,17 @@ def test_the_derivative_of_a_power() -> None:
 # --- selection, signed zeros ----------------------------------------------------------------------
 
 
+@given(data=st.data(), equal_nan=st.booleans())
+def test_what_is_close(data: st.DataObject, equal_nan: bool) -> None:
+    a, b = data.draw(pairs(("float64", "int32", "bool")))
+    if data.draw(st.booleans()) and a.dtype.kind == "f":
+        b = a * (1.0 + data.draw(st.sampled_from([0.0, 1e-6, -1e-4, 1e-3])))
+    options = {"rtol": data.draw(st.sampled_from([0.0, 1e-5, 1e-2])), "equal_nan": equal_nan}
+    found = ak.isclose(ak.asarray(a), ak.asarray(b), **options)
+    assert_same(found, np.isclose(a, b, **options))
+    assert_same(ak.allclose(ak.asarray(a), ak.asarray(b), **options), np.allclose(a, b, **options))
+
+
 def test_where_and_clip() -> None:
     x = np.array([-2.0, -0.0, 0.5, math.nan, 9.0], "float32")
     t = ak.asarray(x)

@@ -55,6 +55,8 @@ CASES: dict[str, Case] = {
     **unary("sum mean max min prod var std all any argmax argmin count_nonzero", X),
     **unary("sort argsort zeros_like ones_like empty_like tril triu matrix_transpose flip", X),
     **unary("nonzero unique_all unique_counts unique_inverse unique_values", N),
+    **unary("softplus log_sigmoid leaky_relu elu logsumexp flatten vector_norm", X),
+    **binary("isclose allclose", X, Y),
     "pow": (lambda x, n: (x**2, abs(x) ** 0.5, 2.0**x, n**3, n ** abs(n % 4)), (X, N)),
     "clip": (lambda x: ak.clip(x, -1.0, 1.0), (X,)),
     "astype": (lambda x, n: (x.astype("int32"), n.astype("float32"), n.astype("uint8")), (X, N)),

@@ -56,6 +56,21 @@ def test_new_and_removed_axes(x: np.ndarray, data: st.DataObject) -> None:
     expanded = ak.expand_dims(ak.asarray(x), axis)
     assert_same(expanded, np.expand_dims(x, axis))
     assert_same(ak.squeeze(expanded, axis), x)
+    assert_same(expanded.squeeze(), x.squeeze())
+
+
+@given(arrays(ALL), st.data())
+def test_flatten_merges_neighbouring_axes(x: np.ndarray, data: st.DataObject) -> None:
+    assert_same(ak.asarray(x).flatten(), x.reshape(x.size))
+    first = axis_of(x, data) % x.ndim
+    last = data.draw(st.integers(first, x.ndim - 1))
+    expected = x.reshape(
+        *x.shape[:first], np.prod(x.shape[first : last + 1], dtype=int), *x.shape[last + 1 :]
+    )
+    assert_same(ak.flatten(ak.asarray(x), first, last - x.ndim), expected)
+    if first < last:
+        with pytest.raises(ShapeError, match="start_axis before end_axis"):
+            ak.flatten(ak.asarray(x), last, first)
 
 
 @given(npst.mutually_broadcastable_shapes(num_shapes=3, min_side=0, max_side=3, max_dims=3))

@@ -79,6 +79,44 @@ def test_statistics(name: str, case: Any, correction: float) -> None:
         assert_close(result + 1.0, expected + x.dtype.type(1))
 
 
+@given(reductions(FLOATS))
+def test_logarithms_of_sums_of_exponentials(case: Any) -> None:
+    x, axis, keepdims = case
+    axes = tuple(range(x.ndim)) if axis is None else axis
+    if any(x.shape[a] == 0 for a in np.atleast_1d(np.array(axes, int))):
+        with pytest.raises(ShapeError, match="over an axis of extent 0"):
+            ak.logsumexp(ak.asarray(x), axis=axis, keepdims=keepdims)
+        return
+    x = x * x.dtype.type(100)  # exp(800) overflows
+    expected = np.asarray(x) if axes == () else np.logaddexp.reduce(x, axis=axes, keepdims=keepdims)
+    assert_close(ak.logsumexp(ak.asarray(x), axis=axis, keepdims=keepdims), expected)
+
+
+def test_logsumexp_of_infinities() -> None:
+    rows = np.array([[-np.inf, -np.inf], [np.inf, 0.0], [-np.inf, 2.0], [np.nan, 1.0]])
+    assert_close(ak.logsumexp(ak.asarray(rows), axis=1), np.array([-np.inf, np.inf, 2.0, np.nan]))
+
+
+@pytest.mark.parametrize("order", [1, 2, math.inf])
+@given(case=reductions(FLOATS))
+def test_vector_norms(order: float, case: Any) -> None:
+    x, axis, keepdims = case
+    assume(x.size)
+    axes = tuple(range(x.ndim)) if axis is None else axis
+    norms = {
+        1: np.sum(np.abs(x), axes, keepdims=keepdims),
+        2: np.sqrt(np.sum(x * x, axes, keepdims=keepdims)),
+        math.inf: np.max(np.abs(x), axes, keepdims=keepdims),
+    }
+    found = ak.vector_norm(ak.asarray(x), axis=axis, ord=order, keepdims=keepdims)
+    assert_close(found, norms[order])
+
+
+def test_other_norms_are_refused() -> None:
+    with pytest.raises(OptionError, match="orders 1, 2 and infinity, got ord=3"):
+        ak.vector_norm(ak.ones(3), ord=3)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_means_of_16_bits_do_not_overflow(dtype: str) -> None:
     x = ak.full((1024, 128), 3.0, dtype=dtype)  # sums to 393216, beyond float16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from core.arrays import ALL, arrays, assert_same
 from hypothesis import given
 
 import accelkit as ak
+from accelkit import foreign_names
 from accelkit.errors import (
     AccelkitError,
     DeviceError,
@@ -399,6 +401,37 @@ def test_tensors_are_immutable() -> None:
     with pytest.raises(AccelkitError, match=r"created by functions: accelkit\.asarray"):
         ak.Tensor()
     assert copy.copy(before).tolist() == copy.deepcopy(before).tolist() == [0.0, 0.0, 0.0]
+
+
+def test_methods_are_the_functions() -> None:
+    x = ak.asarray([[4.0, 1.0], [0.25, 9.0]])
+    names = "sum mean var std max min prod all any argmax argmin"
+    for name in names.split():
+        expected = getattr(ak, name)(x, axis=1).tolist()
+        assert getattr(x, name)(1).tolist() == getattr(x, name)(axis=1).tolist() == expected
+        assert getattr(x, name)(0, keepdims=True).shape == (1, 2)
+    for name in ("abs", "exp", "log", "sqrt", "square", "flatten"):
+        assert getattr(x, name)().tolist() == getattr(ak, name)(x).tolist()
+    assert x.clip(0.5, max=3.0).tolist() == [[3.0, 1.0], [0.5, 3.0]]
+    assert x.expand_dims(1).shape == (2, 1, 2)
+    assert x.expand_dims(1).permute_dims((1, 0, 2)).squeeze(0).tolist() == x.tolist()
+    assert x.swap_axes(0, 1).tolist() == x.T.tolist()
+
+
+def test_names_of_other_libraries_lead_to_those_of_this_one() -> None:
+    x = ak.ones((2, 3))
+    with pytest.raises(AttributeError, match=r"no attribute 'unsqueeze'\. Use x\.expand_dims"):
+        x.unsqueeze(0)  # type: ignore[attr-defined]
+    with pytest.raises(AttributeError, match=r"no attribute 'cat'\. Use accelkit\.concat\."):
+        ak.cat  # noqa: B018 - what is not there
+    assert not hasattr(x, "shpae")
+    for name, found in foreign_names._FUNCTIONS.items():
+        assert not hasattr(ak, name)
+        assert hasattr(ak, re.match(r"\w+", found)[0])  # type: ignore[index]
+    for name, found in foreign_names._METHODS.items():
+        assert not hasattr(x, name)
+        for attribute in re.findall(r"\bx\.(\w+)", found):
+            assert hasattr(x, attribute)
 
 
 def test_text() -> None:

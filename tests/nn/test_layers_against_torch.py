@@ -91,6 +91,8 @@ POINTWISE = {
     "relu": (nn.ReLU(), functional.relu),
     "gelu": (nn.GELU(), functional.gelu),
     "tanh gelu": (nn.GELU(True), lambda x: functional.gelu(x, approximate="tanh")),
+    "leaky relu": (nn.LeakyReLU(0.2), lambda x: functional.leaky_relu(x, 0.2)),
+    "elu": (nn.ELU(1.5), lambda x: functional.elu(x, 1.5)),
     "silu": (nn.SiLU(), functional.silu),
     "tanh": (nn.Tanh(), torch.tanh),
     "sigmoid": (nn.Sigmoid(), torch.sigmoid),

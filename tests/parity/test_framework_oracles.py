@@ -303,6 +303,19 @@ ACTIVATIONS: dict[str, tuple[Any, Any, Any]] = {
         lambda x: jax.nn.gelu(x, approximate=True),
     ),
     "silu": (ak.silu, F.silu, jax.nn.silu),
+    "softplus": (ak.softplus, F.softplus, jax.nn.softplus),
+    "log_sigmoid": (ak.log_sigmoid, F.logsigmoid, jax.nn.log_sigmoid),
+    "leaky_relu": (
+        lambda x: ak.leaky_relu(x, slope=0.2),
+        lambda x: F.leaky_relu(x, 0.2),
+        None,  # at 0 the derivative is 1
+    ),
+    "elu": (
+        lambda x: ak.elu(x, alpha=1.5),
+        lambda x: F.elu(x, 1.5),
+        lambda x: jax.nn.elu(x, 1.5),
+    ),
+    "clip": (lambda x: x.clip(-1.0, 0.0), lambda x: x.clamp(-1.0, 0.0), None),  # 0 is a limit
     "sigmoid": (ak.sigmoid, torch.sigmoid, jax.nn.sigmoid),
     "tanh": (ak.tanh, torch.tanh, jax.numpy.tanh),
     "erf": (ak.erf, torch.erf, jax.lax.erf),
@@ -414,6 +427,28 @@ def test_cumulative_sum_and_sort() -> None:
         lambda x: ak.sort(x, axis=1, descending=True),
         (normal(3, 7),),
         torch_function=lambda x: torch.sort(x, 1, descending=True).values,
+    )
+
+
+def test_sums_of_exponentials_and_norms() -> None:
+    x = (normal(3, 4, 5) * 20.0,)
+    check(
+        lambda x: ak.logsumexp(x, axis=(0, 2)),
+        x,
+        torch_function=lambda x: torch.logsumexp(x, (0, 2)),
+        jax_function=lambda x: jax.nn.logsumexp(x, (0, 2)),
+    )
+    for order in (1, 2, float("inf")):
+        check(
+            lambda x, order=order: ak.vector_norm(x, axis=1, ord=order),
+            x,
+            torch_function=lambda x, order=order: torch.linalg.vector_norm(x, order, 1),
+        )
+    zero = (np.zeros((2, 3)),)
+    check(
+        lambda x: ak.vector_norm(x, axis=1),
+        zero,
+        torch_function=lambda x: torch.linalg.vector_norm(x, 2, 1),
     )
 
 
