@@ -95,7 +95,12 @@ class TorchExecutable(Executable):
         self.device = device
         # Some of torch's kernels for accelerators add in any order.
         self._in_order = options.deterministic and device.kind != "cpu"
-        self.program = rewrite_for_torch(graph, donate, use_pooling_indices=not self._in_order)
+        self.program = rewrite_for_torch(
+            graph,
+            donate,
+            use_pooling_indices=not self._in_order,
+            in_host_memory=device.kind == "cpu",
+        )
         self._options = options
         self._donate = tuple(sorted(donate))
         self._backend = backend
@@ -111,10 +116,16 @@ class TorchExecutable(Executable):
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:
         if self._donate:
             arrays = self._with_own_memory(arrays)
-        with torch.no_grad(), matmul_precision(self.device, self._options):
-            results = self._run(*arrays)
-            for position in self._clone:
-                results[position] = results[position].clone()
+        # As `torch.no_grad` does in four times the time, which small steps feel.
+        grad_enabled = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)
+        try:
+            with matmul_precision(self.device, self._options):
+                results = self._run(*arrays)
+                for position in self._clone:
+                    results[position] = results[position].clone()
+        finally:
+            torch._C._set_grad_enabled(grad_enabled)
         return results
 
     def _with_own_memory(self, arrays: Sequence[Any]) -> list[Any]:

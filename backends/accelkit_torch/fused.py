@@ -46,6 +46,13 @@ def _cross_entropy_infer(
     return TensorSpec(rows, logits.dtype), logits, TensorSpec(rows, dtypes.int64)
 
 
+def _checked_cross_entropy_infer(
+    logits: TensorSpec, labels: TensorSpec, weights: TensorSpec, *, label_smoothing: float
+) -> tuple[TensorSpec, ...]:
+    kept = _cross_entropy_infer(logits, labels, label_smoothing=label_smoothing)
+    return *kept, TensorSpec((), dtypes.bool_)
+
+
 def _add_matmul_infer(c: TensorSpec, a: TensorSpec, b: TensorSpec, **transposes: Any) -> Any:
     return get("matmul").infer([a, b], transposes)
 
@@ -76,8 +83,15 @@ CROSS_ENTROPY_GRAD: Final = Primitive(
     "torch_cross_entropy_grad",
     lambda log_probability, index, g, *, label_smoothing: log_probability,
 )
-# c + op(a) @ op(b) for a bias c (n,); c + scale * op(a) @ op(b), in place, for a donated matrix c.
+# The same in host memory with a bool[] behind it: whether all labels of samples with a weight are
+# classes.
+CHECKED_CROSS_ENTROPY: Final = Primitive(
+    "torch_checked_cross_entropy", _checked_cross_entropy_infer, multiple_outputs=True
+)
+# c + op(a) @ op(b) for a bias c (n,), and the same rectified; c + scale * op(a) @ op(b), in place,
+# for a donated matrix c.
 ADD_MATMUL: Final = Primitive("torch_add_matmul", _add_matmul_infer)
+ADD_MATMUL_RELU: Final = Primitive("torch_add_matmul_relu", _add_matmul_infer)
 ACCUMULATE_MATMUL: Final = Primitive(
     "torch_accumulate_matmul", lambda c, a, b, *, scale, transpose_a, transpose_b: c
 )
@@ -105,6 +119,12 @@ def _add_matmul(c: Tensor, a: Tensor, b: Tensor, *, transpose_a: bool, transpose
     return torch.addmm(c, a.t() if transpose_a else a, b.t() if transpose_b else b)
 
 
+def _add_matmul_relu(
+    c: Tensor, a: Tensor, b: Tensor, *, transpose_a: bool, transpose_b: bool
+) -> Tensor:
+    return torch._addmm_activation(c, a.t() if transpose_a else a, b.t() if transpose_b else b)
+
+
 def accumulate_matmul(
     c: Tensor, a: Tensor, b: Tensor, *, scale: float, transpose_a: bool, transpose_b: bool
 ) -> Tensor:
@@ -128,8 +148,10 @@ FUSED: Final[dict[str, Callable[..., Any]]] = {
     MAX_POOL2D.name: convolution.max_pool2d_with_indices,
     MAX_POOL2D_GRAD.name: convolution.max_pool2d_indices_grad,
     CROSS_ENTROPY.name: normalization.cross_entropy_and_probability,
+    CHECKED_CROSS_ENTROPY.name: normalization.checked_cross_entropy,
     CROSS_ENTROPY_GRAD.name: normalization.cross_entropy_grad_of_probability,
     ADD_MATMUL.name: _add_matmul,
+    ADD_MATMUL_RELU.name: _add_matmul_relu,
     ACCUMULATE_MATMUL.name: accumulate_matmul,
     MASK_BITS.name: _mask_bits,
     KEEP.name: keep,

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from accelkit_torch.bookkeeping import labels_that_count_in_range
+
 
 def _softmax(x: Tensor, *, axis: int) -> Tensor:
     return torch.softmax(x, axis)
@@ -36,11 +38,44 @@ def cross_entropy_and_probability(
     """The loss, and what its gradient needs: log-probabilities, and indices of the labels."""
     log_probability = torch.log_softmax(logits, -1)
     index = _target(labels, logits.shape[-1])
-    loss = log_probability.gather(-1, index.unsqueeze(-1)).squeeze(-1).neg_()
+    return _smoothed(log_probability, index, label_smoothing), log_probability, index
+
+
+def checked_cross_entropy(
+    logits: Tensor, labels: Tensor, weights: Tensor, *, label_smoothing: float
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What :func:`cross_entropy_and_probability` gives, and bool[]: whether labels are classes.
+
+    In host memory torch's kernels refuse an index that is none, so that nothing else need read the
+    labels. Those of samples of weight 0 do not count.
+    """
+    log_probability = torch.log_softmax(logits, -1)
+    index = labels.long()
+    try:
+        loss = _smoothed(log_probability, index, label_smoothing)
+        valid = _true()
+    except (IndexError, RuntimeError):
+        valid = labels_that_count_in_range(index, weights, logits.shape[-1])
+        index = _target(index, logits.shape[-1])
+        loss = _smoothed(log_probability, index, label_smoothing)
+    return loss, log_probability, index, valid
+
+
+@functools.cache
+def _true() -> Tensor:
+    return torch.ones((), dtype=torch.bool)
+
+
+def _smoothed(log_probability: Tensor, index: Tensor, label_smoothing: float) -> Tensor:
+    """The loss; an error of torch's for an index that is no class, where kernels look at it."""
+    if log_probability.ndim == 2:
+        loss = torch._C._nn.nll_loss(log_probability, index, None, _NO_REDUCTION, _NO_LABEL)
+    else:
+        loss = log_probability.gather(-1, index.unsqueeze(-1)).squeeze(-1).neg_()
     if label_smoothing:
         uniform = log_probability.mean(-1)
         loss = loss.mul_(1.0 - label_smoothing).sub_(uniform, alpha=label_smoothing)
-    return loss, log_probability, index
+    return loss
 
 
 def cross_entropy_grad_of_probability(

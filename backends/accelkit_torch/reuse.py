@@ -104,6 +104,8 @@ class Reuse:
             # What is created without operands is kept as a constant of the program.
             if node.inputs:
                 self._writable.add(value)
+        if node.primitive is fused.CHECKED_CROSS_ENTROPY:
+            self.foreign.add(node.outputs[-1])  # a constant where all labels are classes
 
     def _visit_update(self, node: Node, position: int) -> None:
         """Outputs are (parameters, slots...), operands (scalars, parameters, gradients, slots)."""

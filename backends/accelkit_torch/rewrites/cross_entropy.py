@@ -1,4 +1,4 @@
-"""The cross-entropy and its gradient share the log-probabilities."""
+"""The cross-entropy, its gradient and the check of its labels share what they compute."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
 from accelkit_torch import fused
 from accelkit_torch.rewrites.common import replacement
 
-__all__ = ["keep_log_probabilities"]
+__all__ = ["check_labels_in_cross_entropy", "keep_log_probabilities"]
 
 
 def keep_log_probabilities(graph: Graph) -> Graph:
@@ -36,6 +36,51 @@ def keep_log_probabilities(graph: Graph) -> Graph:
             )
             return True
         return False
+
+    return rewrite(graph, visit)
+
+
+def check_labels_in_cross_entropy(graph: Graph) -> Graph:
+    """In host memory the kernel of the loss refuses labels that are no classes: nobody else asks.
+
+    For labels of at most 32 bits, among which the one that torch's kernel ignores is not.
+    """
+    position = {node: i for i, node in enumerate(graph.nodes)}
+    checks = {
+        (node.inputs[0], node.parameters["classes"]): node
+        for node in graph.nodes
+        if node.primitive.name == "labels_in_range" and node.inputs[0].spec.dtype.bits <= 32
+    }
+    checked: dict[Node, Value] = {}  # what a check is to give, new
+
+    def check_of(node: Node) -> Node | None:
+        """The check behind a loss that knows all its operands."""
+        if node.primitive.name not in ("softmax_cross_entropy", fused.CROSS_ENTROPY.name):
+            return None
+        logits, labels = node.inputs
+        check = checks.get((labels, logits.spec.shape[-1]))
+        if check is None or check in checked or position[check] < position[node]:
+            return None
+        weights = check.inputs[1].node
+        return check if weights is None or position[weights] < position[node] else None
+
+    def visit(builder: GraphBuilder, node: Node) -> bool:
+        if node in checked:
+            builder[node.outputs[0]] = checked[node]
+            return True
+        check = check_of(node)
+        if check is None:
+            return False
+        *found, checked[check] = replacement(
+            builder,
+            node,
+            fused.CHECKED_CROSS_ENTROPY,
+            [*node.inputs, check.inputs[1]],
+            **node.parameters,
+        )
+        for output, value in zip(node.outputs, found, strict=False):
+            builder[output] = value
+        return True
 
     return rewrite(graph, visit)
 

@@ -10,7 +10,12 @@ from accelkit.primitives.primitive import Primitive
 from accelkit_torch import fused
 from accelkit_torch.rewrites.common import is_result_of, replacement, used_once, users_of
 
-__all__ = ["add_bias_in_convolution", "add_bias_in_matmul", "merge_convolution_gradients"]
+__all__ = [
+    "add_bias_in_convolution",
+    "add_bias_in_matmul",
+    "merge_convolution_gradients",
+    "rectify_in_matmul",
+]
 
 _GEOMETRY = ("strides", "padding", "dilation", "groups")
 
@@ -61,6 +66,25 @@ def add_bias_in_matmul(graph: Graph) -> Graph:
         return spec.ndim == 2 and spec.dtype.is_floating
 
     return _add_bias(graph, "matmul", is_float_matrix, fused.ADD_MATMUL, bias_first=True)
+
+
+def rectify_in_matmul(graph: Graph) -> Graph:
+    """``relu(bias + product)`` as one call, for host memory: it is two kernels there, NaN kept."""
+    users = users_of(graph)
+
+    def visit(builder: GraphBuilder, node: Node) -> bool:
+        if node.primitive.name != "relu":
+            return False
+        (y,) = node.inputs
+        if not is_result_of(y, fused.ADD_MATMUL.name) or not used_once(y, users, graph.outputs):
+            return False
+        assert y.node is not None
+        (builder[node.outputs[0]],) = replacement(
+            builder, y.node, fused.ADD_MATMUL_RELU, y.node.inputs, **y.node.parameters
+        )
+        return True
+
+    return eliminate_dead_code(rewrite(graph, visit))
 
 
 def merge_convolution_gradients(graph: Graph) -> Graph:

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 from accelkit_torch import bookkeeping
+from accelkit_torch.rewrites import rewrite_for_torch
 from accelkit_torch.table import TABLE
 from backends.torch_programs import (
     check,
+    compiled,
     traced,
 )
 
@@ -72,3 +74,70 @@ def test_a_label_that_is_no_class_is_taken_for_one_in_a_loss() -> None:
     found = TABLE["softmax_cross_entropy"](logits, labels, label_smoothing=0.0)
     expected = -torch.log_softmax(logits, -1)[[0, 1, 2], [1, 3, 0]]
     torch.testing.assert_close(found, expected)
+
+
+def checked_loss(logits: Any, labels: Any, weights: Any, g: Any) -> list[Any]:
+    """A loss, its gradient, and whether the labels that count are classes."""
+    labels = get("cast")(labels, dtype=dtypes.int32)
+    options = {"label_smoothing": 0.0}
+    loss = get("softmax_cross_entropy")(logits, labels, **options)
+    gradient = get("softmax_cross_entropy_grad")(logits, labels, g, **options)
+    valid = get("labels_in_range")(labels, weights, classes=logits.shape[-1])
+    return [loss, gradient, valid]
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 3)], ids=str)
+def test_the_kernel_of_the_loss_checks_the_labels(shape: tuple[int, ...]) -> None:
+    graph = traced(checked_loss, (*shape, 7), shape, (4,), shape)
+    executable = check(graph)
+    counts = executable.program.counts()
+    assert counts["torch_checked_cross_entropy"] == 1
+    assert not {"labels_in_range", "torch_cross_entropy"} & counts.keys()
+    logits, cotangent = torch.randn(*shape, 7).double(), torch.ones(shape).double()
+    for wrong, weight in itertools.product((0, 6, 7, -1, -100, 2**31 - 1), (0.0, 2.0)):
+        labels = torch.ones(shape).double()
+        labels[-1] = wrong
+        weights = torch.tensor([1.0, 1.0, 1.0, weight]).double()
+        loss, gradient, valid = executable([logits, labels, weights, cotangent])
+        assert valid.item() is (0 <= wrong < 7 or weight == 0.0)
+        taken = labels.long().clamp(0, 6)
+        expected = -torch.log_softmax(logits, -1).gather(-1, taken[..., None])[..., 0]
+        torch.testing.assert_close(loss, expected)
+        assert torch.isfinite(gradient).all()
+
+
+def test_a_check_of_labels_that_says_so_stays_as_it_is() -> None:
+    """The results of two calls are two tensors, though every batch without a mistake is alike."""
+    executable = compiled(traced(checked_loss, (4, 7), (4,), (4,), (4,)))
+    arrays = [torch.randn(4, 7).double(), *(torch.ones(4).double() for _ in range(3))]
+    first, second = (executable(list(arrays))[-1] for _ in range(2))
+    assert first.item() is second.item() is True
+    assert first.data_ptr() != second.data_ptr()
+
+
+def test_labels_that_the_loss_cannot_check_are_checked_apart() -> None:
+    def of_other_classes(logits: Any, labels: Any, weights: Any) -> list[Any]:
+        labels = get("cast")(labels, dtype=dtypes.int32)
+        loss = get("softmax_cross_entropy")(logits, labels, label_smoothing=0.0)
+        return [loss, get("labels_in_range")(labels, weights, classes=5)]
+
+    def of_long_labels(logits: Any, labels: Any, weights: Any) -> list[Any]:
+        labels = get("cast")(labels, dtype=dtypes.int64)
+        loss = get("softmax_cross_entropy")(logits, labels, label_smoothing=0.0)
+        return [loss, get("labels_in_range")(labels, weights, classes=7)]
+
+    def before_the_loss(logits: Any, labels: Any, weights: Any) -> list[Any]:
+        labels = get("cast")(labels, dtype=dtypes.int32)
+        valid = get("labels_in_range")(labels, weights, classes=7)
+        logits = get("select")(valid, logits, get("negative")(logits))
+        return [get("softmax_cross_entropy")(logits, labels, label_smoothing=0.0)]
+
+    for function in (of_other_classes, of_long_labels, before_the_loss):
+        counts = check(traced(function, (4, 7), (4,), (4,))).program.counts()
+        assert counts["labels_in_range"] == counts["softmax_cross_entropy"] == 1
+
+
+def test_on_an_accelerator_labels_are_checked_without_waiting() -> None:
+    graph = traced(checked_loss, (4, 7), (4,), (4,), (4,))
+    counts = rewrite_for_torch(graph, frozenset(), in_host_memory=False).counts()
+    assert counts["labels_in_range"] == counts["torch_cross_entropy"] == 1

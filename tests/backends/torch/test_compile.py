@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 from accelkit_torch.compile import OVERWRITING
 from accelkit_torch.reuse import Reuse
+from accelkit_torch.rewrites import rewrite_for_torch
 from backends.torch_programs import (
     CONV,
     DEVICE,
@@ -20,7 +22,9 @@ from backends.torch_programs import (
     conv2d,
     matmul,
     multiply,
+    operands,
     reduce_sum,
+    relu,
     reshape,
     traced,
 )
@@ -81,6 +85,29 @@ def test_elementwise_chains_reuse_memory() -> None:
     reuse = Reuse(graph, frozenset(), set(OVERWRITING))
     names = {node.primitive.name for node in reuse.overwritten}
     assert names == {"multiply", "exp", "subtract"}
+
+
+def test_a_rectifier_behind_a_product_with_a_bias_is_part_of_it() -> None:
+    def hidden(x: Any, w: Any, b: Any) -> list[Any]:
+        return [relu(add(matmul(x, w, **NO_TRANSPOSE), b))]
+
+    def raw_too(x: Any, w: Any, b: Any) -> list[Any]:
+        y = add(matmul(x, w, **NO_TRANSPOSE), b)
+        return [relu(y), y]
+
+    graph = traced(hidden, (5, 4), (4, 3), (3,))
+    executable = check(graph)
+    assert executable.program.counts() == {"torch_add_matmul_relu": 1}
+    x, w, b = operands(graph)
+    x[0, 0] = math.nan
+    (y,) = executable([x, w, b])
+    assert y[0].isnan().all()
+    assert not y[1:].isnan().any()
+    for program in (
+        check(traced(raw_too, (5, 4), (4, 3), (3,))).program,
+        rewrite_for_torch(graph, frozenset(), in_host_memory=False),  # kernels that drop NaN
+    ):
+        assert program.counts() == {"torch_add_matmul": 1, "relu": 1}
 
 
 def test_views_are_not_written_through() -> None:
