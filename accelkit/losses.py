@@ -11,10 +11,17 @@ from accelkit.arguments import require_fraction
 from accelkit.dtypes import dtype as as_dtype
 from accelkit.errors import DTypeError, OptionError, ShapeError
 from accelkit.graph import TensorSpec
+from accelkit.ops.labels import count_labels, mean_over_labels, require_label, without_ignored
 from accelkit.primitives.bookkeeping import labels_in_range
 from accelkit.tensor import Tensor
 
-__all__ = ["Loss", "MeanSquaredError", "SoftmaxCrossEntropy", "check_labels"]
+__all__ = [
+    "BinaryCrossEntropy",
+    "Loss",
+    "MeanSquaredError",
+    "SoftmaxCrossEntropy",
+    "check_labels",
+]
 
 
 class Loss:
@@ -30,6 +37,13 @@ class Loss:
 
     def check(self, targets: np.ndarray, outputs: TensorSpec) -> None:
         """Refuse targets on the host that do not fit outputs of this spec."""
+
+    def counts(self, targets: Tensor) -> Tensor | None:
+        """How many of each sample's targets count, (N,), where some are left out; else None.
+
+        In the means of loss and metrics a sample weighs as much as it has targets that count.
+        """
+        return None
 
     def valid(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor | None:
         """Inside the compiled step: bool[], whether every target that counts is valid.
@@ -64,28 +78,54 @@ class SoftmaxCrossEntropy(Loss):
     Attributes:
         label_smoothing: Share of the target that is spread over all classes
             (Szegedy et al., 2016), in [0, 1).
+        ignore_index: Label of what is left out, such as padding or unknown pixels: it has no part
+            in the loss or its mean, as in torch. None for no such label.
     """
 
     label_smoothing: float = 0.0
+    ignore_index: int | None = None
 
     def __post_init__(self) -> None:
         require_fraction("label_smoothing", self.label_smoothing)
+        if self.ignore_index is not None:
+            require_label("ignore_index", self.ignore_index)
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(N,): the mean over the axes between the first and the classes."""
-        loss = ops.softmax_cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
-        return loss if loss.ndim == 1 else ops.mean(loss, axis=tuple(range(1, loss.ndim)))
+        loss = ops.softmax_cross_entropy(
+            outputs,
+            targets,
+            label_smoothing=self.label_smoothing,
+            ignore_index=self.ignore_index,
+        )
+        return mean_over_labels(loss, targets, self.ignore_index)
+
+    def counts(self, targets: Tensor) -> Tensor | None:
+        """The number of each sample's labels that are not ``ignore_index``."""
+        if self.ignore_index is None:
+            return None
+        return count_labels(targets, self.ignore_index)
 
     def target_dtype_is_integer(self) -> bool:
         """Targets are class indices."""
         return True
 
     def check(self, targets: np.ndarray, outputs: TensorSpec) -> None:
-        """Labels must be integers in range, one per row of logits."""
+        """Labels must be integers in range, one per row of logits, or left out; not all of them."""
+        if self.ignore_index is not None:
+            counted = targets != self.ignore_index
+            if not counted.any():
+                raise OptionError(
+                    f"Every label of the batch is ignore_index={self.ignore_index}: there is no "
+                    "loss. Leave out such a batch."
+                )
+            targets = np.where(counted, targets, 0)
         check_labels(targets, outputs.shape[-1])
 
     def valid(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor | None:
         """Whether all labels that count are in range."""
+        if self.ignore_index is not None:
+            targets = without_ignored(targets, self.ignore_index)
         return labels_in_range(targets, weights, classes=outputs.shape[-1])
 
 
@@ -95,12 +135,40 @@ class MeanSquaredError(Loss):
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(N,) from outputs and targets of one shape (N, ...)."""
-        if outputs.shape != targets.shape:
-            raise ShapeError(
-                f"Mean squared error needs targets shaped like the outputs {outputs.shape}, got "
-                f"{targets.shape}."
+        _require_one_shape("Mean squared error", outputs, targets)
+        return _mean_of_samples(ops.square(outputs - ops.astype(targets, outputs.dtype)))
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy(Loss):
+    """-t log p - (1 - t) log(1 - p) with p = sigmoid(output), for yes-or-no targets t in [0, 1].
+
+    The mean over all axes but the first, so several labels of a sample may hold at once. It is
+    computed from the outputs without overflow: do not end the model with a sigmoid.
+    """
+
+    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """(N,) from outputs and targets of one shape (N, ...)."""
+        _require_one_shape("Binary cross-entropy", outputs, targets)
+        loss = ops.softplus(outputs) - outputs * ops.astype(targets, outputs.dtype)
+        return _mean_of_samples(loss)
+
+    def check(self, targets: np.ndarray, outputs: TensorSpec) -> None:
+        """Targets must be probabilities."""
+        if targets.size and not (targets.min() >= 0 and targets.max() <= 1):
+            raise OptionError(
+                f"Targets of binary cross-entropy must be in [0, 1], got {targets.min()} to "
+                f"{targets.max()}."
             )
-        squared = ops.square(outputs - ops.astype(targets, outputs.dtype))
-        return (
-            squared if squared.ndim == 1 else ops.mean(squared, axis=tuple(range(1, squared.ndim)))
+
+
+def _require_one_shape(loss: str, outputs: Tensor, targets: Tensor) -> None:
+    if outputs.shape != targets.shape:
+        raise ShapeError(
+            f"{loss} needs targets shaped like the outputs {outputs.shape}, got {targets.shape}."
         )
+
+
+def _mean_of_samples(values: Tensor) -> Tensor:
+    """(N,): the mean over all axes but the first."""
+    return values if values.ndim == 1 else ops.mean(values, axis=tuple(range(1, values.ndim)))

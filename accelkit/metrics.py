@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from accelkit import ops
 from accelkit.arguments import require_integer
 from accelkit.errors import OptionError, ShapeError
+from accelkit.ops.labels import mean_over_labels, require_label
 from accelkit.primitives.reductions import keep_axes
 from accelkit.tensor import Tensor
 
@@ -32,12 +33,19 @@ class TopKAccuracy(Metric):
     """The share of a sample's labels that are among the k largest logits: 1 or 0 for one label.
 
     Equal logits rank by index, lower first, on every backend.
+
+    Attributes:
+        k: How many.
+        ignore_index: Label of what does not count; None for no such label.
     """
 
     k: int = 1
+    ignore_index: int | None = None
 
     def __post_init__(self) -> None:
         require_integer("k", self.k)
+        if self.ignore_index is not None:
+            require_label("ignore_index", self.ignore_index)
 
     @property
     def name(self) -> str:  # type: ignore[override]
@@ -71,4 +79,4 @@ class TopKAccuracy(Metric):
         rank = ops.sum(ops.astype(ahead, "int32"), axis=axis, dtype="int32")
         finite = ops.all(ops.isfinite(outputs), axis=axis)
         found = ops.astype((rank < self.k) & finite, outputs.dtype)
-        return found if found.ndim == 1 else ops.mean(found, axis=tuple(range(1, found.ndim)))
+        return mean_over_labels(found, targets, self.ignore_index)

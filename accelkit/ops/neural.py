@@ -10,8 +10,9 @@ import numpy as np
 
 from accelkit.arguments import require_fraction, require_integer
 from accelkit.errors import OptionError, ShapeError
-from accelkit.ops.coercion import as_axis, asarray, floating, tensor
+from accelkit.ops.coercion import as_axis, asarray, floating, scalar_like, tensor
 from accelkit.ops.elementwise import logaddexp, where
+from accelkit.ops.labels import is_counted, require_label, without_ignored
 from accelkit.ops.linear_algebra import einsum
 from accelkit.ops.reductions import mean
 from accelkit.primitives import convolution, elementwise, normalization, pooling
@@ -111,15 +112,35 @@ def log_softmax(x: Tensor, *, axis: int = -1) -> Tensor:
 
 
 def softmax_cross_entropy(
-    logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    label_smoothing: float = 0.0,
+    ignore_index: int | None = None,
 ) -> Tensor:
-    """Cross-entropy per row, from logits (..., classes) and integer labels (...)."""
+    """Cross-entropy per row, from logits (..., classes) and integer labels (...).
+
+    Args:
+        logits: Floating.
+        labels: Class indices.
+        label_smoothing: Share of the target that is spread over all classes, in [0, 1).
+        ignore_index: Rows with this label have loss 0 and no gradient; None for no such label.
+
+    Raises:
+        OptionError: for a share or an index out of range.
+    """
     require_fraction("label_smoothing", label_smoothing)
-    return normalization.softmax_cross_entropy(
-        floating(logits, "softmax_cross_entropy"),
-        tensor(labels),
-        label_smoothing=float(label_smoothing),
+    logits, labels = floating(logits, "softmax_cross_entropy"), tensor(labels)
+    known = labels
+    if ignore_index is not None:
+        require_label("ignore_index", ignore_index)
+        known = without_ignored(labels, ignore_index)
+    loss: Tensor = normalization.softmax_cross_entropy(
+        logits, known, label_smoothing=float(label_smoothing)
     )
+    if ignore_index is None:
+        return loss
+    return where(is_counted(labels, ignore_index), loss, scalar_like(0.0, loss))
 
 
 def conv2d(

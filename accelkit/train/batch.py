@@ -9,6 +9,7 @@ import numpy as np
 
 from accelkit import dtypes, ops
 from accelkit.device import Device
+from accelkit.device import device as find_device
 from accelkit.dtypes import DType
 from accelkit.errors import DeviceMismatchError, DTypeError, OptionError, ShapeError
 from accelkit.graph import TensorSpec
@@ -65,6 +66,15 @@ class Feed:
         """The batch padded to the smallest of these sizes that holds it, if there is one."""
         size = min((size for size in sizes if size >= batch.size), default=batch.size)
         return batch if size == batch.size else padded(batch, size, self._dtype, self._device)
+
+    def total_weight(self, batch: Batch) -> float:
+        """How much a batch weighs beside others, waiting for what is on the device."""
+        weights = np.ones(batch.size) if batch.weights is None else np.asarray(batch.weights)
+        targets = batch.targets
+        if not isinstance(targets, Tensor):
+            targets = put(targets, find_device("numpy"))
+        counts = self._loss.counts(targets)
+        return float(weights.sum() if counts is None else weights @ counts.numpy())
 
     def operands(self, batch: Batch, outputs: TensorSpec) -> list[Tensor]:
         """Inputs, targets and weights on the device, for a model with these outputs.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from accelkit.backend import Executable
 from accelkit.compilation import run
 from accelkit.device import Device, current_device
@@ -184,10 +182,11 @@ class EvalStep:
         found: list[tuple[float, StepMetrics]] = []
         for batch in batches:
             parts = self._feed.read(batch)
-            weight = parts.size if parts.weights is None else float(np.asarray(parts.weights).sum())
-            found.append((weight, self(state, parts)))
+            weight = self._feed.total_weight(parts)
+            if weight > 0.0:  # else the loss leaves out all of it
+                found.append((weight, self(state, parts)))
         if not found:
-            raise OptionError("There is nothing to evaluate: no batch was given.")
+            raise OptionError("There is nothing to evaluate: no batch was given that counts.")
         total = sum(weight for weight, _ in found)
         names = found[0][1].names
         return {n: sum(weight * m[n] for weight, m in found) / total for n in names}

@@ -140,6 +140,7 @@ def build_train_program(
     def function(*flat: Tensor) -> list[Tensor]:
         tensors = dict(zip(names, flat[:count], strict=True))
         inputs, targets, weights, scalars, keys = flat[count:]
+        weights = recipe.weigh(weights, targets)
         stream = SiteStream(keys)
         changed, vector = _train_step(
             recipe, tensors, (inputs, targets, weights), scalars, stream, scalar_names, details
@@ -377,6 +378,7 @@ def build_eval_program(
     def function(*flat: Tensor) -> list[Tensor]:
         tensors = dict(zip(names, flat[: len(names)], strict=True))
         inputs, targets, weights = flat[len(names) :]
+        weights = recipe.weigh(weights, targets)
         outputs, _ = recipe.model.apply(
             nest(_strip(tensors, "parameters")),
             recipe.model_input(inputs),

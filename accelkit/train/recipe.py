@@ -86,6 +86,11 @@ class Recipe:
         """The loss of each sample, checked to be one number each."""
         return _one_per_sample("loss", self.loss(outputs, targets), outputs)
 
+    def weigh(self, weights: Tensor, targets: Tensor) -> Tensor:
+        """The samples' weights, by how many targets of each count."""
+        counts = self.loss.counts(targets)
+        return weights if counts is None else weights * ops.astype(counts, weights.dtype)
+
     def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
         """Every metric of each sample, by name, checked to be one number each."""
         return {
