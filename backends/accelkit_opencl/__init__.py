@@ -37,12 +37,13 @@ from accelkit_opencl.programs import Provider, SourceProvider
 from accelkit_opencl.runtime import DeviceArray, Runtime, describe, discover, open_device
 from accelkit_opencl.schedule import REDUCTIONS
 from accelkit_opencl.tuning import load_choices
-from accelkit_opencl.views import VIEW_PRIMITIVES
+from accelkit_opencl.views import COMPUTED, VIEW_PRIMITIVES
 
 __all__ = ["OpenclBackend"]
 
 _NATIVE = frozenset(
     {
+        *COMPUTED,
         *EXPRESSIONS,
         *NODE_RULES,
         *REDUCTIONS,
@@ -50,8 +51,6 @@ _NATIVE = frozenset(
         "barrier",
         "cast",
         "constant",
-        "full",
-        "iota",
         "select",
     }
 )

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 
 from accelkit.graph import Node
-from accelkit_opencl.kernels import indexing, philox
+from accelkit_opencl.kernels import indexing
 from accelkit_opencl.kernels.convolution import Convolution
 from accelkit_opencl.kernels.epilogue import Epilogue
 from accelkit_opencl.kernels.fused import Body, Read, elementwise_kernel
@@ -263,17 +263,6 @@ def _take_along(node: Node, profile: Profile) -> Lowering:
     return _single(source, 2)
 
 
-def _random_keep_mask(node: Node, profile: Profile) -> Lowering:
-    p, size = node.parameters, node.outputs[0].spec.size
-    return _single(philox.keep_mask_kernel(size, p["rate"], p["offset"]), 1)
-
-
-def _random_uniform(node: Node, profile: Profile) -> Lowering:
-    spec = node.outputs[0].spec
-    kind = ctype(spec.dtype.name)
-    return _single(philox.uniform_kernel(spec.size, kind, node.parameters["offset"]), 1)
-
-
 def _response_norm(node: Node, profile: Profile) -> Lowering:
     p, spec = node.parameters, node.outputs[0].spec
     norm = ResponseNorm(
@@ -313,7 +302,5 @@ NODE_RULES: dict[str, Rule] = {
     "take_grad": _take,
     "take_along_axis": _take_along,
     "take_along_axis_grad": _take_along,
-    "random_keep_mask": _random_keep_mask,
-    "random_uniform": _random_uniform,
     "sgd_update_matmul": _matmul_update,
 }

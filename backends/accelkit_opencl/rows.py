@@ -158,6 +158,8 @@ class _Group:
             value = step.values[read.argument] if read.argument is not None else None
             if value is None or value not in self.written:
                 continue
+            if read.view.draw is not None:
+                return False  # its key is not of this row
             spread = self.written[value]
             expected = (self._shape[-1], 1) if spread else (1, 0)
             if read.view.offset or steps[read.name] != expected or (spread and not whole):

@@ -3,6 +3,11 @@
 Views cost nothing and are resolved to index arithmetic. Elementwise primitives of one shape join
 a *cluster*, which becomes one kernel; a reduction swallows the cluster that computes its operand
 if nothing else wants it. Everything else is a step of its own.
+
+Random tensors are views too: an elementwise kernel that reads one draws it. It does so each time
+that one is read, in a backward pass again, which takes no longer than reading what was stored and
+leaves no mask in memory. They are stored only for what is no elementwise kernel, or would draw them
+in another order than theirs.
 """
 
 from __future__ import annotations
@@ -12,10 +17,11 @@ from dataclasses import dataclass, field
 
 from accelkit.dtypes import DType
 from accelkit.graph import Graph, Node, TensorSpec, Value
+from accelkit_opencl.bodies import ReadTable, draws_in_long_runs
 from accelkit_opencl.expressions import elementwise_expression
-from accelkit_opencl.kernels.fused import Body, Read, Statement
+from accelkit_opencl.kernels.fused import Body, Statement
 from accelkit_opencl.kernels.reductions import Reduction
-from accelkit_opencl.views import VIEW_PRIMITIVES, View, broadcast, view_of_node
+from accelkit_opencl.views import COMPUTED, VIEW_PRIMITIVES, View, broadcast, view_of_node
 
 __all__ = ["REDUCTIONS", "ElementwiseStep", "NodeStep", "ReductionStep", "Schedule"]
 
@@ -113,7 +119,7 @@ class Schedule:
 
     def _visit(self, node: Node) -> None:
         name = node.primitive.name
-        if name in VIEW_PRIMITIVES or name in ("full", "iota"):
+        if name in VIEW_PRIMITIVES or name in COMPUTED:
             self._visit_view(node)
         elif name == "constant":
             self.views[node.outputs[0]] = View.of(node.outputs[0])
@@ -134,7 +140,7 @@ class Schedule:
     def _visit_view(self, node: Node) -> None:
         operand = self.views[node.inputs[0]] if node.inputs else None
         view = view_of_node(node, operand)
-        if view is None:
+        if view is None or (view.draw is not None and not view.is_drawn_in_order):
             dense = self._dense(node.inputs[0])
             view = view_of_node(node, View.of(dense))
             assert view is not None, "a dense array can be reshaped"
@@ -142,7 +148,7 @@ class Schedule:
 
     def _visit_elementwise(self, node: Node) -> None:
         shape = node.outputs[0].spec.shape
-        operands = [broadcast(self.views[v], shape) for v in node.inputs]
+        operands = [self._operand(v, shape) for v in node.inputs]
         joinable: list[Cluster] = []
         for view in operands:
             cluster = self._cluster_of.get(view.base) if view.base is not None else None
@@ -162,6 +168,12 @@ class Schedule:
             self.views[value] = View.of(value)
         if len(target.buffers()) > _MOST_ARGUMENTS:
             self._close(target)
+
+    def _operand(self, value: Value, shape: tuple[int, ...]) -> View:
+        view = broadcast(self.views[value], shape)
+        if view.draw is None or view.is_drawn_in_order:
+            return view
+        return broadcast(View.of(self._dense(value)), shape)
 
     def _join(self, clusters: list[Cluster], shape: tuple[int, ...]) -> Cluster:
         """One open cluster that holds all of these."""
@@ -191,6 +203,7 @@ class Schedule:
                 self._close_bases(views, but=cluster)
             self._open.remove(cluster)
             cluster.closed = cluster.absorbed = True
+            self._slots += self._store_draws(cluster)
             body, values, _ = self._body(cluster, outputs=())
             variable = self._names[node.inputs[0]]
         elif (again := self._recomputed(cluster, view)) is not None:
@@ -199,8 +212,10 @@ class Schedule:
             body, values, _ = self._body(again, outputs=())
             variable = self._names[node.inputs[0]]
         else:
+            if view.draw is not None:
+                view = View.of(self._dense(node.inputs[0]))
             self._close_bases([view])
-            table = _ReadTable()
+            table = ReadTable()
             variable = table.variable(view)
             body = Body(view.shape, tuple(table.reads), (), (), tuple(table.arguments()))
             values = table.values
@@ -244,6 +259,7 @@ class Schedule:
         size = math.prod(view.shape)
         large_bytes = sum(base.spec.memory_bytes for base in read if base.spec.size >= size)
         cheap = all(node.primitive.name in _CHEAP for node in part.nodes)
+        cheap = cheap and not any(v.draw for views in part.operands.values() for v in views)
         return part if cheap and large_bytes <= size * view.dtype.itemsize else None
 
     def _dense(self, value: Value) -> Value:
@@ -258,9 +274,22 @@ class Schedule:
         self.views[value] = View.of(out)
         return out
 
+    def _store_draws(self, cluster: Cluster) -> list[Step]:
+        """Steps that store the random tensors that the cluster reads, which then come first."""
+        steps: list[Step] = []
+        stored: dict[View, View] = {}
+        for node, views in cluster.operands.items():
+            for view in views:
+                if view.draw is not None and view not in stored:
+                    step, out = self._copy(view)
+                    steps.append(step)
+                    stored[view] = View.of(out)
+            cluster.operands[node] = [stored.get(view, view) for view in views]
+        return steps
+
     def _copy(self, view: View) -> tuple[ElementwiseStep, Value]:
         out = Value(TensorSpec(view.shape, view.dtype))
-        read = _ReadTable()
+        read = ReadTable()
         variable = read.variable(view)
         arguments = (*read.arguments(), ("out", view.dtype))
         body = Body(view.shape, tuple(read.reads), (), ((variable, "out"),), arguments)
@@ -341,14 +370,18 @@ class Schedule:
                 self.steps.append(slot)
                 continue
             outputs = tuple(v for n in slot.nodes for v in n.outputs if v in needed)
+            if not outputs:
+                continue
             body, values, identity = self._body(slot, outputs)
-            if outputs:
-                self.steps.append(ElementwiseStep(body, values, identity))
+            if not draws_in_long_runs(body):
+                self.steps += self._store_draws(slot)
+                body, values, identity = self._body(slot, outputs)
+            self.steps.append(ElementwiseStep(body, values, identity))
 
     def _body(
         self, cluster: Cluster, outputs: tuple[Value, ...]
     ) -> tuple[Body, dict[str, Value], frozenset[str]]:
-        read = _ReadTable()
+        read = ReadTable()
         self._names: dict[Value, str] = {}
         own = {v for node in cluster.nodes for v in node.outputs}
         statements = []
@@ -362,8 +395,9 @@ class Schedule:
             out = node.outputs[0]
             name = self._names[out] = f"v{len(self._names)}"
             dtypes: list[DType] = [v.spec.dtype for v in node.inputs]
+            constants = [view.constant for view in cluster.operands[node]]
             expression = elementwise_expression(
-                node.primitive.name, dtypes, out.spec.dtype, operands
+                node.primitive.name, dtypes, out.spec.dtype, operands, constants
             )
             statements.append(Statement(name, out.spec.dtype, expression))
         arguments = list(read.arguments())
@@ -377,39 +411,3 @@ class Schedule:
             cluster.shape, tuple(read.reads), tuple(statements), tuple(stores), tuple(arguments)
         )
         return body, values, read.identity()
-
-
-class _ReadTable:
-    """Variables for the views that a kernel reads: one per view, one argument per buffer."""
-
-    def __init__(self) -> None:
-        self.reads: list[Read] = []
-        self.values: dict[str, Value] = {}
-        self._variables: dict[tuple[View, str], str] = {}
-        self._arguments: dict[Value, str] = {}
-
-    def variable(self, view: View) -> str:
-        key = (view, str(view.constant))  # 0.0 == -0.0
-        found = self._variables.get(key)
-        if found is not None:
-            return found
-        argument = None
-        if view.base is not None:
-            argument = self._arguments.get(view.base)
-            if argument is None:
-                argument = self._arguments[view.base] = f"p{len(self._arguments)}"
-                self.values[argument] = view.base
-        name = self._variables[key] = f"x{len(self.reads)}"
-        self.reads.append(Read(name, view, argument))
-        return name
-
-    def arguments(self) -> list[tuple[str, DType]]:
-        return [(name, value.spec.dtype) for name, value in self.values.items()]
-
-    def identity(self) -> frozenset[str]:
-        """Arguments that are read at the element's own place only."""
-        return frozenset(
-            name
-            for name in self.values
-            if all(r.view.is_dense for r in self.reads if r.argument == name)
-        )

@@ -2,7 +2,8 @@
 
 A :class:`View` says where element ``index`` of a tensor is found: at
 ``offset + sum(index[axis] * strides[axis])`` of a buffer. The same arithmetic serves tensors
-without a buffer: of an ``iota`` it *is* the element, and a ``full`` ignores it.
+without a buffer: of an ``iota`` it *is* the element, a ``full`` ignores it, and of a random tensor
+the element is a function of it and of a key.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from typing import Any
 from accelkit.dtypes import DType
 from accelkit.graph import Node, Value
 
-__all__ = ["VIEW_PRIMITIVES", "View", "broadcast", "row_major", "view_of_node"]
+__all__ = ["COMPUTED", "VIEW_PRIMITIVES", "Draw", "View", "broadcast", "row_major", "view_of_node"]
+
+COMPUTED = frozenset({"full", "iota", "random_keep_mask", "random_uniform"})  # from the index
 
 
 def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -28,15 +31,32 @@ def row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
+class Draw:
+    """What a random tensor's element is besides its place: it is drawn wherever it is read.
+
+    Attributes:
+        key: Places of the key's two words in the buffer of :attr:`View.base`.
+        first: Index of the tensor's first element within the key's stream.
+        rate: At which elements of a mask are False; None for numbers uniform in [0, 1).
+    """
+
+    key: tuple[int, int]
+    first: int
+    rate: float | None
+
+
+@dataclass(frozen=True)
 class View:
     """A tensor as an index map.
 
     Attributes:
-        base: The value whose buffer is read; None for tensors that are computed from the index.
+        base: The value whose buffer is read, of a random tensor its key's; None for tensors that
+            are computed from the index alone.
         shape, dtype: Of the tensor.
         strides: Elements per axis.
         offset: Of the first element.
         constant: The element of a ``full``; None for an ``iota``.
+        draw: Of a random tensor; None for others.
     """
 
     base: Value | None
@@ -45,6 +65,7 @@ class View:
     strides: tuple[int, ...]
     offset: int = 0
     constant: bool | int | float | None = None
+    draw: Draw | None = None
 
     @classmethod
     def of(cls, value: Value) -> View:
@@ -56,10 +77,21 @@ class View:
         """Whether the elements are those of the whole buffer, in order."""
         return (
             self.base is not None
+            and self.draw is None
             and self.offset == 0
             and math.prod(self.shape) == self.base.spec.size
             and self.is_row_major
         )
+
+    @property
+    def is_drawn_in_order(self) -> bool:
+        """Whether reading a random tensor draws no element twice and neighbours one by one.
+
+        Numbers are drawn several at a time: in any other order they are better drawn once and
+        stored.
+        """
+        steps = [s for n, s in zip(self.shape, self.strides, strict=True) if n != 1]
+        return not steps or (all(steps) and steps[-1] == 1)
 
     @property
     def is_row_major(self) -> bool:
@@ -146,8 +178,21 @@ VIEW_PRIMITIVES: dict[str, Callable[..., View | None]] = {
 }
 
 
+def _drawn(node: Node, key: View) -> View | None:
+    """None where the key has no buffer."""
+    if key.base is None:
+        return None
+    spec = node.outputs[0].spec
+    words = key.offset, key.offset + key.strides[0]
+    draw = Draw(words, node.parameters["offset"], node.parameters.get("rate"))
+    return View(key.base, spec.shape, spec.dtype, row_major(spec.shape), draw=draw)
+
+
 def view_of_node(node: Node, operand: View | None) -> View | None:
-    """The view that a creating or view primitive's output is; None if data must move."""
+    """The view that a computed or view primitive's output is; None if data must move.
+
+    ``operand`` is the view of the node's operand: of a random tensor the key.
+    """
     spec = node.outputs[0].spec
     parameters: dict[str, Any] = node.parameters
     if node.primitive.name == "full":
@@ -156,4 +201,6 @@ def view_of_node(node: Node, operand: View | None) -> View | None:
         strides = tuple(int(axis == parameters["axis"]) for axis in range(spec.ndim))
         return View(None, spec.shape, spec.dtype, strides)
     assert operand is not None
+    if node.primitive.name in COMPUTED:
+        return _drawn(node, operand)
     return VIEW_PRIMITIVES[node.primitive.name](operand, **parameters)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from accelkit_opencl.kernels.fused import Body, Space, element_lines, index_type
+from accelkit_opencl.kernels.fused import Body, Space, drawn_runs, element_lines, index_type
 from accelkit_opencl.kernels.loops import element_loop
 from accelkit_opencl.kernels.mathematics import definitions_for
 from accelkit_opencl.kernels.source import ctype
@@ -73,7 +73,8 @@ class Epilogue:
     @property
     def definitions(self) -> str:
         """Functions that the code calls."""
-        return definitions_for("\n".join(s.expression for s in self.body.statements))
+        loop = self.sweep((1, 1), 1, "0", "0")
+        return definitions_for(self.function + loop)
 
     def finish(self, tile: Tile, count: int, row: str, column: str, *, row_step: int = 1) -> str:
         """Code that passes on a tile of accumulators.
@@ -108,6 +109,7 @@ class Epilogue:
             ("0", str(count)),
             "int",
             strided=strided,
+            runs=drawn_runs(body, space, 1),
         )
         return f"for (int r = 0; r < {shape[0]}; r++) {{\n{lines}{loop}}} }}\n"
 

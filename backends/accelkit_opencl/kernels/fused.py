@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from accelkit.dtypes import DType
 from accelkit_opencl.expressions import literal
-from accelkit_opencl.kernels.loops import element_loop
+from accelkit_opencl.kernels.loops import FETCH, Run, element_loop
 from accelkit_opencl.kernels.mathematics import definitions_for
+from accelkit_opencl.kernels.philox import drawn_element, drawn_run
 from accelkit_opencl.kernels.source import KernelSource, ceil_div, ctype, double_pragma, round_up
 from accelkit_opencl.views import View, row_major
 
@@ -27,6 +28,8 @@ __all__ = [
     "Statement",
     "collapse",
     "decompose",
+    "drawn_runs",
+    "element_at",
     "element_code",
     "element_lines",
     "elementwise_kernel",
@@ -45,8 +48,8 @@ LANES = 16
 class Read:
     """A variable read from a view of the iteration space's shape.
 
-    ``argument`` is the kernel argument that holds the view's buffer, None for constants and
-    indices.
+    ``argument`` is the kernel argument that holds the view's buffer, of random numbers their key's;
+    None for constants and indices.
     """
 
     name: str
@@ -192,11 +195,30 @@ def element_lines(body: Body, space: Space, inner: int | None, k: str) -> list[s
             stride = space.strides[read.name][inner] if inner is not None else 0
             step = f" + {k} * {stride}" if stride not in (0, 1) else (f" + {k}" if stride else "")
             place = f"o_{read.name}{step}"
-            expression = f"{read.argument}[{place}]" if read.argument else f"({kind})({place})"
+            expression = element_at(read, place)
         lines.append(f"const {kind} {read.name} = {expression};")
     for s in body.statements:
         lines.append(f"const {ctype(s.dtype.name)} {s.name} = {s.expression};")
     return lines
+
+
+def element_at(read: Read, place: str) -> str:
+    """The element of a read, other than a constant, at a place of its view."""
+    if read.argument is None:
+        return f"({ctype(read.view.dtype.name)})({place})"
+    if read.view.draw is not None:
+        return drawn_element(read.view.draw, read.view.dtype, read.argument, place)
+    return f"{read.argument}[{place}]"
+
+
+def drawn_runs(body: Body, space: Space, inner: int | None) -> list[Run]:
+    """The random numbers that a loop over an axis of the space draws in runs."""
+    return [
+        drawn_run(read.name, read.view.draw, read.view.dtype, read.argument, f"o_{read.name}")
+        for read in body.reads
+        if read.view.draw is not None and read.argument is not None
+        if inner is not None and space.strides[read.name][inner] == 1
+    ]
 
 
 def finish(
@@ -209,6 +231,26 @@ def finish(
 ) -> KernelSource:
     source = f"{double_pragma(code)}{definitions_for(code)}{code}"
     return KernelSource.of(stem, source, arguments, size, local, flops)
+
+
+def _loop(body: Body, space: Space, lines: Sequence[str], store: str, index: str) -> str:
+    """The loop of a CPU kernel over the inner axis, from ``start`` to ``end``."""
+    steps = {name: strides[-1] if strides else 0 for name, strides in space.strides.items()}
+    length = space.extents[-1] if space.extents else 1
+    streams = [
+        (f"{read.argument} + o_{read.name}", read.view.dtype.itemsize)
+        for read in body.reads
+        if read.argument is not None and read.view.draw is None and steps[read.name] == 1
+    ]
+    return element_loop(
+        lines,
+        store,
+        ("start", "end"),
+        index,
+        strided=any(step not in (0, 1) for step in steps.values()) or length < 4 * LANES,
+        runs=drawn_runs(body, space, len(space.extents) - 1 if space.extents else None),
+        streams=streams,
+    )
 
 
 def elementwise_kernel(body: Body, *, cpu: bool, compute_units: int) -> KernelSource:
@@ -242,9 +284,7 @@ def elementwise_kernel(body: Body, *, cpu: bool, compute_units: int) -> KernelSo
         local: tuple[int, ...] = (_GROUP,)
     else:
         items = max(1, min(ceil_div(total, _ITEM_ELEMENTS), 16 * compute_units))
-        steps = [strides[-1] for strides in space.strides.values()] if space.extents else []
-        strided = any(step not in (0, 1) for step in steps) or length < 4 * LANES
-        loop = element_loop(lines, store, ("start", "end"), index, strided=strided)
+        loop = _loop(body, space, lines, store, index)
         if rows >= items:
             each = ceil_div(max(rows, 1), items)
             size = (ceil_div(max(rows, 1), each),)
@@ -262,7 +302,8 @@ def elementwise_kernel(body: Body, *, cpu: bool, compute_units: int) -> KernelSo
   const {index} end = start + {each} < {length} ? start + {each} : {length};
   {{
 """
-        code = f"""__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
+        helpers = FETCH if "FETCH(" in loop else ""
+        code = f"""{helpers}__kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void KERNEL({parameters(body)}) {{
   const {index} item = get_global_id(0);
   {span}  {outer}

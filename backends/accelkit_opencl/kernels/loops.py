@@ -4,21 +4,25 @@ Two things keep a compiler from using the machine's widest vectors. Some prefer 
 fear of a lower clock, where arithmetic has to hide behind memory; a hint tells the width. And a
 function that is polynomial near 0 but needs a long reduction for large arguments would need a
 branch per element. Its loop runs in blocks instead: a first pass over a block looks for large
-arguments, and only a block that has some takes the slow form.
+arguments, and only a block that has some takes the slow form. Random numbers come several at a
+time; a loop draws those of a short run of elements before it goes through it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from accelkit_opencl.kernels.elementary import NEAR_MOST, RANGED
 from accelkit_opencl.kernels.source import itemsize_of
 
-__all__ = ["FETCH", "element_loop", "needs_blocks", "vector_hint"]
+__all__ = ["FETCH", "RUN", "Run", "element_loop", "needs_blocks", "vector_hint"]
 
+_LINE_BYTES = 64  # of a cache
 _VECTOR_BYTES = 64  # narrower machines take two or four vectors at a time
 _BLOCK = 512  # elements between looks for large arguments: small beside a first-level cache
+RUN = 256  # elements whose random numbers are drawn together: as long as memory takes to answer
 _CALL = re.compile(rf"\bak_({'|'.join(RANGED)})_([fd])\((\w+)\)")
 _DECLARATION = re.compile(r"const (\w+) (\w+) = (.*);")
 _SLOW = re.compile(r"\bfmod\b|[/%] |ak_remainder|ak_floor_divide")
@@ -32,8 +36,30 @@ FETCH = """#if defined(__x86_64__) && defined(__clang__)
 """
 
 
+@dataclass(frozen=True)
+class Run:
+    """A variable whose values for up to ``RUN`` elements are made before the loop over them.
+
+    Attributes:
+        variable: Its name.
+        code: Statements that make the values of the elements from ``block`` to before ``stop``.
+        expression: The value of element ``k``.
+    """
+
+    variable: str
+    code: str
+    expression: str
+
+
 def element_loop(
-    lines: Sequence[str], store: str, bounds: tuple[str, str], index: str, *, strided: bool
+    lines: Sequence[str],
+    store: str,
+    bounds: tuple[str, str],
+    index: str,
+    *,
+    strided: bool,
+    runs: Sequence[Run] = (),
+    streams: Sequence[tuple[str, int]] = (),
 ) -> str:
     """A loop over ``k`` from one bound to the other.
 
@@ -43,12 +69,47 @@ def element_loop(
         bounds: Names of the first ``k`` and of the one after the last.
         index: Type of ``k``.
         strided: Whether memory is accessed other than in order; the compiler then chooses.
+        runs: Variables that are made for many elements together, in place of their lines.
+        streams: Address of element 0 and bytes per element of what is read in order from memory,
+            which is asked for a run ahead if there are runs; needs :data:`FETCH`.
     """
+    lines = _remade(lines, runs)
     code = "\n".join(lines) + "\n" + store
     hint = "" if strided else vector_hint(lines)
     calls = _CALL.findall(code)
-    if not calls:
+    if not calls and not runs:
         return f"{hint}{_loop(index, *bounds, code)}"
+    first, last = bounds
+    size = RUN if runs else _BLOCK
+    ahead = [
+        f"for (int k = 0; k < {RUN}; k += {_LINE_BYTES // itemsize}) "
+        f"FETCH({address} + block + {RUN} + k);\n"
+        for address, itemsize in (streams if runs else ())
+    ]
+    inner = (
+        _ranged(lines, code, index, hint) if calls else hint + _loop(index, "block", "stop", code)
+    )
+    return f"""for ({index} block = {first}; block < {last}; block += {size}) {{
+  const {index} stop = block + {size} < {last} ? block + {size} : {last};
+{"".join(ahead)}{"".join(run.code for run in runs)}{inner}}}
+"""
+
+
+def _remade(lines: Sequence[str], runs: Sequence[Run]) -> list[str]:
+    """The lines, with the variables of runs taken from there."""
+    made = {run.variable: run.expression for run in runs}
+    found = []
+    for line in lines:
+        match = _DECLARATION.fullmatch(line)
+        if match is not None and match[2] in made:
+            line = f"const {match[1]} {match[2]} = {made[match[2]]};"
+        found.append(line)
+    return found
+
+
+def _ranged(lines: Sequence[str], code: str, index: str, hint: str) -> str:
+    """Loops over a block that first look for large arguments."""
+    calls = _CALL.findall(code)
     near = _near(code)
     search = "".join(
         f"far |= ak_fabs_{kind}({argument}) > {NEAR_MOST[kind]}{'f' if kind == 'f' else ''};\n"
@@ -56,14 +117,10 @@ def element_loop(
     )
     needed = _needed(lines, {argument for _, _, argument in calls})
     look = _near("\n".join(needed) + "\n") + search
-    first, last = bounds
-    return f"""for ({index} block = {first}; block < {last}; block += {_BLOCK}) {{
-  const {index} stop = block + {_BLOCK} < {last} ? block + {_BLOCK} : {last};
-  int far = 0;
+    return f"""  int far = 0;
 {_loop(index, "block", "stop", look)}  if (far) {{
 {_loop(index, "block", "stop", code)}  }} else {{
 {hint}{_loop(index, "block", "stop", near)}  }}
-}}
 """
 
 

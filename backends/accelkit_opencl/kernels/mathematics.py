@@ -2,17 +2,19 @@
 
 Rounding and square roots use the compiler's own intrinsics where it offers them, which become one
 instruction; with ``AK_STANDARD_FUNCTIONS`` defined, for interpreters that lack them, OpenCL's own
-functions. The elementary functions are those of :mod:`~accelkit_opencl.kernels.elementary`.
+functions. The elementary functions are those of :mod:`~accelkit_opencl.kernels.elementary`, random
+numbers those of :mod:`~accelkit_opencl.kernels.philox`.
 """
 
 from __future__ import annotations
 
 import re
 
-from accelkit_opencl.kernels.elementary import FUNCTIONS
+from accelkit_opencl.kernels import elementary, philox
 
 __all__ = ["definitions_for"]
 
+_FUNCTIONS = {**elementary.FUNCTIONS, **philox.FUNCTIONS}
 _INTRINSICS = """
 #ifndef ak_intrinsics
 #define ak_intrinsics
@@ -59,7 +61,7 @@ def definitions_for(code: str) -> str:
     _collect(code, wanted)
     intrinsics = _INTRINSICS if re.search(r"\bak_|\bSAFE\b", code) else ""
     guarded = (
-        f"#ifndef ak_has_{name}\n#define ak_has_{name}\n{FUNCTIONS[name]}#endif\n"
+        f"#ifndef ak_has_{name}\n#define ak_has_{name}\n{_FUNCTIONS[name]}#endif\n"
         for name in wanted
     )
     return intrinsics + "".join(guarded)
@@ -68,6 +70,6 @@ def definitions_for(code: str) -> str:
 def _collect(code: str, wanted: list[str]) -> None:
     """Append the functions that ``code`` calls and are not there yet, callees first."""
     for name in dict.fromkeys(re.findall(r"\bak_(\w+)\(", code)):
-        if name in FUNCTIONS and name not in wanted:
-            _collect(FUNCTIONS[name].replace(f"ak_{name}(", ""), wanted)
+        if name in _FUNCTIONS and name not in wanted:
+            _collect(_FUNCTIONS[name].replace(f"ak_{name}(", ""), wanted)
             wanted.append(name)

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from accelkit.graph import Value
 from accelkit_opencl.expressions import literal
-from accelkit_opencl.kernels.fused import LANES, Body, Read, finish, index_type
-from accelkit_opencl.kernels.loops import FETCH, element_loop, needs_blocks
+from accelkit_opencl.kernels.fused import LANES, Body, Read, element_at, finish, index_type
+from accelkit_opencl.kernels.loops import FETCH, Run, element_loop, needs_blocks
+from accelkit_opencl.kernels.philox import drawn_run
 from accelkit_opencl.kernels.reductions import Reduction, accumulate, clear, fold, lane_count
 from accelkit_opencl.kernels.source import KernelSource, ceil_div, ctype, round_up
 
@@ -127,7 +128,8 @@ void KERNEL({", ".join(parts)}) {{
             stage.values[read.argument]: None
             for stage in self._stages
             for read in stage.body.reads
-            if read.argument is not None and stage.steps[read.name] == (self._columns, 1)
+            if read.argument is not None and read.view.draw is None
+            if stage.steps[read.name] == (self._columns, 1)
         }
         return "".join(
             f"    for ({self._index} k = 0; k < {self._columns}; k += "
@@ -161,6 +163,7 @@ void KERNEL({", ".join(parts)}) {{
             and lane_count(self._columns) > 1
             and not (_is_strided(stage) or _is_strided(after))
             and not needs_blocks(lines)
+            and not any(read.view.draw for read in stage.body.reads)
             and bool(_operands(after) & {value for _, value in stage.results})
         )
 
@@ -227,7 +230,8 @@ void KERNEL({", ".join(parts)}) {{
         self._inside.update(places)
         strided = _is_strided(stage) or self._columns < 4 * LANES
         bounds = ("0", str(self._columns))
-        return element_loop(lines, stores, bounds, self._index, strided=strided)
+        runs = self._runs(stage)
+        return element_loop(lines, stores, bounds, self._index, strided=strided, runs=runs)
 
     def _scalar(self, value: Value) -> str:
         name = self._inside[value] = f"r{self._scalars}"
@@ -256,14 +260,34 @@ void KERNEL({", ".join(parts)}) {{
         value = stage.values[read.argument] if read.argument is not None else None
         if value in self._inside:
             return self._inside[value]
-        row, column = stage.steps[read.name]
-        terms = [
-            *([str(read.view.offset)] if read.view.offset else []),
-            *([f"row * {row}"] if row else []),
-            *([f"k * {column}" if column != 1 else "k"] if column else []),
+        argument = None if value is None else self._argument(value)
+        column = stage.steps[read.name][1]
+        place = [
+            *_row_start(stage, read),
+            *([f"k * {column}" if column != 1 else "k"] * bool(column)),
         ]
-        place = " + ".join(terms) or "0"
-        return f"({kind})({place})" if value is None else f"{self._argument(value)}[{place}]"
+        return element_at(replace(read, argument=argument), " + ".join(place) or "0")
+
+    def _runs(self, stage: Stage) -> list[Run]:
+        """The random numbers that are drawn for many columns at a time."""
+        return [
+            drawn_run(
+                read.name,
+                read.view.draw,
+                read.view.dtype,
+                self._argument(stage.values[read.argument]),
+                " + ".join(_row_start(stage, read)) or "0",
+            )
+            for read in stage.body.reads
+            if read.view.draw is not None and read.argument is not None
+            if stage.steps[read.name][1] == 1
+        ]
+
+
+def _row_start(stage: Stage, read: Read) -> list[str]:
+    """Terms of the place where a row begins."""
+    row = stage.steps[read.name][0]
+    return [str(read.view.offset)] * bool(read.view.offset) + [f"row * {row}"] * bool(row)
 
 
 def _spreads(stage: Stage) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ pytest.importorskip("pyopencl", reason="the OpenCL backend's extra is not instal
 
 import pyopencl as cl
 from accelkit_opencl import memory
-from accelkit_opencl.lowering import Lowering
+from accelkit_opencl.lowering import Lowering, Profile
 from accelkit_opencl.programs import SourceProvider
 from accelkit_opencl.runtime import DeviceArray, Runtime, discover, open_device
 
+from accelkit import registry
 from accelkit.dtypes import dtype as as_dtype
 
 
@@ -104,6 +106,17 @@ def lab(runtime: Runtime, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     folder: Path = tmp_path_factory.mktemp("opencl-cache")
     provider = SourceProvider(runtime, folder, keep_binaries=False if is_checked else None)
     return Lab(runtime, provider)
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def form(request: pytest.FixtureRequest, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The kernels' form: the device's own, or that for GPUs, which CPUs run too."""
+    chosen: str = request.param
+    if chosen == "gpu":
+        profile = Profile(cpu=False, max_group=64, local_bytes=16384, compute_units=4)
+        backend: Any = registry.backend("opencl")
+        monkeypatch.setitem(backend._profiles, runtime.device, profile)
+    return chosen
 
 
 class Findings:

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 from accelkit_opencl.kernels.source import KernelSource
-from accelkit_opencl.lowering import Profile
 from accelkit_opencl.runtime import Runtime
 
 import accelkit as ak
-from accelkit import registry
 from accelkit.primitives import get
 
 
@@ -20,17 +18,6 @@ from accelkit.primitives import get
 def device_under_test(runtime: Runtime) -> Iterator[None]:
     with ak.default_device(runtime.device):
         yield
-
-
-@pytest.fixture(params=["cpu", "gpu"])
-def form(request: pytest.FixtureRequest, runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The kernels' form: the device's own, or that for GPUs, which CPUs run too."""
-    chosen: str = request.param
-    if chosen == "gpu":
-        profile = Profile(cpu=False, max_group=64, local_bytes=16384, compute_units=4)
-        backend: Any = registry.backend("opencl")
-        monkeypatch.setitem(backend._profiles, runtime.device, profile)
-    return chosen
 
 
 def draw(*shape: int, dtype: type = np.float32) -> np.ndarray:
