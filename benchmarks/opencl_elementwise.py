@@ -13,6 +13,11 @@ those read and those written. Every case is timed in turns with that copy, in on
 that a slow spell of the machine hits both; the figure is the copy's rate over the kernel's, so 1.0
 is as fast as copying and 1.3 a third slower. Results are checked against the NumPy backend first.
 
+The last column is the kernel's time for as many elements that lie in the cache, in the same unit:
+what it would take if memory cost nothing. Above 1 the arithmetic alone takes longer than a copy,
+and no better use of memory helps; far below the first ratio, memory is what the kernel waits for.
+It is a bound from above, since it holds the time to enqueue one launch per ``--cached-elements``.
+
 Exits with 1 if a result is wrong.
 """
 
@@ -36,10 +41,11 @@ from accelkit.primitives import get
 
 __all__ = ["CASES", "Case", "Measurement", "main"]
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 COLUMNS: Final = 1024  # of the matrices
 DEVIATION: Final = 2e-5  # of max|a - b| / max|b| from the NumPy backend's result
 CHECKED_ELEMENTS: Final = 64 * COLUMNS
+CACHED_ELEMENTS: Final = 256 * COLUMNS  # 1 MiB of float32: a few such arrays fit near the cores
 _UPDATE: Final = {"momentum": 0.9, "weight_decay": 5e-4, "nesterov": False}
 
 _ADAM: Final = {
@@ -155,19 +161,22 @@ CASES: Final = (
 
 @dataclass
 class Measurement:
-    """Seconds of a case and of the copy, one pair per round.
+    """Seconds of a case, from memory and from cache, and of the copy, one of each per round.
 
     Attributes:
         name: Of the case.
         moved_bytes: What the function must read and write.
         copied_bytes: What the copy reads and writes.
-        case_s, copy_s: Samples, in order.
+        cached_bytes: What the function must read and write in the cache.
+        case_s, cached_s, copy_s: Samples, in order.
     """
 
     name: str
     moved_bytes: int
     copied_bytes: int
+    cached_bytes: int
     case_s: list[float] = field(default_factory=list)
+    cached_s: list[float] = field(default_factory=list)
     copy_s: list[float] = field(default_factory=list)
 
     @property
@@ -188,24 +197,32 @@ class Measurement:
             scale * case / copy for case, copy in zip(self.case_s, self.copy_s, strict=True)
         )
 
+    @property
+    def cached_times_copy(self) -> float:
+        """The copy's best rate, from memory, over the case's in the cache."""
+        return self.copied_bytes / min(self.copy_s) / (self.cached_bytes / min(self.cached_s))
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, raw samples included."""
         return {
             "name": self.name,
             "moved_bytes": self.moved_bytes,
             "copied_bytes": self.copied_bytes,
+            "cached_bytes": self.cached_bytes,
             "bytes_per_s": self.bandwidth,
             "copy_bytes_per_s": self.copied_bytes / min(self.copy_s),
             "times_copy": self.times_copy,
             "median_times_copy": self.median_times_copy,
+            "cached_times_copy": self.cached_times_copy,
             "case_s": self.case_s,
+            "cached_s": self.cached_s,
             "copy_s": self.copy_s,
         }
 
     def __str__(self) -> str:
         return (
             f"{self.name:20} {min(self.case_s) * 1e3:9.3f} ms {self.bandwidth / 1e9:7.2f} GB/s "
-            f"{self.times_copy:7.2f} {self.median_times_copy:7.2f}"
+            f"{self.times_copy:7.2f} {self.median_times_copy:7.2f} {self.cached_times_copy:8.2f}"
         )
 
 
@@ -237,8 +254,8 @@ class Lab:
 
         return [by_driver, by_kernel]
 
-    def runner(self, case: Case, elements: int) -> tuple[Callable[[], None], int]:
-        """What runs the case once, and the bytes that it must move."""
+    def runner(self, case: Case, elements: int, turns: int = 1) -> tuple[Callable[[], None], int]:
+        """What runs the case so many times in a row, and the bytes that it must move."""
         arguments = [ak.asarray(a, device=self.device) for a in case.arrays(elements)]
         function = ak.jit(case.function, donate_argnums=case.donated)
         moved = sum(_size_bytes(a) for a in arguments)
@@ -254,10 +271,11 @@ class Lab:
         moved += sum(_size_bytes(r) for r in run())
 
         def timed() -> None:
-            run()
+            for _ in range(turns):
+                run()
             self.synchronize()
 
-        return timed, moved
+        return timed, moved * turns
 
     def check(self, case: Case) -> float:
         """Deviation of the results from the NumPy backend's, at a small size."""
@@ -285,17 +303,26 @@ CLOCKS: Final = {"wall": time.perf_counter, "processor": time.process_time}
 
 
 def measure(
-    lab: Lab, case: Case, elements: int, rounds: int, clock: Callable[[], float]
+    lab: Lab,
+    case: Case,
+    elements: int,
+    rounds: int,
+    clock: Callable[[], float],
+    cached_elements: int = CACHED_ELEMENTS,
 ) -> Measurement:
-    """Time a case in turns with the copies; a first round warms up."""
+    """Time a case in turns with itself in the cache and the copies; a first round warms up."""
     run, moved_bytes = lab.runner(case, elements)
+    size = min(cached_elements, elements)
+    cached, cached_bytes = lab.runner(case, size, turns=elements // size)
     copies = lab.copies(elements)
-    result = Measurement(case.name, moved_bytes, 2 * 4 * elements)
+    result = Measurement(case.name, moved_bytes, 2 * 4 * elements, cached_bytes)
     for round_ in range(rounds + 1):
         case_s = _seconds(run, clock)
+        cached_s = _seconds(cached, clock)
         copy_s = min(_seconds(copy, clock) for copy in copies)
         if round_:
             result.case_s.append(case_s)
+            result.cached_s.append(cached_s)
             result.copy_s.append(copy_s)
     return result
 
@@ -313,27 +340,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--device", default="opencl")
     parser.add_argument("--elements", type=int, default=16 * 2**20, help="of each large array")
+    parser.add_argument(
+        "--cached-elements", type=int, default=CACHED_ELEMENTS, help="of each array in the cache"
+    )
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--only", help="comma-separated beginnings of names")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
     parser.add_argument("--json", type=Path, help="file for all samples")
     options = parser.parse_args(arguments)
-    if options.elements < COLUMNS or options.elements % COLUMNS or options.rounds < 1:
-        parser.error(f"--elements must be a multiple of {COLUMNS}, and --rounds at least 1")
+    sizes = options.elements, options.cached_elements
+    if any(size < COLUMNS or size % COLUMNS for size in sizes) or options.rounds < 1:
+        parser.error(
+            f"--elements and --cached-elements must be multiples of {COLUMNS}, and --rounds "
+            "at least 1"
+        )
     starts = tuple(options.only.split(",")) if options.only else ("",)
     chosen = [case for case in CASES if case.name.startswith(starts)]
     if not chosen:
         parser.error(f"--only names none of: {', '.join(case.name for case in CASES)}")
     lab = Lab(options.device)
     print(f"{lab.device}: {lab.info.description}, {lab.info.driver}; {options.elements} elements")
-    print(f"{'':20} {'best':>12} {'rate':>12} {'best':>7} {'median':>7}  times a plain copy's time")
+    print(f"{'':46} {'times a plain copy':>24}")
+    print(f"{'':20} {'best':>12} {'rate':>12} {'best':>7} {'median':>7} {'in cache':>8}")
     found, wrong = [], []
     for case in chosen:
         deviation = lab.check(case)
         if not deviation <= DEVIATION:
             wrong.append(f"{case.name}: results deviate by {deviation:.1e}, at most {DEVIATION:g}")
             continue
-        found.append(measure(lab, case, options.elements, options.rounds, CLOCKS[options.clock]))
+        clock = CLOCKS[options.clock]
+        found.append(
+            measure(lab, case, options.elements, options.rounds, clock, options.cached_elements)
+        )
         print(found[-1], flush=True)
     if options.json is not None:
         report = {
@@ -344,6 +382,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "hardware": lab.info.description,
             "driver": lab.info.driver,
             "elements": options.elements,
+            "cached_elements": min(options.cached_elements, options.elements),
             "clock": options.clock,
             "measurements": [m.to_json() for m in found],
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +33,23 @@ def test_bytes_are_those_of_inputs_and_results(lab: Lab) -> None:
     assert moved_bytes(lab, "sum of rows", 4096) == 4 * 4096 + 4 * 4
 
 
+def test_data_in_the_cache_is_gone_through_as_often_as_it_fits(lab: Lab) -> None:
+    case = next(c for c in CASES if c.name == "relu")
+    found = opencl_elementwise.measure(lab, case, 8192, 3, time.perf_counter, cached_elements=2048)
+    assert found.cached_bytes == found.moved_bytes == found.copied_bytes == 2 * 4 * 8192
+    assert len(found.cached_s) == len(found.case_s) == len(found.copy_s) == 3
+    small = opencl_elementwise.measure(lab, case, 1024, 1, time.perf_counter)
+    assert small.cached_bytes == small.moved_bytes  # all of it fits
+
+
 def test_ratio_is_of_rates() -> None:
-    found = Measurement(
-        "x", moved_bytes=300, copied_bytes=100, case_s=[6.0, 9.0], copy_s=[1.0, 3.0]
-    )
+    found = Measurement("x", moved_bytes=300, copied_bytes=100, cached_bytes=150)
+    found.case_s, found.cached_s, found.copy_s = [6.0, 9.0], [6.0, 2.0], [1.0, 3.0]
     assert found.bandwidth == 50.0
     assert found.times_copy == 2.0
     assert found.median_times_copy == 1.5
+    assert found.cached_times_copy == pytest.approx(4 / 3)
+    assert str(found).split() == ["x", "6000.000", "ms", "0.00", "GB/s", "2.00", "1.50", "1.33"]
 
 
 def test_updates_take_their_own_results(lab: Lab) -> None:
@@ -53,14 +64,21 @@ def test_command_measures_and_writes_samples(
 ) -> None:
     path = tmp_path / "found.json"
     arguments = ["--elements", "4096", "--rounds", "2", "--only", "tanh,sum of rows"]
-    arguments += ["--clock", "processor"]
+    arguments += ["--clock", "processor", "--cached-elements", "2048"]
     assert main([*arguments, "--json", str(path)]) == 0
     report = json.loads(path.read_text())
     assert [m["name"] for m in report["measurements"]] == ["tanh", "sum of rows"]
     for measurement in report["measurements"]:
         assert len(measurement["case_s"]) == len(measurement["copy_s"]) == 2
+        assert len(measurement["cached_s"]) == 2
         assert min(measurement["case_s"]) > 0
-    assert "tanh" in capsys.readouterr().out
+        assert measurement["cached_times_copy"] > 0
+    assert report["schema_version"] == opencl_elementwise.SCHEMA_VERSION
+    assert report["cached_elements"] == 2048
+    _, _, header, *rows = capsys.readouterr().out.splitlines()
+    assert header.split() == ["best", "rate", "best", "median", "in", "cache"]
+    assert [row[:20].strip() for row in rows] == ["tanh", "sum of rows"]
+    assert {len(row) for row in rows} == {len(header)}
 
 
 def test_wrong_results_are_refused(
@@ -72,7 +90,15 @@ def test_wrong_results_are_refused(
     assert "relu: results deviate" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("bad", [["--elements", "1000"], ["--rounds", "0"], ["--only", "nothing"]])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        ["--elements", "1000"],
+        ["--cached-elements", "0"],
+        ["--rounds", "0"],
+        ["--only", "nothing"],
+    ],
+)
 def test_bad_usage(bad: list[str]) -> None:
     with pytest.raises(SystemExit) as error:
         main(bad)
