@@ -77,20 +77,10 @@ class TensorflowBackend(Backend):
             tf.test.experimental.sync_devices()
 
     def memory(self, device: Device) -> MemoryStatistics:
-        if device.kind != "gpu":
-            return host.process_memory()
-        found = tf.config.experimental.get_memory_info(_short_name(device))
-        return MemoryStatistics(
-            found["current"],
-            found["peak"],
-            "device allocator (tf.config.experimental.get_memory_info)",
-        )
+        return runtime.memory(device)
 
     def reset_peak_memory(self, device: Device) -> None:
-        if device.kind == "gpu":
-            tf.config.experimental.reset_memory_stats(_short_name(device))
-        else:
-            host.reset_peak_memory()
+        runtime.reset_peak_memory(device)
 
     # --- arrays ---------------------------------------------------------------------------------
 
@@ -237,10 +227,6 @@ class TensorflowBackend(Backend):
 
 def _result(primitive: Primitive, outputs: Sequence[Any]) -> Any:
     return tuple(outputs) if primitive.multiple_outputs else outputs[0]
-
-
-def _short_name(device: Device) -> str:
-    return f"{device.kind.upper()}:{device.index}"
 
 
 def _describe(device: Device) -> DeviceInfo:

@@ -12,12 +12,15 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from accelkit import host
+from accelkit.backend import MemoryStatistics
 from accelkit.device import Device
 from accelkit.errors import DeviceError
 from accelkit_tensorflow.framework import tf
 
-__all__ = ["discover", "native_name", "tf32"]
+__all__ = ["discover", "memory", "native_name", "reset_peak_memory", "tf32"]
 
+_PROBE_BYTES = 1 << 20  # oneDNN's allocator counts blocks from 256 KiB on
 _KINDS = {"GPU": "gpu", "CPU": "cpu", "TPU": "tpu"}
 
 
@@ -62,6 +65,52 @@ def native_name(device: Device) -> str:
         listing = ", ".join(map(str, discover()))
         raise DeviceError(f"TensorFlow has no device {device}. It has: {listing}.")
     return str(found.name)
+
+
+def memory(device: Device) -> MemoryStatistics:
+    """What the allocator of the device has handed out, where it counts.
+
+    On CPUs the process says little: TensorFlow's allocator there keeps what it once had, so that
+    the resident set never shrinks. Where that allocator does not count, as without oneDNN, it
+    keeps nothing either, and the process is what is measured.
+    """
+    if not _allocator_counts(device):
+        return host.process_memory()
+    found = tf.config.experimental.get_memory_info(_short_name(device))
+    return MemoryStatistics(
+        found["current"],
+        found["peak"],
+        "device allocator (tf.config.experimental.get_memory_info)",
+    )
+
+
+def reset_peak_memory(device: Device) -> None:
+    """Start a new peak of :func:`memory`."""
+    if _allocator_counts(device):
+        tf.config.experimental.reset_memory_stats(_short_name(device))
+    else:
+        host.reset_peak_memory()
+
+
+@functools.cache
+def _allocator_counts(device: Device) -> bool:
+    """Whether the device's allocator has statistics, and they are not left at zero.
+
+    ``TF_ENABLE_ONEDNN_OPTS=0`` does the one, ``TF_ONEDNN_USE_SYSTEM_ALLOCATOR=1`` the other.
+    """
+    with tf.device(native_name(device)):
+        probe = tf.random.stateless_uniform([_PROBE_BYTES // 4], (0, 0))
+    try:
+        in_use = tf.config.experimental.get_memory_info(_short_name(device))["current"]
+    except ValueError:
+        return False
+    del probe
+    return bool(in_use >= _PROBE_BYTES)
+
+
+def _short_name(device: Device) -> str:
+    """A device as TensorFlow's memory functions want it, e.g. ``"GPU:0"``."""
+    return f"{device.kind.upper()}:{device.index}"
 
 
 @contextlib.contextmanager

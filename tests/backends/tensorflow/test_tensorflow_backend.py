@@ -280,13 +280,6 @@ def test_without_xla(monkeypatch: pytest.MonkeyPatch) -> None:
     xla_cases.check_control_flow(backend)
 
 
-def test_memory_statistics() -> None:
-    statistics = TENSORFLOW.memory(CPU)
-    assert statistics.in_use_bytes
-    assert statistics.peak_bytes
-    assert statistics.method
-
-
 def test_unknown_device() -> None:
     with pytest.raises(DeviceError, match="tensorflow:cpu:0"):
         TENSORFLOW.put(np.zeros(1), Device("tensorflow", "npu", 0))
