@@ -35,11 +35,11 @@ class TrainState:
         self, tensors: Mapping[str, Tensor], *, step: int, seed: int, device: Device
     ) -> None:
         self._tensors = dict(tensors)
-        self._devices: dict[str, Device] = {}  # of the tensors that were consumed
+        self._consumed: dict[str, Device] | None = None  # where the tensors were
         self.step = step
         self.seed = seed
         self.device = device
-        self._gone: Exception | None = None
+        self._lost: str | None = None  # why
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -53,21 +53,23 @@ class TrainState:
 
     def require_usable(self) -> None:
         """Raise if the state was consumed or lost."""
-        if self._gone is not None:
-            raise self._gone
+        if self._lost is not None:
+            raise StateLostError(self._lost)
+        if self._consumed is not None:
+            raise StateConsumedError(
+                f"This state (step {self.step}) was given to a training step, which reuses its "
+                f"memory. Use the state that the step returned, or keep `state.copy()` before the "
+                f"step."
+            )
 
     def consume(self) -> None:
         """Give the tensors to a step."""
-        self._devices = {name: t.device for name, t in self._tensors.items()}
+        self._consumed = {name: t.device for name, t in self._tensors.items()}
         self._tensors = {}
-        self._gone = StateConsumedError(
-            f"This state (step {self.step}) was given to a training step, which reuses its memory. "
-            f"Use the state that the step returned, or keep `state.copy()` before the step."
-        )
 
     def lose(self, reason: str) -> None:
         """Mark the tensors as destroyed by a failed step."""
-        self._gone = StateLostError(reason)
+        self._lost = reason
 
     def _part(self, prefix: str) -> dict[str, Any]:
         start = prefix + "."
@@ -105,8 +107,9 @@ class TrainState:
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Take up what :meth:`to_host` returned before the state was consumed."""
-        self._tensors = {n: put(arrays[n], device) for n, device in self._devices.items()}
-        self._gone = None
+        if self._consumed is not None:
+            self._tensors = {n: put(arrays[n], device) for n, device in self._consumed.items()}
+        self._consumed = self._lost = None
 
     @classmethod
     def from_host(
@@ -118,8 +121,9 @@ class TrainState:
         return cls(tensors, step=step, seed=seed, device=target)
 
     def __repr__(self) -> str:
-        if self._gone is not None:
-            return f"<TrainState step {self.step}: {type(self._gone).__name__}>"
+        if self._lost is not None or self._consumed is not None:
+            error = StateConsumedError if self._lost is None else StateLostError
+            return f"<TrainState step {self.step}: {error.__name__}>"
         size = sum(t.spec.memory_bytes for t in self._tensors.values())
         return (
             f"<TrainState step {self.step}, seed {self.seed}, {len(self._tensors)} tensors, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from accelkit import dtypes, ops
 from accelkit.arguments import require_instance
@@ -40,6 +40,34 @@ from accelkit.train.step_numbers import StepNumbers
 __all__ = ["TrainStep"]
 
 NONFINITE = ("raise", "skip", "ignore")
+
+
+class _Checked(NamedTuple):
+    """A batch that was checked: another one like it needs no checks of its own.
+
+    Attributes:
+        inputs, targets: Specs of two tensors on the step's device.
+        weights: One for each sample.
+        compiled: What runs.
+    """
+
+    inputs: TensorSpec
+    targets: TensorSpec
+    weights: Tensor
+    compiled: Compiled
+
+    def is_like(self, batch: Any, device: Device) -> bool:
+        """Whether a batch differs in its content at most."""
+        if type(batch) is not tuple or len(batch) != 2:
+            return False
+        inputs, targets = batch
+        return (
+            type(inputs) is Tensor
+            and type(targets) is Tensor
+            and inputs._device is targets._device is device
+            and inputs.spec == self.inputs
+            and targets.spec == self.targets
+        )
 
 
 class TrainStep:
@@ -141,6 +169,7 @@ class TrainStep:
         self._means = MemoryMeans(accumulate, recompute, early, host_state)
         self.last_checkpoint: str | None = None
         self._compiled: dict[Any, Compiled] = {}
+        self._last: _Checked | None = None
         self._feed = Feed(loss, self.recipe.dtype, self.device)
         self._numbers = StepNumbers(optimizer, self.recipe.dtype, self.device)
         self._batch_statistics: bool | None = None
@@ -204,15 +233,18 @@ class TrainStep:
             )
         if self._peak is not None:
             self._peak.check(has_run=self._returned() is state)
-        parts = self._sized(self._feed.read(batch))
         is_first = not self._compiled
-        compiled = self._compile(tensors, parts)
+        last = self._last
+        if last is not None and last.is_like(batch, self.device):
+            compiled, data = last.compiled, [*batch, last.weights]
+        else:
+            compiled, data = self._check(tensors, batch)
+        program = compiled.program
         if self._returned() is not state:
-            compiled.program.require_state(tensors)
+            program.require_state(tensors)
         if self._means.host_state:
             tensors = offloaded(tensors)
-        operands = self._operands(compiled.program, state, parts)
-        program = compiled.program
+        operands = self._operands(program, state, data)
         values = [tensors[name] for name in program.state_names]
         saved = rehearse(state, compiled.executable, values, operands) if is_first else None
         state.consume()
@@ -246,6 +278,17 @@ class TrainStep:
             program.metric_names, results[-1], raise_nonfinite=self.on_nonfinite == "raise"
         )
         return new, metrics
+
+    def _check(self, tensors: dict[str, Tensor], batch: Any) -> tuple[Compiled, list[Tensor]]:
+        """The program for a batch, and the batch as it takes it: inputs, targets, weights."""
+        parts = self._sized(self._feed.read(batch))
+        compiled = self._compile(tensors, parts)
+        data = self._feed.operands(parts, compiled.program.output)
+        if type(batch) is tuple and len(batch) == 2:
+            inputs, targets, weights = data
+            if inputs is batch[0] and targets is batch[1]:
+                self._last = _Checked(inputs.spec, targets.spec, weights, compiled)
+        return compiled, data
 
     # --- compiling ------------------------------------------------------------------------------
 
@@ -342,20 +385,21 @@ class TrainStep:
     def operands(self, state: TrainState, batch: Any) -> list[Tensor]:
         """What the compiled step takes for this state and batch, in the order of its inputs."""
         tensors = state.tensors
-        parts = self._sized(self._feed.read(batch))
-        program = self._compile(tensors, parts).program
-        values = [tensors[name] for name in program.state_names]
-        return [*values, *self._operands(program, state, parts)]
+        compiled, data = self._check(tensors, batch)
+        values = [tensors[name] for name in compiled.program.state_names]
+        return [*values, *self._operands(compiled.program, state, data)]
 
     @property
     def executables(self) -> Iterable[Executable]:
         """What was compiled so far."""
         return [compiled.executable for compiled in self._compiled.values()]
 
-    def _operands(self, program: StepProgram, state: TrainState, batch: Batch) -> list[Tensor]:
+    def _operands(
+        self, program: StepProgram, state: TrainState, data: Iterable[Tensor]
+    ) -> list[Tensor]:
         """What a program takes besides the state; nothing here waits for the device."""
         return [
-            *self._feed.operands(batch, program.output),
+            *data,
             *self._numbers.operands(program, state.step, state.seed),
             *program.captured,
         ]

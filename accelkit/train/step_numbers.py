@@ -27,7 +27,7 @@ class StepNumbers:
 
     def __init__(self, optimizer: Optimizer, dtype: DType, device: Device) -> None:
         self._optimizer, self._dtype, self._device = optimizer, dtype, device
-        self._last: tuple[bytes, Tensor] | None = None
+        self._last: tuple[dict[str, float], Tensor] | None = None
 
     def operands(self, program: StepProgram, step: int, seed: int) -> list[Tensor]:
         """The optimizer's scalars, and a table of keys whose first row is the step number."""
@@ -42,8 +42,8 @@ class StepNumbers:
     def _scalars(self, program: StepProgram, step: int) -> Tensor:
         """The same tensor as long as the numbers stay the same."""
         numbers = self._optimizer.scalars(step)
-        array = np.array([numbers[name] for name in program.scalar_names], self._dtype.numpy)
-        bits = array.tobytes()
-        if self._last is None or self._last[0] != bits:
-            self._last = bits, put(array, self._device)
+        if self._last is None or self._last[0] != numbers:
+            # 0.0 and -0.0 are equal: take the former for both.
+            array = np.array([numbers[n] for n in program.scalar_names], self._dtype.numpy) + 0.0
+            self._last = dict(numbers), put(array, self._device)
         return self._last[1]

@@ -16,7 +16,9 @@ from accelkit.errors import (
     OptionError,
     ShapeError,
     StateConsumedError,
+    StateError,
 )
+from accelkit.train.batch import Feed
 
 BACKENDS = sorted({info.device.backend for info in ak.devices()})
 MODEL = nn.Sequential(
@@ -154,6 +156,48 @@ def test_a_call_that_was_checked_checks_the_next_one_again() -> None:
     with pytest.raises(StateConsumedError):
         evaluate(state, (images, labels))
     assert evaluate(trained, (images, labels))["loss"] != first
+
+
+def test_a_batch_like_the_last_one_is_not_checked_again(monkeypatch) -> None:
+    """Batches on the device go in directly, and are checked as soon as anything differs."""
+    checked = []
+    read = Feed.read
+    monkeypatch.setattr(Feed, "read", lambda feed, given: checked.append(1) or read(feed, given))
+    step, same = make("numpy"), make("numpy")
+    states = [each.init(0, SHAPE) for each in (step, same)]
+    images, labels = (ak.asarray(a, device="numpy") for a in batch())
+    labels = ak.astype(labels, ak.int32)
+    for _ in range(3):
+        states[0], report = step(states[0], (images, labels))
+        states[1], expected = same(states[1], [images, labels])  # a list takes the long way
+        assert report["loss"] == expected["loss"]
+    assert len(checked) == 1 + 3
+    state = states[0]
+    with pytest.raises(ShapeError, match="one target per input"):
+        step(state, (images, labels[:3]))
+    with pytest.raises(DTypeError, match="integers"):
+        step(state, (images, ak.astype(labels, ak.float32)))
+    with pytest.raises(OptionError, match="position 0"):
+        step(state, (images, labels.numpy() + 5))
+    state, _ = step(state, (images[:3], labels[:3]))  # padded
+    state, report = step(state, (images, labels))
+    with pytest.raises(StateError, match="fit"):
+        step(train.TrainState({}, step=0, seed=0, device=state.device), (images, labels))
+    assert len(checked) == 4 + 4
+    _, report = step(state, (images, labels + 5))
+    with pytest.raises(OptionError, match="Step 5 was given labels out of range"):
+        report["loss"]
+    assert len(checked) == 8
+
+
+def test_a_schedule_that_changes_is_followed_in_every_step() -> None:
+    rates = {0: 0.0, 1: 0.1, 2: 0.1, 3: 0.0, 4: 0.2}
+    step = make(optimizer=optim.sgd(rates.__getitem__))
+    state = step.init(0, SHAPE)
+    for index, rate in rates.items():
+        before = state.tensors["parameters.fc.bias"].numpy()
+        state, _ = step(state, batch(index))
+        assert np.array_equal(before, state.tensors["parameters.fc.bias"].numpy()) is (rate == 0.0)
 
 
 def test_weights_weigh_samples(device: str) -> None:
