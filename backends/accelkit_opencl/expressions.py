@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from accelkit.dtypes import DType
+from accelkit_opencl.kernels.powers import constant_power
 from accelkit_opencl.kernels.source import ctype
 
 __all__ = ["EXPRESSIONS", "elementwise_expression", "literal"]
@@ -50,10 +51,13 @@ def _own(name: str) -> Rule:
     """A function of :mod:`accelkit_opencl.kernels.mathematics`, by element type."""
 
     def rule(dtype: DType, *operands: str) -> str:
-        suffix = "f" if dtype.name == "float32" else "d"
-        return f"ak_{name}_{suffix}({', '.join(operands)})"
+        return f"ak_{name}_{_suffix(dtype)}({', '.join(operands)})"
 
     return rule
+
+
+def _suffix(dtype: DType) -> str:
+    return "f" if dtype.name == "float32" else "d"
 
 
 def _rounding(name: str) -> Rule:
@@ -180,14 +184,23 @@ EXPRESSIONS: dict[str, Rule] = {
 
 
 def elementwise_expression(
-    name: str, operand_dtypes: Sequence[DType], result: DType, operands: Sequence[str]
+    name: str,
+    operand_dtypes: Sequence[DType],
+    result: DType,
+    operands: Sequence[str],
+    constants: Sequence[bool | int | float | None] = (),
 ) -> str:
-    """The expression of one elementwise primitive on named operands."""
+    """The expression of one elementwise primitive on named operands.
+
+    ``constants`` are the numbers that operands are known to be, None for others.
+    """
     if name == "select":
         condition, a, b = operands
         return f"({condition} ? {a} : {b})"
     if name == "cast":
         return _cast(operand_dtypes[0], result, operands[0])
+    if name == "power" and constants and constants[1] is not None:
+        return constant_power(operands[0], float(constants[1]), operands[1], _suffix(result))
     return EXPRESSIONS[name](operand_dtypes[0], *operands)
 
 

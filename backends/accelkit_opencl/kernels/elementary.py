@@ -18,6 +18,7 @@ import re
 from typing import Final
 
 from accelkit_opencl.kernels.polynomials import POLYNOMIALS, horner
+from accelkit_opencl.kernels.powers import POWERS, SINGLE_POWERS
 
 __all__ = ["FUNCTIONS", "NEAR_MOST", "RANGED"]
 
@@ -29,6 +30,7 @@ _CONSTANTS: Final[dict[str, tuple[str, str]]] = {
     "SQRT_HALF": ("0x3f3504f3U", "0x3fe6a09e667f3bcdUL"),
     "FRACTION": ("0x007fffffU", "0x000fffffffffffffUL"),
     "SIGN": ("0x80000000U", "0x8000000000000000UL"),
+    "SIGN_EXPONENT": ("0xff800000U", "0xfff0000000000000UL"),
     "UPPER_HALF": ("0xfffff000U", "0xfffffffff8000000UL"),  # of a significand
     "SHIFT": ("12582912.0", "6755399441055744.0"),  # x + SHIFT has the nearest integer last
     "INTEGER": ("0x4b000000U", "0x4330000000000000UL"),  # bits of ...
@@ -40,6 +42,8 @@ _CONSTANTS: Final[dict[str, tuple[str, str]]] = {
     "LN2": ("0.6931471805599453", "0.6931471805599453"),
     "LN2_HIGH": ("0.693359375", "0x1.62e42fefa2p-1"),  # exact times any exponent
     "LN2_LOW": ("-2.12194440e-4", "0x1.9ef35793c7673p-41"),
+    "LOG2E_HIGH": ("1.4423828125", "1.4423828125"),  # few bits: exact times half a significand
+    "LOG2E_LOW": ("3.122284e-4", "3.122283889634074e-4"),
     "EXP_MOST": ("88.72283172607422", "709.782712893384"),
     "EXP_LEAST": ("-87.33654022216797", "-708.3964185322641"),
     "EXPM1_LEAST": ("-18.0", "-38.0"),
@@ -269,59 +273,6 @@ _TEMPLATES: Final[dict[str, str]] = {
   return as_T(as_U(y) | (as_U(x) & $SIGN));
 }
 """,
-    # x^y = e^(y log x), with log x and its product in two words (high + low): what is rounded off
-    # them shows in the result, up to EXP_MOST times. log(1 + f) = head + tail of terms
-    # 2 s + (2/3) s^3 + s^5 p(s^2); the second is at most 1 % and still takes two words.
-    # What is rounded off p = a b: one operation where the processor has a fused multiply-add.
-    "product_error": """#if defined(__FMA__) && !defined(AK_STANDARD_FUNCTIONS)
-static inline T ak_product_error(T a, T b, T p) {
-  return $FMA(a, b, -p);
-}
-#else
-static inline T ak_product_error(T a, T b, T p) {
-  const T ah = as_T(as_U(a) & $UPPER_HALF), bh = as_T(as_U(b) & $UPPER_HALF);
-  const T al = a - ah, bl = b - bh;
-  return ((ah * bh - p) + ah * bl + al * bh) + al * bl;
-}
-#endif
-""",
-    "power": """static inline T ak_power(T x, T y) {
-  const T a = as_T(as_U(x) & ~$SIGN);
-  const int tiny = a < $TINY;
-  const U u = as_U(tiny ? a * $UP : a) + ($ONE - $SQRT_HALF);
-  const T e = as_T((u >> $MANTISSA) | $INTEGER) - $INTEGER_BIAS - (tiny ? $UP_BITS : 0.0);
-  const T v = as_T((u & $FRACTION) + $SQRT_HALF), f = v - 1.0, d = v + 1.0;
-  const T inverse = 1.0 / d, s = f * inverse;
-  const T sd = s * d;
-  const T s_low = (((f - sd) - ak_product_error(s, d, sd)) - s * (v - (d - 1.0))) * inverse;
-  const T z = s * s;
-  const T z_low = ak_product_error(s, s, z) + 2.0 * s * s_low;
-  const T cube = s * z, third = cube * $TWO_THIRDS;
-  const T cube_low = ak_product_error(s, z, cube) + (s * z_low + s_low * z);
-  const T third_low = ak_product_error(cube, $TWO_THIRDS, third) + (cube_low * $TWO_THIRDS
-    + cube * $TWO_THIRDS_LOW);
-  const T head = (s + s) + third;
-  const T tail = (third - (head - (s + s))) + ((s_low + s_low)
-    + (cube * z * $POWER(z) + third_low));
-  const T lead = e * $LN2_HIGH, sum = lead + head;
-  const T rest = (head - (sum - lead)) + (e * $LN2_LOW + tail);
-  const T high = sum + rest, low = rest - (high - sum);
-  const T b = y > $POWER_MOST ? $POWER_MOST : (y < -$POWER_MOST ? -$POWER_MOST : y);
-  const T w = b * high, w_low = ak_product_error(b, high, w) + b * low;
-  const T t = w * $LOG2E + $SHIFT;
-  const T n = t - $SHIFT;
-  const T r = ((w - n * $LN2_HIGH) - n * $LN2_LOW) + w_low;
-  const T p = ($EXPM1(r) * r + 1.0) * r + 1.0;
-  const T normal = as_T(as_U(p) + (as_U(t) << $MANTISSA));
-  const T sized = w <= $EXP_MOST ? (w < $EXP_LEAST ? 0.0 : normal) : INFINITY;
-  const T half_y = 0.5 * y;
-  const int whole = ak_floor(y) == y, odd = whole & (ak_floor(half_y) != half_y);
-  const T ended = ((a == 0) | (a == INFINITY)) ? ((a == 0) == (y < 0) ? INFINITY : 0.0) : sized;
-  const T valid = ((x < 0) & !whole & (a != INFINITY)) ? NAN : ended;
-  const T found = odd ? as_T(as_U(valid) | (as_U(x) & $SIGN)) : valid;
-  return ((y == 0) | (x == 1.0)) ? 1.0 : (((x != x) | (y != y)) ? x + y : found);
-}
-""",
     "remainder": """static inline T ak_remainder(T a, T b) {
   const T r = fmod(a, b);
   return r != 0 && ((r < 0) != (b < 0)) ? r + b : (r == 0 ? (b < 0 ? -0.0 : 0.0) : r);
@@ -376,5 +327,9 @@ NEAR_MOST: Final = dict(zip("fd", _CONSTANTS["NEAR_MOST"], strict=True))
 FUNCTIONS: Final[dict[str, str]] = {
     f"{name}_{suffix}": _instance(template, precision)
     for precision, suffix in enumerate("fd")
-    for name, template in _TEMPLATES.items()
+    for name, template in {
+        **_TEMPLATES,
+        **POWERS,
+        **(SINGLE_POWERS if not precision else {}),
+    }.items()
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from accelkit_opencl.kernels.mathematics import definitions_for
+from accelkit_opencl.kernels.powers import constant_power
 from accelkit_opencl.kernels.source import KernelSource, ceil_div, double_pragma
 
 __all__ = ["ResponseNorm", "response_norm_kernel"]
@@ -53,7 +54,7 @@ def response_norm_kernel(norm: ResponseNorm, *, gradient: bool) -> KernelSource:
         root = f"ak_sqrt_{kind}"
         power = f"const real root = {root}(s); const real f = 1 / (root * {root}(root));"
     else:
-        power = f"const real f = pow(s, -{number(norm.beta)});"
+        power = f"const real f = {constant_power('s', -norm.beta, number(-norm.beta), kind)};"
     scale = (
         f"const real s = ({window('square')}) * {number(norm.alpha)} + {number(norm.k)}; {power}"
     )

@@ -14,6 +14,7 @@ import mpmath
 import numpy as np
 import pytest
 from accelkit_opencl.kernels.elementary import FUNCTIONS, NEAR_MOST
+from accelkit_opencl.kernels.powers import constant_power
 from accelkit_opencl.runtime import Runtime
 
 import accelkit as ak
@@ -189,7 +190,7 @@ def test_every_function_of_one_argument_is_tested() -> None:
                "arcsin": "asin", "arccos": "acos"}  # fmt: skip
     parts = ("core", "half", "quarter", "quadrant", "near", "ratio", "error")
     whole = {n[:-2] for n in FUNCTIONS if not n[:-2].endswith(parts)}
-    binary = {"power", "arctan2", "remainder", "floor_divide"}
+    binary = {"power", "power_small", "arctan2", "remainder", "floor_divide"}
     assert {kernels.get(name, name) for name in whole - binary} <= set(FUNCTIONS_TESTED)
 
 
@@ -215,6 +216,53 @@ def test_power(runtime: Runtime, dtype: type) -> None:
         exact = [mpmath.mpf(float(a)) ** mpmath.mpf(float(b)) for a, b in zip(x, y, strict=True)]
         worst, at = max(zip(errors(found, exact), zip(x, y, strict=True), strict=True))
     assert worst <= 1.5, f"{worst:.2f} ulp at {at!r}"
+
+
+# With forms of their own, within the short form's bounds, beyond them.
+EXPONENTS = (0.5, -1.0, 2.0, -0.5, 0.1, 0.75, -0.75, 1.7, 1.999, -1.999, 1e-30, 2.5, -3.0, 11.3)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@np.errstate(all="ignore")
+def test_constant_exponents(runtime: Runtime, dtype: type) -> None:
+    """Known exponents have shorter forms: as exact, at the ends of the range as well."""
+    rng = np.random.default_rng(16)
+    info, device = np.finfo(dtype), str(runtime.device)
+    most = float(np.log(info.max))
+    x = [np.exp(rng.uniform(-most, most, COUNT // 4)), rng.uniform(0.5, 2, COUNT // 4)]
+    x += [rng.uniform(0.999, 1.001, 32), np.array(SPECIAL)]
+    tiny = [info.tiny / 8, info.smallest_subnormal, -info.tiny / 8, info.max, -info.max]
+    x = np.concatenate([*x, tiny]).astype(dtype)
+    functions = ak.jit(lambda x: [ak.pow(x, y) for y in EXPONENTS])
+    found = [tensor.numpy() for tensor in functions(ak.asarray(x, device=device))]
+    for exponent, powers in zip(EXPONENTS, found, strict=True):
+        y = dtype(exponent)
+        wanted = np.vectorize(_c_power, otypes=[dtype])(x, y)
+        with mpmath.workdps(40):
+            exact = [mpmath.mpf(float(a)) ** mpmath.mpf(float(y)) for a in x[: COUNT // 2 + 32]]
+        normal = np.isfinite(wanted[: len(exact)])
+        exact = [e for e, kept in zip(exact, normal, strict=True) if kept]
+        assert max(errors(powers[: len(normal)][normal], exact)) <= 1.5, exponent
+        wanted[np.abs(wanted) < info.tiny] = powers[np.abs(wanted) < info.tiny]  # zero, or not
+        np.testing.assert_allclose(powers, wanted, rtol=8 * float(info.eps), err_msg=str(exponent))
+
+
+def _c_power(x: float, y: float) -> float:
+    """As C99, Annex F: NumPy takes a square root for 0.5, of which -0 and -inf are no powers."""
+    infinite = math.copysign(math.inf, x) if y % 2 == 1 else math.inf
+    try:
+        return math.pow(x, y)
+    except OverflowError:
+        return infinite
+    except ValueError:
+        return infinite if x == 0 else math.nan
+
+
+def test_the_short_form_of_powers_is_used_where_it_is_exact_enough() -> None:
+    names = {y: constant_power("x", y, "y", "f") for y in EXPONENTS}
+    short = {y for y, name in names.items() if name.startswith("ak_power_small_f(")}
+    assert short == {-0.5, 0.1, 0.75, -0.75, 1.7, 1.999, -1.999, 1e-30}
+    assert constant_power("x", 0.75, "y", "d") == "ak_power_d(x, y)"
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

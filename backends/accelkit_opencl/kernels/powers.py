@@ -1,0 +1,120 @@
+"""Powers in plain OpenCL C: templates of :mod:`~accelkit_opencl.kernels.elementary`.
+
+What is rounded off ``y log x`` shows in ``x^y``, up to ``log(largest number)`` times. The general
+function therefore carries the logarithm in two words. A known exponent that is small needs less:
+with ``x = 2^e m`` the product ``e y`` takes two words, both of them short, but ``y log m`` is as
+small as ``y`` and one word holds it well enough.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["POWERS", "SINGLE_POWERS", "constant_power"]
+
+_SMALL: Final = 2.0  # exponents up to this have errors below 1.5 units of the last place
+
+POWERS: Final[dict[str, str]] = {
+    # What is rounded off p = a b: one operation where the processor has a fused multiply-add.
+    "product_error": """#if defined(__FMA__) && !defined(AK_STANDARD_FUNCTIONS)
+static inline T ak_product_error(T a, T b, T p) {
+  return $FMA(a, b, -p);
+}
+#else
+static inline T ak_product_error(T a, T b, T p) {
+  const T ah = as_T(as_U(a) & $UPPER_HALF), bh = as_T(as_U(b) & $UPPER_HALF);
+  const T al = a - ah, bl = b - bh;
+  return ((ah * bh - p) + ah * bl + al * bh) + al * bl;
+}
+#endif
+""",
+    # x^y = e^(y log x), with log x and its product in two words (high + low): what is rounded off
+    # them shows in the result, up to EXP_MOST times. log(1 + f) = head + tail of terms
+    # 2 s + (2/3) s^3 + s^5 p(s^2); the second is at most 1 % and still takes two words.
+    "power": """static inline T ak_power(T x, T y) {
+  const T a = as_T(as_U(x) & ~$SIGN);
+  const int tiny = a < $TINY;
+  const U u = as_U(tiny ? a * $UP : a) + ($ONE - $SQRT_HALF);
+  const T e = as_T((u >> $MANTISSA) | $INTEGER) - $INTEGER_BIAS - (tiny ? $UP_BITS : 0.0);
+  const T v = as_T((u & $FRACTION) + $SQRT_HALF), f = v - 1.0, d = v + 1.0;
+  const T inverse = 1.0 / d, s = f * inverse;
+  const T sd = s * d;
+  const T s_low = (((f - sd) - ak_product_error(s, d, sd)) - s * (v - (d - 1.0))) * inverse;
+  const T z = s * s;
+  const T z_low = ak_product_error(s, s, z) + 2.0 * s * s_low;
+  const T cube = s * z, third = cube * $TWO_THIRDS;
+  const T cube_low = ak_product_error(s, z, cube) + (s * z_low + s_low * z);
+  const T third_low = ak_product_error(cube, $TWO_THIRDS, third) + (cube_low * $TWO_THIRDS
+    + cube * $TWO_THIRDS_LOW);
+  const T head = (s + s) + third;
+  const T tail = (third - (head - (s + s))) + ((s_low + s_low)
+    + (cube * z * $POWER(z) + third_low));
+  const T lead = e * $LN2_HIGH, sum = lead + head;
+  const T rest = (head - (sum - lead)) + (e * $LN2_LOW + tail);
+  const T high = sum + rest, low = rest - (high - sum);
+  const T b = y > $POWER_MOST ? $POWER_MOST : (y < -$POWER_MOST ? -$POWER_MOST : y);
+  const T w = b * high, w_low = ak_product_error(b, high, w) + b * low;
+  const T t = w * $LOG2E + $SHIFT;
+  const T n = t - $SHIFT;
+  const T r = ((w - n * $LN2_HIGH) - n * $LN2_LOW) + w_low;
+  const T p = ($EXPM1(r) * r + 1.0) * r + 1.0;
+  const T normal = as_T(as_U(p) + (as_U(t) << $MANTISSA));
+  const T sized = w <= $EXP_MOST ? (w < $EXP_LEAST ? 0.0 : normal) : INFINITY;
+  const T half_y = 0.5 * y;
+  const int whole = ak_floor(y) == y, odd = whole & (ak_floor(half_y) != half_y);
+  const T ended = ((a == 0) | (a == INFINITY)) ? ((a == 0) == (y < 0) ? INFINITY : 0.0) : sized;
+  const T valid = ((x < 0) & !whole & (a != INFINITY)) ? NAN : ended;
+  const T found = odd ? as_T(as_U(valid) | (as_U(x) & $SIGN)) : valid;
+  return ((y == 0) | (x == 1.0)) ? 1.0 : (((x != x) | (y != y)) ? x + y : found);
+}
+""",
+}
+
+# In float only, for finite exponents up to 2 that are no integers.
+SINGLE_POWERS: Final[dict[str, str]] = {
+    # log(1 + f) = f - f^2 / 2 + f^3 p(f) = g; then y log2 x = n + r.
+    "power_small": """static inline T ak_power_small(T x, T y) {
+  const T a = as_T(as_U(x) & ~$SIGN);
+  const int tiny = a < $TINY;
+  const int i = as_int(tiny ? a * $UP : a), j = i - (int)$SQRT_HALF;
+  const T whole = (T)(j >> $MANTISSA), e = tiny ? whole - $UP_BITS : whole;
+  const T f = as_T(i - (j & (int)$SIGN_EXPONENT)) - 1.0;
+  const T g = f - f * f * (0.5 - f * $LOG_DIRECT(f));
+  const T y_high = as_T(as_U(y) & $UPPER_HALF), y_low = y - y_high;
+  const T c = y * $LOG2E;
+  const T c_low = (y_high * $LOG2E_HIGH - c) + (y_high * $LOG2E_LOW + y_low * $LOG2E);
+  const T t = (y * e + c * g) + $SHIFT;
+  const T n = t - $SHIFT;
+  const T r = ((y_high * e - n) + c * g) + (y_low * e + c_low * g);
+  const T p = $EXP2(r) * r + 1.0;
+  const T above = t > $SHIFT - 200.0 ? t : $SHIFT - 200.0;
+  const int bits = as_int(as_U(p) + (as_U(above) << $MANTISSA));
+  const int finite = bits < 0x7f800000 ? bits : 0x7f800000;
+  const T sized = as_T(finite < 0x00800000 ? 0 : finite);
+  const T normal = t > $SHIFT + 128.0 ? INFINITY : sized;
+  const T ended = y > 0 ? a : (a == 0 ? INFINITY : (a == INFINITY ? 0.0 : a));
+  const T other = ((x < 0) & (a != INFINITY)) ? NAN : ended;
+  return as_U(x) - 1U < 0x7f7fffffU ? normal : other;
+}
+""",
+}
+
+
+def constant_power(x: str, exponent: float, literal: str, kind: str) -> str:
+    """Expression of a power whose exponent is known.
+
+    Args:
+        x: Name of the variable.
+        exponent: The number.
+        literal: The number in OpenCL C.
+        kind: "f" for float, "d" for double.
+    """
+    if exponent == 2.0:
+        return f"{x} * {x}"
+    if exponent == -1.0:
+        return f"1 / {x}"
+    if exponent == 0.5:  # unlike a square root's, the power of -0 is +0 and that of -inf is inf
+        return f"({x} == -INFINITY ? INFINITY : ak_sqrt_{kind}({x}) + 0)"
+    if kind == "f" and abs(exponent) < _SMALL and exponent != int(exponent):
+        return f"ak_power_small_f({x}, {literal})"
+    return f"ak_power_{kind}({x}, {literal})"
