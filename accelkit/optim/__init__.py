@@ -1,5 +1,6 @@
 """Optimizers and learning-rate schedules."""
 
+from accelkit.optim.averaging import Averaged, averaged
 from accelkit.optim.clipping import clip_by_global_norm, global_norm
 from accelkit.optim.optimizers import Adam, Optimizer, Sgd, adam, adamw, sgd
 from accelkit.optim.schedules import (
@@ -14,6 +15,7 @@ from accelkit.optim.schedules import (
 
 __all__ = [
     "Adam",
+    "Averaged",
     "ConstantSchedule",
     "CosineSchedule",
     "Optimizer",
@@ -24,6 +26,7 @@ __all__ = [
     "adam",
     "adamw",
     "as_schedule",
+    "averaged",
     "clip_by_global_norm",
     "global_norm",
     "rate_at",

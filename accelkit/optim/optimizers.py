@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
+from accelkit import ops
 from accelkit.arguments import require_fraction, require_number
 from accelkit.errors import OptionError
 from accelkit.optim.clipping import clip_by_global_norm
@@ -26,7 +27,7 @@ class Optimizer(ABC):
 
     Attributes:
         learning_rate: A number, or a function from the step (0, 1, ...) to one.
-        slots: Names of the tensors kept per parameter; they start as zeros of its shape.
+        slots: Names of the tensors kept per parameter.
     """
 
     learning_rate: float | Schedule
@@ -35,6 +36,20 @@ class Optimizer(ABC):
     def slot_names(self) -> tuple[str, ...]:
         """Names of the tensors kept per parameter."""
         return self.slots
+
+    def initial_slots(self, parameter: Tensor) -> dict[str, Tensor]:
+        """What is kept for a parameter before the first step: zeros of its shape.
+
+        Args:
+            parameter: Its initial value.
+
+        Returns:
+            By name, tensors with memory of their own on the parameter's device.
+        """
+        return {
+            name: ops.zeros(parameter.shape, dtype=parameter.dtype, device=parameter.device)
+            for name in self.slot_names()
+        }
 
     def scalars(self, step: int) -> dict[str, float]:
         """The numbers that change from step to step; computed on the host.

@@ -180,3 +180,19 @@ adam_update = primitive(
     Weight decay is added to g, or, decoupled (AdamW, Loshchilov and Hutter, 2019), scales p by
     1 - learning_rate * weight_decay first.""",
 )
+
+
+def _average_infer(average: TensorSpec, p: TensorSpec, rate: TensorSpec) -> TensorSpec:
+    _check("average_update", (average, p), (rate,))
+    return average
+
+
+average_update = primitive(
+    "average_update",
+    _average_infer,
+    definition=lambda average, p, rate: average + (p - average) * rate,
+    flops=lambda inputs, outputs, parameters: 3 * inputs[0].size,
+    doc="""(average, p, rate) to average': a running average of a parameter, rate in [0, 1].
+
+    average' = average + rate * (p - average).""",
+)

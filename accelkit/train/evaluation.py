@@ -18,10 +18,11 @@ from accelkit.tensor import Tensor
 from accelkit.train.batch import Batch, Feed
 from accelkit.train.compiling import Compiled, compile_step
 from accelkit.train.metrics import StepMetrics
+from accelkit.train.offload import host_device
 from accelkit.train.precision import policy
 from accelkit.train.program import StepProgram, build_eval_program
 from accelkit.train.recipe import Recipe
-from accelkit.train.state import TrainState
+from accelkit.train.state import TrainState, averaged_names
 
 __all__ = ["EvalStep"]
 
@@ -53,7 +54,7 @@ class _Call(NamedTuple):
     def of(
         cls,
         state: Mapping[str, Tensor],
-        used: Mapping[str, Tensor],
+        used: Sequence[str],
         batch: Batch,
         device: Device,
         compiled: Compiled,
@@ -103,6 +104,8 @@ class EvalStep:
         metrics: What to report beside the loss.
         precision: As in :class:`~accelkit.train.TrainStep`.
         preprocess: As in :class:`~accelkit.train.TrainStep`.
+        averaged: Whether to evaluate the averages that :func:`accelkit.optim.averaged` keeps of a
+            training state's weights instead of the weights.
     """
 
     def __init__(
@@ -114,6 +117,7 @@ class EvalStep:
         metrics: Sequence[Metric] = (),
         precision: str = "float32",
         preprocess: Callable[[Tensor], Tensor] | None = None,
+        averaged: bool = False,
     ) -> None:
         self.device = current_device() if device is None else find_device(device)
         self.precision = precision
@@ -121,6 +125,7 @@ class EvalStep:
         self.recipe = Recipe(model, loss, metrics, self._policy.dtype, preprocess)
         self._compiled: dict[Any, Compiled] = {}
         self._feed = Feed(loss, self.recipe.dtype, self.device)
+        self._averaged = averaged
         self._last: _Call | None = None
 
     def __repr__(self) -> str:
@@ -150,7 +155,8 @@ class EvalStep:
             compiled = self._compile(tensors, parts)
             operands = self._operands(compiled.program, tensors, parts)
             if given is not None and parts.inputs is given[1][0] and parts.targets is given[1][1]:
-                self._last = _Call.of(given[0], tensors, parts, self.device, compiled, operands)
+                used = list(self._sources(given[0]).values())
+                self._last = _Call.of(given[0], used, parts, self.device, compiled, operands)
         (vector,) = run(compiled.executable, operands)
         return StepMetrics(compiled.program.metric_names, vector, is_evaluation=True)
 
@@ -198,8 +204,11 @@ class EvalStep:
                 f"{type(state).__name__}."
             )
         if isinstance(state, TrainState):
-            wanted = ("parameters.", "state.")
-            tensors = {n: t for n, t in state.tensors.items() if n.startswith(wanted)}
+            held = state.tensors
+            tensors = {
+                n: held[at] if n == at else self._average(held[at])
+                for n, at in self._sources(held).items()
+            }
         else:
             tensors = {f"parameters.{n}": t for n, t in flatten_names(state)}
         for name, tensor in tensors.items():
@@ -208,6 +217,15 @@ class EvalStep:
                     f"{name} is on {tensor.device}, the evaluation runs on {self.device}."
                 )
         return tensors
+
+    def _sources(self, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+        """What the program takes, with the names that this has in a training state."""
+        names = [n for n in tensors if n.startswith(("parameters.", "state."))]
+        return averaged_names(names, tensors) if self._averaged else {n: n for n in names}
+
+    def _average(self, tensor: Tensor) -> Tensor:
+        """An average on the device: a training step may keep it on the host."""
+        return tensor.to(self.device) if tensor.device is host_device() else tensor
 
     def _sized(self, given: Any) -> Batch:
         batch = self._feed.read(given)

@@ -123,11 +123,10 @@ class Recipe:
         parameters = dict(flatten_names(self.model.init(seed, input_shape, **where)))
         model_state = dict(flatten_names(self.model.init_state(input_shape, **where)))
         tensors = {f"parameters.{n}": p for n, p in parameters.items()}
+        trained = {n: p for n, p in parameters.items() if self.is_trainable(n)}
+        slots = {n: self.optimizer.initial_slots(p) for n, p in trained.items()}
         for slot in self.optimizer.slot_names():
-            for name, p in parameters.items():
-                if self.is_trainable(name):
-                    zeros = ops.zeros(p.shape, dtype=p.dtype, device=device)
-                    tensors[f"optimizer.{slot}.{name}"] = zeros
+            tensors |= {f"optimizer.{slot}.{n}": kept[slot] for n, kept in slots.items()}
         tensors |= {f"state.{n}": t for n, t in model_state.items()}
         tensors["watch"] = put(np.full(2, -1, np.int32), device)
         if self.scale_loss:

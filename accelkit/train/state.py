@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from accelkit.device import Device
 from accelkit.device import device as find_device
-from accelkit.errors import StateConsumedError, StateLostError
+from accelkit.errors import StateConsumedError, StateError, StateLostError
 from accelkit.nn.module import nest
 from accelkit.ops.coercion import put
+from accelkit.optim.averaging import AVERAGE
 from accelkit.tensor import Tensor
 
-__all__ = ["TrainState"]
+__all__ = ["TrainState", "averaged_names"]
+
+
+def averaged_names(names: Iterable[str], available: Container[str]) -> dict[str, str]:
+    """Where the averages of parameters are in a training state.
+
+    Args:
+        names: ``parameters.*`` among others.
+        available: The names of all tensors of the state.
+
+    Returns:
+        For each name that of the parameter's average, or the name itself if there is none.
+
+    Raises:
+        StateError: if there is no average at all.
+    """
+    found = {n: n.replace("parameters.", f"optimizer.{AVERAGE}.", 1) for n in names}
+    kept = {n: at if at != n and at in available else n for n, at in found.items()}
+    if all(n == at for n, at in kept.items()):
+        raise StateError(
+            "This state has no averages of the weights. Train with "
+            "`optim.averaged(optimizer, decay)` to keep them."
+        )
+    return kept
 
 
 class TrainState:
@@ -89,6 +113,17 @@ class TrainState:
     def optimizer_state(self) -> dict[str, Any]:
         """The optimizer's slots, by slot name and parameter."""
         return self._part("optimizer")
+
+    @property
+    def averaged_parameters(self) -> dict[str, Any]:
+        """The parameters as the model takes them, averages in place of those that have one.
+
+        Raises:
+            StateError: if the optimizer keeps none; see :func:`accelkit.optim.averaged`.
+        """
+        start = "parameters."
+        names = averaged_names([n for n in self.tensors if n.startswith(start)], self.tensors)
+        return nest({n[len(start) :]: self.tensors[at] for n, at in names.items()})
 
     def copy(self) -> TrainState:
         """An independent copy on the same device."""

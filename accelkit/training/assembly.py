@@ -115,7 +115,13 @@ def assemble(options: argparse.Namespace) -> Parts:
             preprocess=(lambda images: normalise(finished(images))) if is_augmented else normalise,
             **common,
         ),
-        train.EvalStep(model.module, loss, preprocess=normalise, **common),
+        train.EvalStep(
+            model.module,
+            loss,
+            preprocess=normalise,
+            averaged=options.ema_decay is not None,
+            **common,
+        ),
         loader,
         _evaluation_loader(options, source, model),
         schedule,
@@ -124,7 +130,12 @@ def assemble(options: argparse.Namespace) -> Parts:
 
 
 def evaluation_parts(
-    options: argparse.Namespace, source: Source, model: models.Model, crops: Literal[1, 10] = 1
+    options: argparse.Namespace,
+    source: Source,
+    model: models.Model,
+    crops: Literal[1, 10] = 1,
+    *,
+    averaged: bool = False,
 ) -> tuple[train.EvalStep, Loader]:
     """What ``python -m accelkit.evaluate`` needs."""
     loader = _loader_for_evaluation(options, source, model, crops)
@@ -135,6 +146,7 @@ def evaluation_parts(
         metrics=_metrics(model.classes),
         precision=options.precision,
         preprocess=normalisation(_channels(loader), model.input_shape[-1], options.precision),
+        averaged=averaged,
     )
     return step, loader
 
@@ -325,13 +337,14 @@ def _schedule(options: argparse.Namespace, model: models.Model, steps: int) -> o
 
 
 def _optimizer(options: argparse.Namespace, schedule: optim.Schedule) -> optim.Optimizer:
+    common = {"weight_decay": options.weight_decay, "clip_norm": options.clip_norm}
+    optimizer: optim.Optimizer
     if options.optimizer == "sgd":
-        return optim.sgd(
-            schedule,
-            momentum=options.momentum,
-            weight_decay=options.weight_decay,
-            nesterov=options.nesterov,
-            clip_norm=options.clip_norm,
-        )
-    make = optim.adam if options.optimizer == "adam" else optim.adamw
-    return make(schedule, weight_decay=options.weight_decay, clip_norm=options.clip_norm)
+        momentum = {"momentum": options.momentum, "nesterov": options.nesterov}
+        optimizer = optim.sgd(schedule, **momentum, **common)
+    else:
+        make = optim.adam if options.optimizer == "adam" else optim.adamw
+        optimizer = make(schedule, **common)
+    if options.ema_decay is None:
+        return optimizer
+    return optim.averaged(optimizer, options.ema_decay)

@@ -12,11 +12,14 @@ from accelkit.checkpoint import Checkpoint, load_checkpoint
 from accelkit.command_line import positive
 from accelkit.data import Loader, open_source
 from accelkit.errors import AccelkitError, IncompatibleCheckpointError
+from accelkit.optim.averaging import AVERAGE
 from accelkit.train import EvalStep, TrainState
 from accelkit.training.assembly import build_model, evaluation_parts
 from accelkit.training.options import HelpFormatter, add_device, add_loading
 
 __all__ = ["main"]
+
+_AVERAGES = f"optimizer.{AVERAGE}."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,6 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--crops", type=int, choices=(1, 10), default=1, help="centre crop, or the mean over ten"
     )
+    parser.add_argument(
+        "--last-weights",
+        action="store_true",
+        help="of a run with --ema-decay: the weights of the last step, not their average",
+    )
     add_loading(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
@@ -84,12 +92,19 @@ def prepare(options: argparse.Namespace) -> tuple[EvalStep, Loader, TrainState]:
     source = open_source(options.data or recorded["data"], split="test")
     training_source = source if not source.classes else open_source(recorded["data"])
     model = build_model(options, training_source)
-    step, loader = evaluation_parts(options, source, model, options.crops)
+    has_averages = any(name.startswith(_AVERAGES) for name in checkpoint.tensors)
+    step, loader = evaluation_parts(
+        options,
+        source,
+        model,
+        options.crops,
+        averaged=has_averages and not options.last_weights,
+    )
     return step, loader, _state(checkpoint, step)
 
 
 def _state(checkpoint: Checkpoint, step: EvalStep) -> TrainState:
-    wanted = ("parameters.", "state.")
+    wanted = ("parameters.", "state.", _AVERAGES)
     tensors = {n: a for n, a in checkpoint.tensors.items() if n.startswith(wanted)}
     seed = checkpoint.info.seed or 0
     return TrainState.from_host(tensors, step=checkpoint.info.step, seed=seed, device=step.device)

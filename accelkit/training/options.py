@@ -43,6 +43,7 @@ MATHEMATICAL = (
     "weight_decay",
     "nesterov",
     "clip_norm",
+    "ema_decay",
     "schedule",
     "milestones",
     "gamma",
@@ -189,6 +190,12 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         help="of sgd: look ahead",
     )
     add("--clip-norm", type=rate, metavar="NORM", help="of all gradients together, at most")
+    group.add_argument(
+        "--ema-decay",
+        type=fraction,
+        metavar="SHARE",
+        help="keep an exponential moving average of the weights, e.g. 0.999, and evaluate that",
+    )
     add(
         "--schedule",
         choices=("constant", "step", "cosine"),

@@ -178,6 +178,15 @@ def _adam_update(
     return results[0], results[1], results[2]
 
 
+def _average_update(average: Any, p: Any, rate: Any) -> Any:
+    result = np.empty(p.shape, p.dtype)
+    for old, new, out in _pieces(average, p, result):
+        np.subtract(new, old, out=out)
+        out *= rate
+        out += old
+    return result
+
+
 COMPOSITES: dict[str, Callable[..., Any]] = {
     "random_keep_mask": _random_keep_mask,
     "random_uniform": _random_uniform,
@@ -190,4 +199,5 @@ COMPOSITES: dict[str, Callable[..., Any]] = {
     "local_response_norm_grad": widen_half(_local_response_norm_grad),
     "sgd_update": widen_half(_sgd_update),
     "adam_update": widen_half(_adam_update),
+    "average_update": widen_half(_average_update),
 }

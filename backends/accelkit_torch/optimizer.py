@@ -70,4 +70,5 @@ OPTIMIZER: dict[str, Callable[..., Any]] = {
     "sgd_update": _sgd_update,
     "sgd_update_matmul": _sgd_update_matmul,
     "adam_update": _adam_update,
+    "average_update": torch.lerp,
 }

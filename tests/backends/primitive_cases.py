@@ -250,6 +250,7 @@ def _composite_cases(random: np.random.Generator, normal: Any) -> Iterator[Case]
         ):
             transposes = {"transpose_a": swapped, "transpose_b": swapped}
             yield Case("sgd_update_matmul", (p, a, b, v, rate), {**parameters, **transposes})
+    yield Case("average_update", (p, g, rate), {})
     yield Case("barrier", (p, normal(5), rate), {}, exact=True)
     corrections = (np.array(0.1, p.dtype), np.array(0.001, p.dtype))
     for decoupled in (False, True):

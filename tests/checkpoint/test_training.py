@@ -48,7 +48,11 @@ def run(
                     return state, curve
 
 
-@pytest.mark.parametrize("optimizer", [None, optim.adam(1e-3)], ids=["sgd", "adam"])
+@pytest.mark.parametrize(
+    "optimizer",
+    [None, optim.averaged(optim.adam(1e-3), 0.9)],
+    ids=["sgd", "averaged adam"],
+)
 def test_resuming_is_bit_identical(tmp_path: Path, optimizer: optim.Optimizer | None) -> None:
     step = make_step(optimizer=optimizer)
     start = step.init(3, (8, 16, 16, 3))

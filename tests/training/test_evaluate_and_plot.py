@@ -37,6 +37,22 @@ def test_evaluation_repeats_that_of_the_run(
     assert "30 samples: loss" in capsys.readouterr().out
 
 
+def test_averaged_weights_are_evaluated_unless_the_last_ones_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    averaging = ("--ema-decay=0.8", "--epochs=1")
+    assert run(tmp_path, *averaging) == 0
+    logged = read_log(tmp_path / "log")[-1]["evaluation"]
+    losses = []
+    for extra in ([], ["--last-weights"]):
+        assert evaluate([str(tmp_path / "ck"), "--json", "--batch-size=10", *extra]) == 0
+        losses.append(json.loads(capsys.readouterr().out)["loss"])
+    assert losses[0] == logged["loss"]
+    assert abs(losses[1] - losses[0]) > 1e-3
+    assert run(tmp_path, "--epochs=1", "--resume") == 2  # without what the run averages
+    assert "optimizer.average" in capsys.readouterr().err
+
+
 def test_mean_over_crops_is_the_mean_of_the_probabilities() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(4))
     parameters = model.init(0, (1, 2, 2, 3))

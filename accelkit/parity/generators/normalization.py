@@ -173,6 +173,15 @@ def sgd_update(name: str, source: Source) -> Case:
     return Case(name, (p, g, v, rate), parameters, gradients=(0, 1, 2, 3), floor=3.0)
 
 
+@cases("average_update", only=_WIDE)
+def average_update(name: str, source: Source) -> Case:
+    """Of the first step, and of later ones."""
+    shape = source.shape(_PARAMETERS)
+    average, p = (source.normal(shape) for _ in range(2))
+    rate = source.rounded(source.choose((1.0, 0.6, 1e-3, 0.0)))
+    return Case(name, (average, p, rate), {}, gradients=(0, 1, 2), floor=3.0)
+
+
 @cases("adam_update", only=_WIDE)
 def adam_update(name: str, source: Source) -> Case:
     """Adam and AdamW at early and late steps."""
