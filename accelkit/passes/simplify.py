@@ -24,6 +24,7 @@ _FOLDED: dict[str, Callable[..., Any]] = {
     "multiply": np.multiply,
     "divide": np.divide,
     "negative": np.negative,
+    "equal": np.equal,
 }
 
 
@@ -70,7 +71,15 @@ def _fold(builder: GraphBuilder, node: Node, inputs: Sequence[Value]) -> Value |
     dtype = inputs[0].spec.dtype
     with np.errstate(all="ignore"):
         result = _FOLDED[node.primitive.name](*(_rounded(v, dtype) for v in values))
-    return _new_full(builder, node, _rounded(result, dtype).item())
+    return _new_full(builder, node, _rounded(result, node.outputs[0].spec.dtype).item())
+
+
+def _select(builder: GraphBuilder, node: Node, inputs: Sequence[Value]) -> Value | None:
+    """A choice that is known now."""
+    condition, a, b = inputs
+    known = _full_value(condition)
+    chosen = a if known else b
+    return chosen if known is not None and chosen.spec == node.outputs[0].spec else None
 
 
 def _scale(builder: GraphBuilder, node: Node, inputs: Sequence[Value]) -> Value | None:
@@ -162,6 +171,7 @@ _ONE_TO_ONE: dict[str, Callable[[Node], bool]] = {
 _RULES: dict[str, Rule] = {
     "multiply": _scale,
     "divide": _scale,
+    "select": _select,
     "reshape": _shaped,
     "transpose": _transpose,
     "broadcast_to": _shaped,

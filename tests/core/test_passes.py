@@ -134,6 +134,7 @@ STEPS: dict[str, Any] = {
         else _full(x, c).astype("int64").astype(x.dtype)
     ),
     "select": lambda x, y, c: ak.where(x > y, x, c),
+    "select_known": lambda x, y, c: ak.where(ak.equal(_full(x, c), 0), x, y),
     "maximum": lambda x, y, c: ak.maximum(x, y),
     "relu": lambda x, y, c: ak.relu(x) if x.dtype.is_floating else x,
     "stop": lambda x, y, c: ak.stop_gradient(x),
@@ -181,6 +182,7 @@ def test_simplification_keeps_every_bit(dtype: str, program: Any, data: st.DataO
         ("transpose_number", {"full": 1}),
         ("broadcast_twice", {"slice": 1, "broadcast_to": 1}),
         ("cast_number", {"full": 1}),
+        ("select_known", {}),
         ("same_again", {"add": 1, "multiply": 1}),
         ("dead", {}),
         # Not these: x + 0 and x - -0 change -0.0, x * 0 changes infinities.
