@@ -7,6 +7,7 @@ import importlib
 import pkgutil
 
 import pytest
+from core.registrations import undone
 
 import accelkit
 
@@ -23,7 +24,9 @@ MODULES = [
 @pytest.mark.parametrize("name", MODULES)
 def test_examples(name: str) -> None:
     module = importlib.import_module(name)
-    failed, _ = doctest.testmod(module, optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    flags = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+    with undone():
+        failed, _ = doctest.testmod(module, optionflags=flags)
     assert failed == 0
 
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import accelkit_models
 import pytest
+from core.registrations import undone
 
 import accelkit
-from accelkit import errors, registry
-from accelkit.primitives import PRIMITIVES
+from accelkit import errors
 
 ROOT = Path(__file__).parents[2]
 
@@ -91,11 +91,8 @@ def test_the_drawn_tree_of_errors_is_the_tree() -> None:
 
 @pytest.fixture
 def _nothing_stays_registered() -> Iterator[None]:
-    before = set(PRIMITIVES)
-    yield
-    registry.unregister_backend("mine")
-    for name in set(PRIMITIVES) - before:
-        del PRIMITIVES[name]
+    with undone():
+        yield
 
 
 @pytest.mark.usefixtures("_nothing_stays_registered")
