@@ -68,6 +68,7 @@ OVERWRITING: Final[dict[str, Callable[..., Tensor]]] = {
     "tanh": torch.tanh,
     "erf": torch.erf,
     "sigmoid": torch.sigmoid,
+    "average_update": torch.lerp,
     "select": torch.where,
     "relu": _relu,
     "relu_grad": _relu_grad,

@@ -208,3 +208,18 @@ def test_an_update_that_reads_another_one() -> None:
         return [p, v, q]
 
     assert check(traced(function, (4,), (4,), (4,), ()), (0, 2)).program.counts()["torch_sgd"] == 2
+
+
+def test_an_average_of_the_weights_takes_the_place_of_the_last_one() -> None:
+    """One call that allocates nothing, beside the fused update that it follows."""
+
+    def update(p: Any, g: Any, v: Any, average: Any, rate: Any, share: Any) -> Any:
+        new, velocity = get("sgd_update")(p, g, v, rate, **SGD)
+        return [new, velocity, get("average_update")(average, new, share)]
+
+    graph = traced(update, (4, 5), (4, 5), (4, 5), (4, 5), (), ())
+    executable = check(graph, donate=(0, 2, 3))
+    assert executable.program.counts()["average_update"] == 1
+    arrays = [a.clone() for a in operands(executable.graph)]  # in memory of their own
+    place = arrays[3].data_ptr()
+    assert executable(arrays)[2].data_ptr() == place
