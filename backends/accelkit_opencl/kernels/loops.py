@@ -5,7 +5,9 @@ fear of a lower clock, where arithmetic has to hide behind memory; a hint tells 
 function that is polynomial near 0 but needs a long reduction for large arguments would need a
 branch per element. Its loop runs in blocks instead: a first pass over a block looks for large
 arguments, and only a block that has some takes the slow form. Random numbers come several at a
-time; a loop draws those of a short run of elements before it goes through it.
+time; a loop draws those of a short run of elements before it goes through it. Where there is much
+to compute per element, a processor's own looking ahead stops when as many instructions wait as it
+can hold, short of the memory to come; there, too, loops run in blocks and ask for the next one.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from dataclasses import dataclass
 from accelkit_opencl.kernels.elementary import NEAR_MOST, RANGED
 from accelkit_opencl.kernels.source import itemsize_of
 
-__all__ = ["FETCH", "RUN", "Run", "element_loop", "needs_blocks", "vector_hint"]
+__all__ = ["FETCH", "RUN", "Run", "element_loop", "needs_blocks", "vector_hint", "with_runs"]
 
 _LINE_BYTES = 64  # of a cache
 _VECTOR_BYTES = 64  # narrower machines take two or four vectors at a time
@@ -25,6 +27,8 @@ _BLOCK = 512  # elements between looks for large arguments: small beside a first
 RUN = 256  # elements whose random numbers are drawn together: as long as memory takes to answer
 _CALL = re.compile(rf"\bak_({'|'.join(RANGED)})_([fd])\((\w+)\)")
 _DECLARATION = re.compile(r"const (\w+) (\w+) = (.*);")
+_LONG = re.compile(r"\bak_(?!(?:sqrt|fabs|floor|ceil|trunc|rint)_)\w+_[fd]\(")  # to compute
+_DEEP = re.compile(r"\bak_power(?:_small)?_[fd]\(")  # most operations wait for the one before
 _SLOW = re.compile(r"\bfmod\b|[/%] |ak_remainder|ak_floor_divide")
 
 # A hint that a line will be read soon, for compilers that know it; no pointer is followed.
@@ -71,21 +75,21 @@ def element_loop(
         strided: Whether memory is accessed other than in order; the compiler then chooses.
         runs: Variables that are made for many elements together, in place of their lines.
         streams: Address of element 0 and bytes per element of what is read in order from memory,
-            which is asked for a run ahead if there are runs; needs :data:`FETCH`.
+            which is asked for a run ahead where that helps; needs :data:`FETCH`.
     """
-    lines = _remade(lines, runs)
+    lines = with_runs(lines, runs)
     code = "\n".join(lines) + "\n" + store
     hint = "" if strided else vector_hint(lines)
     calls = _CALL.findall(code)
-    if not calls and not runs:
-        return f"{hint}{_loop(index, *bounds, code)}"
-    first, last = bounds
-    size = RUN if runs else _BLOCK
     ahead = [
         f"for (int k = 0; k < {RUN}; k += {_LINE_BYTES // itemsize}) "
         f"FETCH({address} + block + {RUN} + k);\n"
-        for address, itemsize in (streams if runs else ())
+        for address, itemsize in (streams if runs or _LONG.search(code) else ())
     ]
+    if not calls and not runs and not ahead:
+        return f"{hint}{_loop(index, *bounds, code)}"
+    first, last = bounds
+    size = RUN if runs or ahead else _BLOCK
     inner = (
         _ranged(lines, code, index, hint) if calls else hint + _loop(index, "block", "stop", code)
     )
@@ -95,7 +99,7 @@ def element_loop(
 """
 
 
-def _remade(lines: Sequence[str], runs: Sequence[Run]) -> list[str]:
+def with_runs(lines: Sequence[str], runs: Sequence[Run]) -> list[str]:
     """The lines, with the variables of runs taken from there."""
     made = {run.variable: run.expression for run in runs}
     found = []
@@ -165,7 +169,8 @@ def vector_hint(lines: Sequence[str], count: int | None = None) -> str:
         return ""
     width = min(_VECTOR_BYTES // max((itemsize_of(name) for name in types), default=4), 16)
     if count is None:
-        return _hint(f"vectorize_width({width})")
+        beside = " interleave_count(4)" if any(map(_DEEP.search, lines)) else ""
+        return _hint(f"vectorize_width({width}){beside}")
     width = min(width, count)
     return _hint(f"vectorize_width({width}) interleave_count({count // width})")
 

@@ -14,6 +14,7 @@ import mpmath
 import numpy as np
 import pytest
 from accelkit_opencl.kernels.elementary import FUNCTIONS, NEAR_MOST
+from accelkit_opencl.kernels.loops import element_loop
 from accelkit_opencl.kernels.powers import constant_power
 from accelkit_opencl.runtime import Runtime
 
@@ -337,3 +338,27 @@ def test_large_arguments_do_not_disturb_what_is_computed_in_place(runtime: Runti
     jitted = ak.jit(lambda x: ak.sin(x) + 1.0, donate_argnums=(0,))
     found = jitted(ak.asarray(x, device=str(runtime.device))).numpy()
     np.testing.assert_allclose(found, np.sin(x.astype(np.float64)) + 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("expression", "ahead", "beside"),
+    [
+        ("x < 0 ? 0 : x", False, False),
+        ("ak_sqrt_f(x)", False, False),
+        ("ak_exp_f(x)", True, False),
+        ("ak_sin_f(x)", True, False),
+        ("ak_power_small_f(x, y)", True, True),
+        ("ak_power_f(x, y)", True, True),
+    ],
+)
+def test_loops_with_much_to_compute_ask_for_memory_ahead(
+    expression: str, ahead: bool, beside: bool
+) -> None:
+    lines = ["const float x = p[o + k];", f"const float v = {expression};"]
+    streams = [("p + o", 4)]
+    loop = element_loop(
+        lines, "w[k] = v;\n", ("start", "end"), "int", strided=False, streams=streams
+    )
+    assert ("for (int k = 0; k < 256; k += 16) FETCH(p + o + block + 256 + k);" in loop) == ahead
+    assert ("block += 256" in loop) == ahead
+    assert ("interleave_count(4)" in loop) == beside  # several chains of operations at a time
