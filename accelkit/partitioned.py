@@ -8,6 +8,7 @@ updates them runs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -60,9 +61,9 @@ class PartitionedExecutable(Executable):
             [v for v in part.inputs if last[v] == number and v not in kept]
             for number, part in enumerate(self._parts)
         ]
+        self._free = [[v for v in dying if v not in mine] for dying in self._last]
         self._executables = []
-        for part, dying in zip(self._parts, self._last, strict=True):
-            free = {v for v in dying if v not in mine}
+        for part, free in zip(self._parts, self._free, strict=True):
             positions = frozenset(i for i, v in enumerate(part.inputs) if v in free)
             self._executables.append(compile_part(part.graph, positions))
         self.compile_time_s = sum(e.compile_time_s for e in self._executables)
@@ -93,20 +94,38 @@ class PartitionedExecutable(Executable):
             environment[value] = self._backend.get(result) if to_host else result
 
     def temporary_memory_bytes(self) -> int | None:
-        """The most that is alive between and inside of the parts, beyond the program's inputs."""
-        given, returned = set(self._inputs), set(self._outputs)
-        alive: set[Value] = set()
+        """The most that is alive between and inside of the parts, beyond the program's inputs.
+
+        What a part returns takes the place of what it may overwrite, as in each executable's own
+        account.
+        """
+        held = {v: v.spec.memory_bytes for v in self._inputs if v not in self._host}
         most = 0
-        for part, executable, dying in zip(self._parts, self._executables, self._last, strict=True):
+        for part, executable, dying, free in zip(
+            self._parts, self._executables, self._last, self._free, strict=True
+        ):
             own = executable.temporary_memory_bytes()
             if own is None:
                 return None
-            alive.update(v for v in part.outputs if v not in returned)
             slots = sum(v.spec.memory_bytes for v in part.inputs if v in self._host)
-            crossing = sum(v.spec.memory_bytes for v in alive - given)
-            most = max(most, own + crossing + slots)
-            alive.difference_update(dying)
-        return most - sum(v.spec.memory_bytes for v in self._host)
+            successors = _successors(part.outputs, free)
+            held |= {v: v.spec.memory_bytes for v in part.outputs if v not in successors}
+            most = max(most, own + slots + sum(held.values()))
+            held |= {v: v.spec.memory_bytes for v in successors}
+            for value in (*dying, *self._host_outputs):
+                held.pop(value, None)
+        return max(0, most - sum(v.spec.memory_bytes for v in self._inputs))
+
+
+def _successors(outputs: Sequence[Value], free: Sequence[Value]) -> set[Value]:
+    """The outputs of a part that take the place of inputs which it may overwrite."""
+    places = Counter(v.spec for v in free)
+    found = set()
+    for value in outputs:
+        if places[value.spec]:
+            places[value.spec] -= 1
+            found.add(value)
+    return found
 
 
 def _resolved(graph: Graph) -> tuple[Value, ...]:

@@ -15,10 +15,12 @@ from accelkit.backend import CompileOptions, Executable, evaluate
 from accelkit.device import Device
 from accelkit.errors import OptionError
 from accelkit.graph import Graph
+from accelkit.passes import partition
 from accelkit_tensorflow.arrays import VariableArray, as_tensor, as_variable
 from accelkit_tensorflow.framework import tf
 from accelkit_tensorflow.placed import Implementation, PlacedProgram, read
-from accelkit_tensorflow.placement import place
+from accelkit_tensorflow.placement import PlacedPart, place
+from accelkit_tensorflow.planned import planned_bytes
 from accelkit_tensorflow.runtime import native_name, tf32
 
 __all__ = ["TensorflowExecutable", "allows_tf32", "output_targets"]
@@ -78,20 +80,20 @@ class TensorflowExecutable(Executable):
         self._tf32 = allows_tf32(options)
         self._targets = output_targets(graph, donate)
         self._returned = [i for i in range(len(graph.outputs)) if i not in self._targets.values()]
-        self._function = self._trace(implementation, use_xla)
+        self._implementation = implementation
+        self._parts = _parts(graph, device) if use_xla else []
+        self._function = self._trace(use_xla)
         self.compile_time_s = time.perf_counter() - start
         self._is_compiled = False
         self.compiles_in_first_call = graph.input_bytes > _MOST_REHEARSED_BYTES
         if not self.compiles_in_first_call:
             self._rehearse()
 
-    def _trace(self, implementation: Implementation, use_xla: bool) -> Callable[[list[Any]], Any]:
-        graph, targets = self.graph, self._targets
-        if use_xla and self.device.kind == "cpu":
-            parts = place(graph)
-            if len(parts) > 1:
-                program = PlacedProgram(graph, parts, targets, self._returned, implementation)
-                return self._concrete(program, use_xla=False)
+    def _trace(self, use_xla: bool) -> Callable[[list[Any]], Any]:
+        graph, targets, implementation = self.graph, self._targets, self._implementation
+        if len(self._parts) > 1:
+            program = PlacedProgram(graph, self._parts, targets, self._returned, implementation)
+            return self._concrete(program, use_xla=False)
 
         def whole(*inputs: Any) -> list[Any]:
             arrays = [
@@ -134,6 +136,14 @@ class TensorflowExecutable(Executable):
             # too little memory for a second state beside the user's, but compiled
             self(zeros)
 
+    def temporary_memory_bytes(self) -> int | None:
+        if not self._parts:  # TensorFlow's executor plans nothing
+            return None
+        with tf32(self._tf32):
+            return planned_bytes(
+                self.graph, self._parts, self._targets, self._implementation, self.device
+            )
+
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:
         start = time.perf_counter()
         versions = {p: arrays[p] for p in self._targets if isinstance(arrays[p], VariableArray)}
@@ -157,6 +167,13 @@ class TensorflowExecutable(Executable):
             self._is_compiled = True
             self.compile_time_s += time.perf_counter() - start
         return outputs
+
+
+def _parts(graph: Graph, device: Device) -> list[PlacedPart]:
+    """What XLA compiles, and on CPUs what it leaves to TensorFlow's kernels."""
+    if device.kind == "cpu":
+        return place(graph)
+    return [PlacedPart(part, False) for part in partition(graph, [])]
 
 
 def output_targets(graph: Graph, donate: Iterable[int]) -> dict[int, int]:

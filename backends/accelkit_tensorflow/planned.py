@@ -1,0 +1,121 @@
+"""What a program takes beyond its inputs, by XLA's own plan of its buffers.
+
+XLA plans the memory of a cluster while it compiles, and TensorFlow can be asked for that plan
+without running anything. Compiling once more is what it costs, so that only memory limits ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from accelkit.backend import evaluate
+from accelkit.device import Device
+from accelkit.graph import Graph, Node, TensorSpec, Value
+from accelkit.passes import Part
+from accelkit_tensorflow.framework import tf
+from accelkit_tensorflow.placed import Implementation, read
+from accelkit_tensorflow.placement import PlacedPart
+from accelkit_tensorflow.runtime import native_name
+
+__all__ = ["planned_bytes"]
+
+ops = tf.raw_ops
+_STAGE: Final = "optimized_hlo_proto_serialized"
+
+
+def planned_bytes(
+    graph: Graph,
+    parts: Sequence[PlacedPart],
+    targets: Mapping[int, int],
+    implementation: Implementation,
+    device: Device,
+) -> int | None:
+    """Memory for intermediates; None where TensorFlow does not tell XLA's plan.
+
+    Args:
+        graph: The whole program.
+        parts: Its parts, in the order in which they run.
+        targets: The output that takes the place of each donated input, by positions.
+        implementation: Gives the native function of a node.
+        device: Where it runs.
+    """
+    updates = {graph.outputs[o]: graph.inputs[i] for i, o in targets.items()}
+    outputs = set(graph.outputs)
+    last_use = {v: number for number, p in enumerate(parts) for v in p.part.inputs}
+    alive: dict[Value, int] = {}
+    most = 0
+    for number, placed in enumerate(parts):
+        alive |= {v: v.spec.memory_bytes for v in placed.part.outputs if v not in outputs}
+        if placed.on_kernels:
+            own: int | None = max(map(_workspace_bytes, placed.part.graph.nodes))
+        else:
+            own = _cluster_bytes(placed.part, updates, implementation, device)
+        if own is None:
+            return None
+        most = max(most, sum(alive.values()) + own)
+        alive = {v: size for v, size in alive.items() if last_use[v] > number}
+    return most
+
+
+def _workspace_bytes(node: Node) -> int:
+    """A copy of the weights in the order of oneDNN's kernels, while a convolution runs."""
+    if node.primitive.name == "conv2d_weight_grad":
+        return node.outputs[0].spec.memory_bytes
+    if node.primitive.name in ("conv2d", "conv2d_input_grad"):
+        return node.inputs[1].spec.memory_bytes
+    return 0
+
+
+def _cluster_bytes(
+    part: Part, updates: Mapping[Value, Value], implementation: Implementation, device: Device
+) -> int | None:
+    """What XLA allocates for a part beside what goes in and comes out."""
+    replaced = {v: updates[v] for v in part.outputs if updates.get(v) in part.inputs}
+    operands = [v for v in part.inputs if v not in replaced.values()]
+    with tf.device(native_name(device)):
+        variables = {v: _stand_in(v.spec) for v in replaced.values()}
+
+    def cluster(*tensors: Any) -> list[Any]:
+        given = dict(zip(operands, tensors, strict=True))
+        given |= {v: read(variables[v].handle, v.spec) for v in variables}
+        outputs = evaluate(part.graph, [given[v] for v in part.inputs], implementation)
+        found = dict(zip(part.outputs, outputs, strict=True))
+        for successor, variable in replaced.items():
+            ops.AssignVariableOp(resource=variables[variable].handle, value=found[successor])
+        return [tf.identity(x) for v, x in found.items() if v not in replaced]
+
+    specs = [tf.TensorSpec(v.spec.shape, v.spec.dtype.name) for v in operands]
+    plan = _plan(tf.function(cluster, autograph=False, jit_compile=True), specs, device)
+    if plan is None:
+        return None
+    return sum(
+        block.size
+        for block in plan.buffer_allocations
+        if not (block.is_entry_computation_parameter or block.maybe_live_out)
+        and not block.is_thread_local
+    )
+
+
+def _plan(function: Any, specs: Sequence[Any], device: Device) -> Any:
+    """XLA's ``BufferAssignmentProto``; None if this TensorFlow does not hand it out."""
+    try:
+        from tensorflow.compiler.xla.service import hlo_pb2
+
+        describe = function.experimental_get_compiler_ir(*specs)
+        found = describe(stage=_STAGE, platform_name=device.kind.upper())
+    except (ImportError, NotImplementedError, ValueError, tf.errors.OpError):
+        return None
+    program = hlo_pb2.HloProto()
+    program.ParseFromString(found)
+    return program.buffer_assignment if program.HasField("buffer_assignment") else None
+
+
+def _stand_in(spec: TensorSpec) -> Any:
+    """A variable of zeros to compile with, of pages that are never touched where that can be."""
+    zeros = np.zeros(spec.shape, spec.dtype.numpy)
+    if zeros.dtype.kind in "fiu" and zeros.size:
+        return tf.Variable(tf.experimental.dlpack.from_dlpack(zeros.__dlpack__()), trainable=False)
+    return tf.Variable(tf.zeros(spec.shape, spec.dtype.name), trainable=False)
