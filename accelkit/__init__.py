@@ -254,11 +254,9 @@ def __getattr__(name: str) -> Any:
     """Submodules are imported when first used."""
     if name in _SUBMODULES:
         return importlib.import_module(f"accelkit.{name}")
-    from accelkit.foreign_names import hint
+    from accelkit.foreign_names import missing_from_module
 
-    raise AttributeError(
-        f"module 'accelkit' has no attribute {name!r}.{hint(name, of_tensors=False)}"
-    )
+    raise AttributeError(missing_from_module(__name__, name, __all__))
 
 
 def __dir__() -> list[str]:

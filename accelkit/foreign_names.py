@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-__all__ = ["hint"]
+from collections.abc import Iterable
+
+from accelkit.errors import nearest
+
+__all__ = ["missing_from_module", "missing_from_tensor"]
 
 _METHODS = {
+    "backward": "accelkit.grad(function), which gives the derivative as a function",
+    "grad": "accelkit.grad(function), which gives the derivative as a function",
+    "requires_grad": "accelkit.grad(function), which gives the derivative as a function",
     "clamp": "x.clip(min, max)",
     "clone": "x itself: tensors are immutable",
     "copy": "x itself: tensors are immutable",
@@ -26,42 +33,85 @@ _METHODS = {
     "unsqueeze": "x.expand_dims(axis)",
     "view": "x.reshape(shape)",
 }
-_FUNCTIONS = {
-    "array": "asarray",
-    "arccos": "acos",
-    "arcsin": "asin",
-    "arctan": "atan",
-    "arctan2": "atan2",
-    "bmm": "matmul",
-    "cat": "concat",
-    "clamp": "clip",
-    "concatenate": "concat",
-    "convert_to_tensor": "asarray",
-    "cumprod": "cumulative_prod",
-    "cumsum": "cumulative_sum",
-    "dot": "vecdot",
-    "gather": "take_along_axis",
-    "mm": "matmul",
-    "no_grad": "grad where a derivative is wanted; nothing is recorded elsewhere",
-    "norm": "vector_norm",
-    "permute": "permute_dims",
-    "power": "pow",
-    "ravel": "flatten",
-    "swapaxes": "swap_axes",
-    "topk": "top_k",
-    "transpose": "permute_dims",
-    "unsqueeze": "expand_dims",
+_NAMES = {
+    "accelkit": {
+        "Variable": "accelkit.asarray",
+        "arccos": "accelkit.acos",
+        "arcsin": "accelkit.asin",
+        "arctan": "accelkit.atan",
+        "arctan2": "accelkit.atan2",
+        "array": "accelkit.asarray",
+        "bmm": "accelkit.matmul",
+        "cat": "accelkit.concat",
+        "clamp": "accelkit.clip",
+        "concatenate": "accelkit.concat",
+        "convert_to_tensor": "accelkit.asarray",
+        "cumprod": "accelkit.cumulative_prod",
+        "cumsum": "accelkit.cumulative_sum",
+        "dot": "accelkit.vecdot",
+        "gather": "accelkit.take_along_axis",
+        "manual_seed": "step.init(seed, input_shape), or accelkit.random.key(seed)",
+        "mm": "accelkit.matmul",
+        "no_grad": "accelkit.grad where a derivative is wanted; nothing is recorded elsewhere",
+        "norm": "accelkit.vector_norm",
+        "permute": "accelkit.permute_dims",
+        "power": "accelkit.pow",
+        "rand": "accelkit.random.uniform",
+        "randn": "accelkit.random.normal",
+        "ravel": "accelkit.flatten",
+        "swapaxes": "accelkit.swap_axes",
+        "topk": "accelkit.top_k",
+        "transpose": "accelkit.permute_dims",
+        "unsqueeze": "accelkit.expand_dims",
+    },
+    "accelkit.losses": {
+        "BCEWithLogitsLoss": "losses.BinaryCrossEntropy",
+        "BinaryCrossentropy": "losses.BinaryCrossEntropy",
+        "CategoricalCrossentropy": "losses.SoftmaxCrossEntropy",
+        "CrossEntropy": "losses.SoftmaxCrossEntropy",
+        "CrossEntropyLoss": "losses.SoftmaxCrossEntropy",
+        "MSELoss": "losses.MeanSquaredError",
+        "SparseCategoricalCrossentropy": "losses.SoftmaxCrossEntropy",
+    },
+    "accelkit.nn": {
+        "BCEWithLogitsLoss": "losses.BinaryCrossEntropy",
+        "BatchNorm1d": "nn.BatchNorm",
+        "BatchNorm2d": "nn.BatchNorm",
+        "BatchNormalization": "nn.BatchNorm",
+        "Conv2D": "nn.Conv2d",
+        "CrossEntropyLoss": "losses.SoftmaxCrossEntropy",
+        "Dense": "nn.Linear",
+        "LayerNormalization": "nn.LayerNorm",
+        "MSELoss": "losses.MeanSquaredError",
+        "MaxPooling2D": "nn.MaxPool2d",
+        "MultiheadAttention": "nn.MultiHeadAttention",
+    },
+    "accelkit.optim": {
+        "AdamW": "optim.adamw",
+        "SGD": "optim.sgd",
+        "clip_grad_norm_": "the option clip_norm of an optimizer",
+        "ema": "optim.averaged",
+    },
 }
 
 
-def hint(name: str, *, of_tensors: bool) -> str:
-    """A sentence on what to write instead of a name of torch, Keras, JAX or NumPy, or nothing.
+def missing_from_tensor(name: str) -> str:
+    """The message for an attribute that tensors do not have."""
+    hint = f" Use {_METHODS[name]}." if name in _METHODS else ""
+    return f"A tensor has no attribute {name!r}.{hint}"
+
+
+def missing_from_module(module: str, name: str, known: Iterable[str]) -> str:
+    """The message for a name that a module does not have.
 
     Args:
-        name: What was looked for and is not here.
-        of_tensors: Whether as an attribute of a tensor; else as a function of :mod:`accelkit`.
+        module: Its full name.
+        name: What was looked for.
+        known: Names of the module, of which the nearest are suggested.
     """
-    found = (_METHODS if of_tensors else _FUNCTIONS).get(name)
-    if found is None:
-        return ""
-    return f" Use {found if of_tensors else f'accelkit.{found}'}."
+    found = _NAMES[module].get(name)
+    if found is not None:
+        hint = f" Use {found}."
+    else:
+        hint = "" if name.startswith("_") else f" {nearest(name, known)}".rstrip()
+    return f"module {module!r} has no attribute {name!r}.{hint}"

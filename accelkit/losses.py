@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -22,6 +23,14 @@ __all__ = [
     "SoftmaxCrossEntropy",
     "check_labels",
 ]
+
+
+if not TYPE_CHECKING:  # type checkers know what names there are
+
+    def __getattr__(name: str) -> NoReturn:
+        from accelkit.foreign_names import missing_from_module
+
+        raise AttributeError(missing_from_module(__name__, name, __all__))
 
 
 class Loss:
@@ -92,6 +101,11 @@ class SoftmaxCrossEntropy(Loss):
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(N,): the mean over the axes between the first and the classes."""
+        if targets.shape == outputs.shape:
+            raise ShapeError(
+                f"Labels are class indices {outputs.shape[:-1]} for outputs {outputs.shape}, got "
+                f"{targets.shape}. One-hot rows become labels by `.argmax(axis=-1)`."
+            )
         loss = ops.softmax_cross_entropy(
             outputs,
             targets,

@@ -120,7 +120,7 @@ class Tensor:
     _value: Value | None
     _trace: Trace | None
 
-    def __init__(self) -> None:
+    def __init__(self, *_: Any, **__: Any) -> None:
         raise AccelkitError(
             "Tensors are created by functions: accelkit.asarray(data), accelkit.zeros(shape), "
             "accelkit.from_native(array)."
@@ -348,10 +348,9 @@ class Tensor:
     if not TYPE_CHECKING:  # type checkers know what attributes there are
 
         def __getattr__(self, name: str) -> NoReturn:
-            from accelkit.foreign_names import hint
+            from accelkit.foreign_names import missing_from_tensor
 
-            text = f"A tensor has no attribute {name!r}.{hint(name, of_tensors=True)}"
-            raise AttributeError(text, name=name, obj=self)
+            raise AttributeError(missing_from_tensor(name), name=name, obj=self)
 
     # --- arithmetic -----------------------------------------------------------------------------
 

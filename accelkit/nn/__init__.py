@@ -1,5 +1,7 @@
 """Layers: frozen dataclasses with pure ``init`` and ``apply``. Images are NHWC, weights HWIO."""
 
+from typing import TYPE_CHECKING, NoReturn
+
 from accelkit.nn.activations import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from accelkit.nn.attention import MultiHeadAttention
 from accelkit.nn.containers import Function, Residual, Sequential
@@ -72,3 +74,10 @@ __all__ = [
     "ones",
     "zeros",
 ]
+
+if not TYPE_CHECKING:  # type checkers know what names there are
+
+    def __getattr__(name: str) -> NoReturn:
+        from accelkit.foreign_names import missing_from_module
+
+        raise AttributeError(missing_from_module(__name__, name, __all__))

@@ -47,7 +47,10 @@ def as_padding(value: Any) -> Padding:
         OptionError: for negative padding, or names such as "same": padding is explicit.
     """
     if isinstance(value, str):
-        raise OptionError(f"Padding is given in explicit integers, got {value!r}.")
+        raise OptionError(
+            f"Padding is given in explicit integers, got {value!r}. An odd window of size k with "
+            "stride 1 keeps the size of the image with padding=k // 2; padding=0 is 'valid'."
+        )
     rows, columns = value if isinstance(value, tuple | list) and len(value) == 2 else (value,) * 2
     return (as_pair(rows, "padding", minimum=0), as_pair(columns, "padding", minimum=0))
 

@@ -64,14 +64,18 @@ def conv2d_output_shape(
     if height < 1 or width < 1:
         raise ShapeError(
             f"A {x_shape[1]}x{x_shape[2]} image with padding {padding} is smaller than the "
-            f"{w_shape[0]}x{w_shape[1]} window (dilation {dilation}): nothing is left of it."
+            f"{w_shape[0]}x{w_shape[1]} window (dilation {dilation}): nothing is left of "
+            "it. Images are (N, H, W, C)."
         )
     return (x_shape[0], height, width, w_shape[3])
 
 
 def _same_dtype(a: TensorSpec, b: TensorSpec) -> None:
     if a.dtype is not b.dtype or not a.dtype.is_floating:
-        raise DTypeError(f"conv2d needs floats of one dtype, got {a.dtype} and {b.dtype}.")
+        raise DTypeError(
+            f"conv2d needs floats of one dtype, got {a.dtype} and {b.dtype}. Convert one by "
+            "`.astype`."
+        )
 
 
 def _conv2d_infer(

@@ -40,7 +40,8 @@ def pool_output_shape(
     if height < 1 or width < 1:
         raise ShapeError(
             f"A {shape[1]}x{shape[2]} image with padding {padding} is smaller than the "
-            f"{window[0]}x{window[1]} pooling window: nothing is left of it."
+            f"{window[0]}x{window[1]} pooling window: nothing is left of it. Images "
+            "are (N, H, W, C)."
         )
     return (shape[0], height, width, shape[3])
 

@@ -190,7 +190,8 @@ def _targets(targets: Array, loss: Loss, dtype: DType) -> Array:
     if not loss.target_dtype_is_integer():
         return _converted(targets, dtype)
     if not dtypes.dtype(targets.dtype).is_integer:
-        raise DTypeError(f"Labels must be integers, got dtype {targets.dtype}.")
+        hint = " One-hot rows become labels by `.argmax(axis=-1)`." if targets.ndim > 1 else ""
+        raise DTypeError(f"Labels must be integers, got dtype {targets.dtype}.{hint}")
     if isinstance(targets, Tensor):
         return targets if targets.dtype is dtypes.int32 else ops.astype(targets, dtypes.int32)
     limit = np.iinfo(np.int32)

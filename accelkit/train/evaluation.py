@@ -182,9 +182,18 @@ class EvalStep:
     ) -> dict[str, float]:
         """The weighted means over all samples of all batches.
 
+        Args:
+            state: As for a call.
+            batches: Any iterable of batches, each as for a call.
+
         Raises:
-            OptionError: if there is no batch.
+            OptionError: if there is no batch, or one is given in place of several.
         """
+        if isinstance(batches, tuple) and any(hasattr(part, "dtype") for part in batches):
+            raise OptionError(
+                "`run` takes batches, got one: call the step itself, or give a list, "
+                "[(inputs, targets)]."
+            )
         found: list[tuple[float, StepMetrics]] = []
         for batch in batches:
             parts = self._feed.read(batch)

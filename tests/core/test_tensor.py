@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import operator
 import re
 
@@ -422,16 +423,21 @@ def test_names_of_other_libraries_lead_to_those_of_this_one() -> None:
     x = ak.ones((2, 3))
     with pytest.raises(AttributeError, match=r"no attribute 'unsqueeze'\. Use x\.expand_dims"):
         x.unsqueeze(0)  # type: ignore[attr-defined]
-    with pytest.raises(AttributeError, match=r"no attribute 'cat'\. Use accelkit\.concat\."):
-        ak.cat  # noqa: B018 - what is not there
     assert not hasattr(x, "shpae")
-    for name, found in foreign_names._FUNCTIONS.items():
-        assert not hasattr(ak, name)
-        assert hasattr(ak, re.match(r"\w+", found)[0])  # type: ignore[index]
     for name, found in foreign_names._METHODS.items():
         assert not hasattr(x, name)
         for attribute in re.findall(r"\bx\.(\w+)", found):
             assert hasattr(x, attribute)
+    for module, names in foreign_names._NAMES.items():
+        for name, found in names.items():
+            with pytest.raises(AttributeError, match=f"no attribute '{name}'.* Use "):
+                getattr(importlib.import_module(module), name)
+            for path in re.findall(r"\b(?:accelkit|losses|nn|optim)(?:\.\w+)+", found):
+                assert operator.attrgetter(path.removeprefix("accelkit."))(ak)
+    with pytest.raises(AttributeError, match=r"no attribute 'Conv2dd'. Did you mean 'Conv2d'"):
+        ak.nn.Conv2dd  # noqa: B018 - what is not there
+    with pytest.raises(AttributeError, match=r"no attribute '_spec_'\.$"):
+        ak.nn._spec_  # noqa: B018
 
 
 def test_text() -> None:

@@ -236,3 +236,26 @@ def test_every_refusal_is_one_of_accelkits() -> None:
     for call in (lambda: step(None, BATCH), lambda: step.init(-1, SHAPE), lambda: make("torhc")):
         with pytest.raises(AccelkitError):
             call()
+
+
+def test_one_hot_labels_are_told_how_to_become_labels() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3))
+    step = train.TrainStep(model, losses.SoftmaxCrossEntropy(), optim.sgd(0.1))
+    state = step.init(0, (4, 2))
+    inputs, rows = np.ones((4, 2), np.float32), np.eye(3)[[0, 1, 2, 0]]
+    with pytest.raises(DTypeError, match=r"integers, got dtype float64\. One-hot .*argmax"):
+        step(state, (inputs, rows))
+    with pytest.raises(ShapeError, match=r"class indices \(4,\) for outputs \(4, 3\).*argmax"):
+        step(state, (inputs, rows.astype("int32")))
+    _, report = step(state, (inputs, rows.argmax(axis=-1)))
+    assert report["loss"] > 0.0
+
+
+def test_one_batch_is_no_series_of_batches() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3))
+    step = train.EvalStep(model, losses.SoftmaxCrossEntropy())
+    batch = np.ones((4, 2), np.float32), np.zeros(4, np.int32)
+    parameters = model.init(0, (4, 2))
+    with pytest.raises(OptionError, match=r"`run` takes batches, got one: .* \[\(inputs, targets"):
+        step.run(parameters, batch)
+    assert step.run(parameters, [batch])["loss"] == step(parameters, batch)["loss"]
