@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from accelkit_opencl.kernels.fused import Body, Space, drawn_runs, element_lines, index_type
-from accelkit_opencl.kernels.loops import element_loop
+from accelkit_opencl.kernels.fused import Body, Space, element_lines, index_type
+from accelkit_opencl.kernels.loops import Run, element_loop, with_runs
 from accelkit_opencl.kernels.mathematics import definitions_for
+from accelkit_opencl.kernels.philox import drawn_tile
 from accelkit_opencl.kernels.source import ctype
 from accelkit_opencl.kernels.tile import Tile
 from accelkit_opencl.views import View
@@ -102,16 +103,35 @@ class Epilogue:
         lines, space = self._places(
             f"{row} + r * {row_step}", column, f"r * {shape[1]}", (shape[1], 1)
         )
+        drawn = self._draws(shape[0], count, row, column, row_step, space)
+        runs = [run for _, run in drawn]
         strided = any(step not in (0, 1) for _, step in space.strides.values())
         loop = element_loop(
-            element_lines(body, space, 1, "k"),
+            with_runs(element_lines(body, space, 1, "k"), runs),
             self._store(" + k"),
             ("0", str(count)),
             "int",
             strided=strided,
-            runs=drawn_runs(body, space, 1),
         )
-        return f"for (int r = 0; r < {shape[0]}; r++) {{\n{lines}{loop}}} }}\n"
+        before = "".join(code for code, _ in drawn)
+        lines += "".join(run.code for run in runs)
+        return f"{before}for (int r = 0; r < {shape[0]}; r++) {{\n{lines}{loop}}} }}\n"
+
+    def _draws(
+        self, rows: int, count: int, row: str, column: str, row_step: int, space: Space
+    ) -> list[tuple[str, Run]]:
+        """The random numbers of a tile: what draws them, and where each row reads them."""
+        found = []
+        for read in self.body.reads:
+            if read.view.draw is None or read.argument is None:
+                continue
+            down, along = space.strides[read.name]
+            if along != 1:
+                continue
+            start = f"(ulong)({row}) * {down} + (ulong)({column}) + {read.view.offset}"
+            place = read.argument, start, row_step * down, (rows, count)
+            found.append(drawn_tile(read.name, read.view.draw, read.view.dtype, *place))
+        return found
 
     @property
     def function(self) -> str:
