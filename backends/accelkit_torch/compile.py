@@ -25,6 +25,7 @@ from accelkit_torch.reuse import Reuse
 from accelkit_torch.rewrites import rewrite_for_torch
 from accelkit_torch.table import TABLE
 from accelkit_torch.unsigned import WIDE
+from accelkit_torch.winograd import Workspace
 
 if TYPE_CHECKING:
     from accelkit_torch import TorchBackend
@@ -81,6 +82,7 @@ class TorchExecutable(Executable):
 
     Attributes:
         program: The graph as it runs, after this backend's rewrites.
+        workspace: Memory for tiles of convolutions, kept between calls.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class TorchExecutable(Executable):
             use_pooling_indices=not self._in_order,
             in_host_memory=device.kind == "cpu",
         )
+        self.workspace = Workspace()
         self._options = options
         self._donate = tuple(sorted(donate))
         self._backend = backend
@@ -165,6 +168,8 @@ class TorchExecutable(Executable):
             return updates.adam(self._reuse.owned[node])
         if name in fused.FUSED:
             return fused.FUSED[name]
+        if name in fused.WITH_WORKSPACE:
+            return functools.partial(fused.WITH_WORKSPACE[name], self.workspace)
         if name == "max_pool2d_grad" and self._in_order:
             return convolution.deterministic_max_pool2d_grad
         found = self._backend.implementation(node.primitive, self.device)

@@ -16,7 +16,7 @@ from accelkit.dtypes import DType
 from accelkit.graph import TensorSpec
 from accelkit.primitives import get
 from accelkit.primitives.primitive import Primitive
-from accelkit_torch import convolution, normalization
+from accelkit_torch import convolution, normalization, winograd
 from accelkit_torch.dtypes import TO_TORCH
 
 # --- specs ----------------------------------------------------------------------------------------
@@ -31,6 +31,16 @@ def _conv2d_backward_infer(
 ) -> tuple[TensorSpec, ...]:
     specs = (x, w, TensorSpec((w.shape[3],), w.dtype))
     return tuple(spec for spec, want in zip(specs, wanted, strict=True) if want)
+
+
+def _winograd_infer(name: str) -> Callable[..., Any]:
+    """The rule of a convolution that moves by one."""
+
+    def infer(*specs: TensorSpec, tile: int, **geometry: Any) -> Any:
+        by_one = {"strides": (1, 1), "dilation": (1, 1), "groups": 1}
+        return get(name).infer(specs[:2], geometry | by_one)
+
+    return infer
 
 
 def _pool_infer(x: TensorSpec, **geometry: Any) -> tuple[TensorSpec, ...]:
@@ -74,6 +84,14 @@ def _adam_infer(
 CONV2D_BIAS: Final = Primitive("torch_conv2d_bias", _conv2d_bias_infer)
 CONV2D_BACKWARD: Final = Primitive(
     "torch_conv2d_backward", _conv2d_backward_infer, multiple_outputs=True
+)
+# The same convolutions in tiles, see accelkit.winograd; the first with or without a bias.
+WINOGRAD_CONV2D: Final = Primitive("torch_winograd_conv2d", _winograd_infer("conv2d"))
+WINOGRAD_CONV2D_INPUT_GRAD: Final = Primitive(
+    "torch_winograd_conv2d_input_grad", _winograd_infer("conv2d_input_grad")
+)
+WINOGRAD_CONV2D_WEIGHT_GRAD: Final = Primitive(
+    "torch_winograd_conv2d_weight_grad", _winograd_infer("conv2d_weight_grad")
 )
 MAX_POOL2D: Final = Primitive("torch_max_pool2d", _pool_infer, multiple_outputs=True)
 MAX_POOL2D_GRAD: Final = Primitive("torch_max_pool2d_grad", lambda x, indices, g, **geometry: x)
@@ -155,4 +173,11 @@ FUSED: Final[dict[str, Callable[..., Any]]] = {
     ACCUMULATE_MATMUL.name: accumulate_matmul,
     MASK_BITS.name: _mask_bits,
     KEEP.name: keep,
+}
+
+# Those that take a workspace first.
+WITH_WORKSPACE: Final[dict[str, Callable[..., Any]]] = {
+    WINOGRAD_CONV2D.name: winograd.conv2d,
+    WINOGRAD_CONV2D_INPUT_GRAD.name: winograd.conv2d_input_grad,
+    WINOGRAD_CONV2D_WEIGHT_GRAD.name: winograd.conv2d_weight_grad,
 }

@@ -10,6 +10,7 @@ from accelkit_torch import fused
 from accelkit_torch.compile import OVERWRITING
 from accelkit_torch.reuse import Reuse
 from accelkit_torch.rewrites import rewrite_for_torch
+from accelkit_torch.winograd import workspace_bytes
 
 __all__ = ["planned_bytes"]
 
@@ -56,6 +57,7 @@ def planned_bytes(graph: Graph, donate: frozenset[int]) -> int:
     for position, node in enumerate(program.nodes):
         alive += change[position]
         most = max(most, alive + _workspace_bytes(node))
+    most += workspace_bytes(n for n in program.nodes if n.primitive.name in fused.WITH_WORKSPACE)
     return most + int(_KEPT_SHARE * (most + program.input_bytes))
 
 

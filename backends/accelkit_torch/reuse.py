@@ -141,7 +141,7 @@ class Reuse:
 
 
 def _is_ours(primitive: Primitive) -> bool:
-    if primitive.name in fused.FUSED:
+    if primitive.name in fused.FUSED or primitive.name in fused.WITH_WORKSPACE:
         return True
     try:
         return get(primitive.name) is primitive and not primitive.lowerings.get("torch")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from accelkit.graph import Graph
 from accelkit.passes import eliminate_dead_code
 from accelkit_torch.rewrites.common import drop_identities
+from accelkit_torch.rewrites.convolutions import transform_convolutions
 from accelkit_torch.rewrites.cross_entropy import (
     check_labels_in_cross_entropy,
     keep_log_probabilities,
@@ -44,6 +45,8 @@ def rewrite_for_torch(
     graph = drop_identities(graph)
     graph = split_product_updates(graph)
     graph = add_bias_in_convolution(graph)
+    if in_host_memory:
+        graph = transform_convolutions(graph)
     graph = merge_convolution_gradients(graph)
     graph = pool_before_relu(graph)
     if use_pooling_indices:

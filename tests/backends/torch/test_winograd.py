@@ -1,0 +1,157 @@
+"""Convolutions in tiles: the direct sum's results, in blocks of any size, and only where chosen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from accelkit_numpy import NumpyBackend
+from accelkit_torch import fused, winograd
+from accelkit_torch.memory import planned_bytes
+from backends.torch_programs import CONV, TORCH, add, compiled, conv2d
+from hypothesis import given
+from hypothesis import strategies as st
+
+from accelkit import autodiff, dtypes
+from accelkit.device import Device
+from accelkit.graph import Graph, TensorSpec
+from accelkit.parity.tolerances import deviation, tolerance
+from accelkit.passes import prepare
+from accelkit.primitives import get
+from accelkit.tracing import trace_graph
+
+ORACLE = NumpyBackend()
+TILES = {3: 4, 5: 3}
+borders = st.tuples(st.integers(0, 2), st.integers(0, 2))
+
+
+def oracle(name: str, *operands: np.ndarray, **parameters: Any) -> np.ndarray:
+    function = ORACLE.implementation(get(name), Device("numpy"))
+    found: np.ndarray = function(*(a.astype(np.float64) for a in operands), **parameters)
+    return found
+
+
+@given(
+    window=st.sampled_from(sorted(TILES)),
+    batch=st.integers(1, 3),
+    size=st.tuples(st.integers(5, 14), st.integers(5, 14)),
+    channels=st.integers(1, 9),
+    features=st.integers(1, 9),
+    padding=st.tuples(borders, borders),
+    block_bytes=st.sampled_from([1, 40_000, 6 << 20]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_tiles_give_the_direct_sum(
+    window: int,
+    batch: int,
+    size: tuple[int, int],
+    channels: int,
+    features: int,
+    padding: Any,
+    block_bytes: int,
+    seed: int,
+) -> None:
+    random = np.random.default_rng(seed)
+    x = random.normal(size=(batch, *size, channels)).astype(np.float32)
+    w = random.normal(size=(window, window, channels, features)).astype(np.float32)
+    b = random.normal(size=features).astype(np.float32)
+    geometry = {**CONV, "padding": padding}
+    y = oracle("conv2d", x, w, **geometry) + b
+    g = random.normal(size=y.shape).astype(np.float32)
+    tiles = {"tile": TILES[window], "padding": padding}
+    workspace = winograd.Workspace(block_bytes)
+    tx, tw, tb, tg = map(torch.from_numpy, (x, w, b, g))
+    found = [
+        winograd.conv2d(workspace, tx, tw, tb, **tiles),
+        winograd.conv2d(workspace, tx, tw, **tiles) + tb,
+        winograd.conv2d_input_grad(workspace, tg, tw, image_size=size, **tiles),
+        winograd.conv2d_weight_grad(workspace, tx, tg, kernel_size=(window, window), **tiles),
+    ]
+    by_images = oracle("conv2d_input_grad", g, w, image_size=size, **geometry)
+    by_weights = oracle("conv2d_weight_grad", x, g, kernel_size=(window, window), **geometry)
+    positions = (TILES[window] + window - 1) ** 2  # all are summed, whatever is zero or cut off
+    lengths = [positions * channels] * 2 + [positions * features, y[..., 0].size * positions]
+    wanted = [y, y, by_images, by_weights]
+    for a, expected, length in zip(found, wanted, lengths, strict=True):
+        assert a.is_contiguous()
+        bound = tolerance(dtypes.float32, gradient=True, length=length)
+        # With few terms the largest element can be small beside what was transformed.
+        assert deviation(a.numpy(), expected, floor=math.sqrt(length)) < bound
+
+
+def program(function: Callable[..., Any], *shapes: tuple[int, ...]) -> Graph:
+    specs = [TensorSpec(shape, dtypes.float32) for shape in shapes]
+    return prepare(trace_graph(function, specs)[0], TORCH)
+
+
+def training(x: Any, w: Any, b: Any) -> list[Any]:
+    def loss(x: Any, w: Any, b: Any) -> Any:
+        y = add(conv2d(x, w, **CONV), b)
+        return get("reduce_sum")(get("multiply")(y, y), axes=(0, 1, 2, 3))
+
+    value, gradients = autodiff.value_and_grad(loss, (0, 1, 2))(x, w, b)
+    return [value, *gradients]
+
+
+LARGE = ((32, 8, 8, 160), (3, 3, 160, 160), (160,))
+
+
+def test_a_large_convolution_and_its_gradients_are_transformed() -> None:
+    graph = program(training, *LARGE)
+    executable = compiled(graph)
+    counts = executable.program.counts()
+    assert counts["torch_winograd_conv2d"] == 1
+    assert counts["torch_winograd_conv2d_input_grad"] == 1
+    assert counts["torch_winograd_conv2d_weight_grad"] == 1
+    assert not {"conv2d", "torch_conv2d_bias", "torch_conv2d_backward"} & set(counts)
+    random = np.random.default_rng(0)
+    arrays = [random.normal(size=shape).astype(np.float32) for shape in LARGE]
+    exact = prepare(trace_graph(training, [TensorSpec(s, dtypes.float64) for s in LARGE])[0], TORCH)
+    wanted = compiled(exact)([torch.from_numpy(a.astype(np.float64)) for a in arrays])
+    operands = [torch.from_numpy(a) for a in arrays]
+    for _ in range(2):
+        for found, expected in zip(executable(operands), wanted, strict=True):
+            bound = tolerance(dtypes.float32, gradient=True, length=9 * 160)
+            assert deviation(found.numpy(), expected.numpy()) < bound
+
+
+def test_other_convolutions_stay_what_they_are() -> None:
+    small = program(training, (16, 8, 8, 4), *((3, 3, 4, 4), (4,)))
+    assert compiled(small).program.counts()["torch_conv2d_backward"] == 1
+    wide = prepare(trace_graph(training, [TensorSpec(s, dtypes.float64) for s in LARGE])[0], TORCH)
+    assert compiled(wide).program.counts()["torch_conv2d_backward"] == 1
+
+
+def test_threads_share_a_program_but_no_memory() -> None:
+    executable = compiled(program(lambda x, w: [conv2d(x, w, **CONV)], *LARGE[:2]))
+    assert set(executable.program.counts()) == {"torch_winograd_conv2d"}
+    random = np.random.default_rng(1)
+    w = torch.from_numpy(random.normal(size=LARGE[1]).astype(np.float32))
+    images = [torch.from_numpy(random.normal(size=LARGE[0]).astype(np.float32)) for _ in range(4)]
+    alone = [executable([x, w])[0] for x in images]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda x: executable([x, w])[0], images))
+    assert all(map(torch.equal, alone, together))
+
+
+def test_what_is_not_finite_spoils_its_own_tiles_only() -> None:
+    x, w = torch.ones(2, 8, 8, 1), torch.ones(3, 3, 1, 1)
+    x[0, 1, 1] = math.inf
+    y = winograd.conv2d(winograd.Workspace(), x, w, tile=4, padding=((1, 1), (1, 1)))
+    assert y[0, :3, :3].isnan().all()
+    assert y[0, 4:, 4:].isfinite().all()
+    assert y[1].isfinite().all()
+
+
+def test_a_plan_knows_what_the_workspace_keeps() -> None:
+    executable = compiled(program(training, *LARGE))
+    executable([torch.ones(shape) for shape in LARGE])
+    nodes = [n for n in executable.program.nodes if n.primitive.name in fused.WITH_WORKSPACE]
+    assert len(nodes) == 3
+    kept = executable.workspace.memory_bytes
+    assert kept <= winograd.workspace_bytes(nodes) <= 1.5 * kept
+    assert winograd.workspace_bytes(nodes) <= planned_bytes(executable.graph, frozenset())
