@@ -16,9 +16,11 @@ Here a transform of both axes is one matrix, the Kronecker product of one axis' 
 
 The points decide the rounding errors (Barabasz and others, "Error analysis and improving the
 accuracy of Winograd convolution for deep neural networks", 2018, arXiv:1803.10986). Those below
-are the best found by search. Deviation from float64 of AlexNet's convolutions, forward, by images,
-by weights: 3e-6, 4e-6 and 1e-6 of the largest element with m = 4, r = 3, where oneDNN's direct sum
-has 2e-6, 3e-6 and 1e-6 (Lavin and Gray's points 0, 1, -1, 2, -2: 1.3e-5, 1.6e-5, 6e-6).
+are the best found by search. Deviation from float64 of AlexNet's convolutions as accelkit_torch
+computes them, forward, by images and by weights, of the largest element: 2e-6 to 3e-6, 3e-6 and
+1e-6 with m = 4, r = 3 (Lavin and Gray's points 0, 1, -1, 2, -2: 1.3e-5, 1.6e-5, 6e-6), and 4e-6,
+6e-6 and 5e-6 with m = 3, r = 5. oneDNN's direct sum has 1e-6 to 2e-6, 0.3e-6 to 3e-6, 0.5e-6 to
+1e-6. The bounds of the parity kit hold for it: 4e-5, a rounding times the root of the terms.
 
 An infinity or NaN makes its whole tile NaN.
 """
@@ -51,7 +53,7 @@ _POINTS: Final[dict[int, tuple[Fraction, ...]]] = {
         7: "1/4 -1/4 3/4 -3/4 2 -2",
     }.items()
 }
-# Results per axis of a tile, by the window's size.
+# Results per axis of a tile, by the window's size. Larger ones lose too many digits.
 _TILES: Final = {3: 4, 5: 3}
 # Multiply-adds count twice. Transforming an element of images or results, with the copies into and
 # out of tiles, takes as long as this many operations of a large matrix product: fitted to AlexNet's
