@@ -14,9 +14,10 @@ that a slow spell of the machine hits both; the figure is the copy's rate over t
 is as fast as copying and 1.3 a third slower. Results are checked against the NumPy backend first.
 
 The last column is the kernel's time for as many elements that lie in the cache, in the same unit:
-what it would take if memory cost nothing. Above 1 the arithmetic alone takes longer than a copy,
-and no better use of memory helps; far below the first ratio, memory is what the kernel waits for.
-It is a bound from above, since it holds the time to enqueue one launch per ``--cached-elements``.
+about what it would take if memory cost nothing. As large as the first ratio, the arithmetic is what
+takes the time, and no better use of memory helps; far below it, the kernel waits for memory. It is
+a bound from above, since it holds the cost of a launch per ``--cached-elements``: the cheapest
+kernels show how much that is.
 
 Exits with 1 if a result is wrong.
 """
@@ -45,7 +46,7 @@ SCHEMA_VERSION: Final = 2
 COLUMNS: Final = 1024  # of the matrices
 DEVIATION: Final = 2e-5  # of max|a - b| / max|b| from the NumPy backend's result
 CHECKED_ELEMENTS: Final = 64 * COLUMNS
-CACHED_ELEMENTS: Final = 256 * COLUMNS  # 1 MiB of float32: a few such arrays fit near the cores
+CACHED_ELEMENTS: Final = 512 * COLUMNS  # 2 MiB of float32: long beside the cost of a launch
 _UPDATE: Final = {"momentum": 0.9, "weight_decay": 5e-4, "nesterov": False}
 
 _ADAM: Final = {
