@@ -11,6 +11,7 @@ import numpy as np
 from accelkit.errors import OptionError
 
 __all__ = [
+    "require_bool",
     "require_finite",
     "require_fraction",
     "require_instance",
@@ -19,6 +20,16 @@ __all__ = [
 ]
 
 _NUMBERS = (int, float, np.integer, np.floating)
+
+
+def require_bool(name: str, value: Any) -> None:
+    """Refuse what is neither True nor False: a text such as ``"no"`` would count as true.
+
+    Raises:
+        OptionError: with the name and the value.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise OptionError(f"`{name}` must be True or False, got {value!r}.")
 
 
 def require_integer(name: str, value: Any, *, least: int = 1) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from accelkit.arguments import require_bool, require_integer
 from accelkit.checkpoint.filesystem import DirectoryLock, FileSystem
 from accelkit.checkpoint.manifest import CheckpointInfo, Metric
 from accelkit.checkpoint.storage import (
@@ -76,11 +77,9 @@ class CheckpointManager:
         background: bool = True,
         filesystem: FileSystem | None = None,
     ) -> None:
-        if keep_last < 1 or keep_best < 0:
-            raise OptionError(
-                f"keep_last is {keep_last} and keep_best is {keep_best}; expected keep_last >= 1 "
-                "and keep_best >= 0."
-            )
+        require_integer("keep_last", keep_last)
+        require_integer("keep_best", keep_best, least=0)
+        require_bool("background", background)
         if best not in ("max", "min"):
             raise OptionError(f"best is {best!r}, expected 'max' or 'min'.")
         self.directory = Path(directory)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from accelkit.arguments import require_integer
+from accelkit.arguments import require_bool, require_integer
 from accelkit.data.buffers import BufferPool
 from accelkit.data.gathering import Gatherer
 from accelkit.data.images import MAX_PIXELS
@@ -101,6 +101,7 @@ class BatchPlan:
                 "Open a folder, a pack or a name by open_source(...), and wrap pairs of image and "
                 "label in SequenceSource(...) or arrays in ArraySource(...)."
             )
+        require_bool("shuffle", self.shuffle)
         require_integer("seed", self.seed, least=0)
         require_integer("batch_size", self.batch_size)
         require_integer("shard_count", self.shard_count)

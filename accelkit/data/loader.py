@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator
 from typing import Any, Literal
 
+from accelkit.arguments import require_integer
 from accelkit.data.batches import Batch, BatchPlan, Position
 from accelkit.data.closing import Closing
 from accelkit.data.images import MAX_PIXELS
@@ -74,11 +75,12 @@ class Loader(Closing):
         worker_restarts: int = 3,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        if min(workers, threads, worker_restarts) < 0 or buffer < 0 or (workers and threads):
+        counts = {"workers": workers, "threads": threads, "buffer": buffer}
+        for name, count in (counts | {"worker_restarts": worker_restarts}).items():
+            require_integer(name, count, least=0)
+        if workers and threads:
             raise OptionError(
-                f"workers is {workers}, threads is {threads}, buffer is {buffer} and "
-                f"worker_restarts is {worker_restarts}; expected none below 0, and workers or "
-                "threads but not both."
+                f"workers is {workers} and threads is {threads}; expected one of them, not both."
             )
         self.plan = BatchPlan(
             source,

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from accelkit import ops
-from accelkit.arguments import require_fraction, require_integer
+from accelkit.arguments import require_bool, require_fraction, require_integer
 from accelkit.errors import ShapeError
 from accelkit.nn.layers import Dropout, Linear
 from accelkit.nn.module import Module
@@ -35,6 +35,8 @@ class MultiHeadAttention(Module):
     def __post_init__(self) -> None:
         require_integer("heads", self.heads)
         require_fraction("dropout", self.dropout)
+        require_bool("causal", self.causal)
+        require_bool("bias", self.bias)
 
     def forward(self, scope: Scope, x: Tensor, memory: Tensor | None = None) -> Tensor:
         """Queries x (N, T, features), keys and values from memory (N, S, features), x if None."""

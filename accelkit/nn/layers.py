@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from accelkit import ops
-from accelkit.arguments import require_fraction, require_integer
+from accelkit.arguments import require_bool, require_fraction, require_integer
 from accelkit.errors import OptionError, ShapeError
 from accelkit.nn.initializers import Initializer, Normal, lecun_normal, zeros
 from accelkit.nn.module import Module
@@ -50,6 +50,7 @@ class Linear(Module):
 
     def __post_init__(self) -> None:
         require_integer("features", self.features)
+        require_bool("bias", self.bias)
         _require_initializers(self.weight_init, self.bias_init)
 
     def forward(self, scope: Scope, x: Tensor) -> Tensor:
@@ -101,6 +102,7 @@ class Conv2d(Module):
         as_pair(self.strides, "strides")
         as_pair(self.dilation, "dilation")
         as_padding(self.padding)
+        require_bool("bias", self.bias)
         _require_initializers(self.weight_init, self.bias_init)
 
     def forward(self, scope: Scope, x: Tensor) -> Tensor:

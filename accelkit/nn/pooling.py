@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from accelkit import ops
+from accelkit.arguments import require_bool
 from accelkit.nn.module import Module
 from accelkit.nn.scope import Scope
 from accelkit.ops.neural import as_padding, as_pair
@@ -48,6 +49,7 @@ class AvgPool2d(Module):
 
     def __post_init__(self) -> None:
         _check_windows(self.window, self.strides, self.padding)
+        require_bool("count_include_pad", self.count_include_pad)
 
     def forward(self, scope: Scope, x: Tensor) -> Tensor:
         """(N, H, W, C) to (N, OH, OW, C)."""

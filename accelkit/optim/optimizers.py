@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from accelkit import ops
-from accelkit.arguments import require_fraction, require_number
+from accelkit.arguments import require_bool, require_fraction, require_number
 from accelkit.errors import OptionError
 from accelkit.optim.clipping import clip_by_global_norm
 from accelkit.optim.schedules import Schedule, rate_at
@@ -144,6 +144,7 @@ class Sgd(_CommonOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_fraction("momentum", self.momentum)
+        require_bool("nesterov", self.nesterov)
         if self.nesterov and not self.momentum:
             raise OptionError("`nesterov` needs a momentum above 0.")
 
@@ -167,7 +168,7 @@ class Sgd(_CommonOptions):
             rate,
             momentum=float(self.momentum),
             weight_decay=float(self.weight_decay),
-            nesterov=self.nesterov,
+            nesterov=bool(self.nesterov),
         )
         return new, {"velocity": velocity}
 
@@ -220,6 +221,7 @@ class Adam(_CommonOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_bool("decoupled", self.decoupled)
         require_fraction("beta1", self.beta1)
         require_fraction("beta2", self.beta2)
         require_number("epsilon", self.epsilon)

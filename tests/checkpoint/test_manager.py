@@ -189,7 +189,7 @@ def test_unusable_directory_and_options(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="cannot be used"):
         manager_on(tmp_path / "file" / "below")
-    with pytest.raises(OptionError, match="keep_last is 0"):
+    with pytest.raises(OptionError, match="`keep_last` must be a positive integer, got 0"):
         manager_on(tmp_path, keep_last=0)
     with pytest.raises(OptionError, match="best is 'highest'"):
         manager_on(tmp_path, best="highest")
