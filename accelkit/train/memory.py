@@ -33,6 +33,7 @@ __all__ = [
     "Planner",
     "Remat",
     "as_remat",
+    "format_bytes",
     "parse_bytes",
     "predicted_peak_bytes",
 ]
@@ -51,7 +52,7 @@ def parse_bytes(amount: int | str) -> int:
     Raises:
         OptionError: if it is no positive amount.
     """
-    if isinstance(amount, int) and amount > 0:
+    if isinstance(amount, int) and not isinstance(amount, bool) and amount > 0:
         return amount
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(|K|M|G|Ki|Mi|Gi)B?\s*", str(amount))
     if match is None or float(match[1]) <= 0:
@@ -60,6 +61,14 @@ def parse_bytes(amount: int | str) -> int:
             f"{amount!r}."
         )
     return int(float(match[1]) * _UNITS[match[2]])
+
+
+def format_bytes(amount: int) -> str:
+    """An amount in the unit that fits, as :func:`parse_bytes` reads it: never less than it is."""
+    for unit, size in (("MiB", 2**20), ("KiB", 2**10)):
+        if amount >= size:
+            return f"{math.ceil(amount / size * 10) / 10:.1f} {unit}"
+    return f"{amount} B"
 
 
 def as_remat(given: bool | float | str | Sequence[str]) -> Remat:
@@ -187,9 +196,9 @@ class MemoryChoice:
 
     def __str__(self) -> str:
         return (
-            f"memory limit {self.limit_bytes / 2**20:.0f} MiB: {self.means}; predicted peak "
-            f"{self.predicted_peak_bytes / 2**20:.0f} MiB instead of "
-            f"{self.unplanned_peak_bytes / 2**20:.0f} MiB, predicted time "
+            f"memory limit {format_bytes(self.limit_bytes)}: {self.means}; predicted peak "
+            f"{format_bytes(self.predicted_peak_bytes)} instead of "
+            f"{format_bytes(self.unplanned_peak_bytes)}, predicted time "
             f"{self.predicted_slowdown:.2f} times that without a limit"
         )
 
@@ -277,11 +286,10 @@ class Planner:
         assert first is not None
         assert smallest is not None
         if best is None:
-            needed = math.ceil(smallest / 2**20 * 10) / 10  # up, since the user will ask for it
             raise OptionError(
                 f"A batch of {self._batch_size} cannot be trained within "
-                f"{limit_bytes / 2**20:.1f} MiB: with every means it needs "
-                f"{needed:.1f} MiB. That is the smallest limit that can be met; use it, "
+                f"{format_bytes(limit_bytes)}: with every means it needs "
+                f"{format_bytes(smallest)}. That is the smallest limit that can be met; use it, "
                 f"a smaller model, or an optimizer with fewer slots."
             )
         return MemoryChoice(

@@ -9,14 +9,33 @@ with it).
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 
+from accelkit.arguments import require_bool
 from accelkit.device import Device
 from accelkit.device import device as find_device
 from accelkit.ops.coercion import put
+from accelkit.registry import backend
 from accelkit.tensor import Tensor
 
-__all__ = ["host_device", "offloaded", "on_host"]
+__all__ = ["check_host_state", "host_device", "offloaded", "on_host"]
+
+
+def check_host_state(host_state: object, device: Device) -> None:
+    """Warn where the device's memory is the host's: there keeping slots on the host saves nothing.
+
+    Raises:
+        OptionError: if it is neither True nor False.
+    """
+    require_bool("host_state", host_state)
+    if host_state and not backend(device.backend).has_own_memory(device):
+        warnings.warn(
+            f"host_state=True saves no memory on {device}, whose memory is the host's: optimizer "
+            f"state is only copied to and fro. Leave it out here; accumulate= and remat= save "
+            f"memory on every device.",
+            stacklevel=3,
+        )
 
 
 def host_device() -> Device:

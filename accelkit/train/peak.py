@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from accelkit.device import Device
 from accelkit.registry import backend
 from accelkit.tensor import Tensor
+from accelkit.train.memory import format_bytes
 
 __all__ = ["MemoryLimitWarning", "PeakWatch"]
 
@@ -77,8 +78,8 @@ class PeakWatch:
         if measured is not None and measured > self._limit_bytes + found.noise_bytes:
             self._checks = 0
             warnings.warn(
-                f"The training step took {measured / 2**20:.1f} MiB, more than its memory limit of "
-                f"{self._limit_bytes / 2**20:.1f} MiB (measured by: {found.method}). Workspaces of "
+                f"The training step took {format_bytes(measured)}, more than its memory limit of "
+                f"{format_bytes(self._limit_bytes)} (measured by: {found.method}). Workspaces of "
                 f"kernels can be larger than predicted, and other threads of the process can have "
                 f"allocated memory. Lower memory_limit by the difference if it must be kept.",
                 MemoryLimitWarning,

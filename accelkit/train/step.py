@@ -28,7 +28,7 @@ from accelkit.train.batch import Batch, Feed
 from accelkit.train.compiling import Compiled, compile_step, fit
 from accelkit.train.memory import MemoryChoice, MemoryMeans, as_remat, parse_bytes
 from accelkit.train.metrics import StepMetrics
-from accelkit.train.offload import offloaded, on_host
+from accelkit.train.offload import check_host_state, offloaded, on_host
 from accelkit.train.peak import PeakWatch
 from accelkit.train.precision import policy
 from accelkit.train.program import StepProgram, build_train_program
@@ -97,6 +97,7 @@ class TrainStep:
             whose values may be dropped. The results are the same bits, masks included.
         host_state: Whether optimizer slots are kept in the host's memory. They are on the device
             only while they are updated, a few parameters at a time; the arithmetic is the same.
+            Warns where the device's memory is the host's, as there it saves nothing.
         memory_limit: Bytes, or a text such as ``"8GiB"``, for state, batch and intermediates:
             micro-batches, rematerialisation, early updates and optimizer state on the host are
             combined into the plan with the smallest predicted time that fits. The batch and the
@@ -146,6 +147,7 @@ class TrainStep:
                 "them."
             )
         self.device = current_device() if device is None else find_device(device)
+        check_host_state(host_state, self.device)
         self.precision = precision
         self.on_nonfinite = on_nonfinite
         self.optimizer = optimizer

@@ -121,6 +121,7 @@ def test_a_run_that_averages_moves_between_backends(device: str) -> None:
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:host_state=True saves no memory")
 def test_averages_on_the_host_and_of_micro_batches_are_the_same() -> None:
     model = nn.Sequential(body=nn.Linear(6), relu=nn.ReLU(), head=nn.Linear(3))
     plain = make(model=model)

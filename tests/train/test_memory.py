@@ -12,7 +12,7 @@ import accelkit as ak
 from accelkit import losses, metrics, nn, optim, passes, registry, train
 from accelkit.backend import Executable, MemoryStatistics
 from accelkit.errors import OptionError
-from accelkit.train.memory import parse_bytes, predicted_peak_bytes
+from accelkit.train.memory import format_bytes, parse_bytes, predicted_peak_bytes
 
 BACKENDS = sorted({info.device.backend for info in ak.devices()})
 MODEL = nn.Sequential(
@@ -146,9 +146,11 @@ def test_the_smallest_limit_is_told_and_can_be_met() -> None:
     state, batch = wide_step().init(0, WIDE_SHAPE), wide_batch()
     with pytest.raises(OptionError, match=r"smallest limit that can be met") as caught:
         wide_step(memory_limit="10KiB").compile(state, batch)
-    found = re.search(r"needs ([0-9.]+) MiB", str(caught.value))
+    found = re.search(
+        r"within 10\.0 KiB: with every means it needs (\S+ MiB|\S+ KiB)", str(caught.value)
+    )
     assert found is not None
-    smallest = int(float(found[1]) * 2**20)
+    smallest = parse_bytes(found[1])
     step = wide_step(memory_limit=smallest)
     assert peak_of(step) <= smallest
     state, report = step(state, batch)
@@ -236,6 +238,9 @@ def test_batch_statistics_are_kept_whole_under_a_limit() -> None:
         np.testing.assert_array_equal(other[name], value, err_msg=name)
 
 
+SAVES_NOTHING = pytest.mark.filterwarnings("ignore:host_state=True saves no memory")
+
+
 def host_state_runs(device: str, optimizer: optim.Optimizer) -> list[train.TrainState]:
     """The states after two steps, without and with slots on the host."""
     found = []
@@ -256,6 +261,7 @@ def host_state_runs(device: str, optimizer: optim.Optimizer) -> list[train.Train
     return found
 
 
+@SAVES_NOTHING
 @pytest.mark.parametrize("optimizer", [optim.sgd(0.05, momentum=0.9), optim.adam(0.01)])
 def test_host_state_is_the_same_bits(optimizer: optim.Optimizer) -> None:
     plain, offloaded = host_state_runs("numpy", optimizer)
@@ -263,6 +269,7 @@ def test_host_state_is_the_same_bits(optimizer: optim.Optimizer) -> None:
         np.testing.assert_array_equal(offloaded.to_host()[name], value, err_msg=name)
 
 
+@SAVES_NOTHING
 @pytest.mark.parametrize("device", [name for name in BACKENDS if name != "numpy"])
 def test_host_state_on_every_backend(device: str) -> None:
     """Parts may choose other kernels than the whole, so that rounding differs."""
@@ -275,6 +282,7 @@ def test_host_state_on_every_backend(device: str) -> None:
         np.testing.assert_allclose(copied[name], value, rtol=1e-9, atol=1e-13, err_msg=name)
 
 
+@SAVES_NOTHING
 def test_host_state_is_on_the_device_in_parts() -> None:
     """OpenCL's ledger sees only what is on the device."""
     if "opencl" not in BACKENDS:
@@ -314,6 +322,11 @@ def test_a_limit_on_a_device_of_its_own_may_move_the_state(monkeypatch: pytest.M
     assert "optimizer state on the host" in str(step.memory_choice)
 
 
+def test_host_state_that_saves_nothing_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"saves no memory on numpy:cpu:0, whose memory is the h"):
+        make("numpy", host_state=True)
+
+
 def test_batch_statistics_refuse_micro_batches() -> None:
     model = nn.Sequential(nn.Conv2d(2, 3), nn.BatchNorm(), nn.Flatten(), nn.Linear(5))
     step = train.TrainStep(
@@ -329,6 +342,8 @@ def test_bad_options() -> None:
     for chosen in ({"accumulate": 2}, {"remat": True}, {"host_state": True}):
         with pytest.raises(OptionError, match=r"either accumulate=, remat= and host_state=, or"):
             make("numpy", memory_limit="1GiB", **chosen)
+    with pytest.raises(OptionError, match="`host_state` must be True or False, got 'no'"):
+        make("numpy", host_state="no")
     for remat in (2.0, "all", [], [3], 0.0):
         with pytest.raises(OptionError, match="remat must be True"):
             make("numpy", remat=remat)
@@ -344,7 +359,13 @@ def test_amounts(text: int | str, count: int) -> None:
     assert parse_bytes(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "8 parsecs", "-1GiB", 0, "0MB"])
+@pytest.mark.parametrize("count", [1, 1023, 1024, 30_000, 2**20 - 1, 2**20, 12_345_678, 9 << 30])
+def test_amounts_are_printed_in_the_unit_that_fits(count: int) -> None:
+    assert not format_bytes(count).startswith("0")
+    assert count <= parse_bytes(format_bytes(count)) <= 1.1 * count
+
+
+@pytest.mark.parametrize("text", ["", "8 parsecs", "-1GiB", 0, "0MB", True])
 def test_bad_amounts(text: int | str) -> None:
     with pytest.raises(OptionError, match="8GiB"):
         parse_bytes(text)

@@ -116,7 +116,7 @@ def test_memory_limit_prints_its_choice_and_keeps_the_curve(
     tmp_path: Path, reference: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path, "--memory-limit=1MiB", progress="plain") == 0
-    assert re.search(r"memory limit 1 MiB: \d+ micro-batches", capsys.readouterr().out)
+    assert re.search(r"memory limit 1\.0 MiB: \d+ micro-batches", capsys.readouterr().out)
     got, expected = (read_log(place / "log") for place in (tmp_path, reference))
     for one, other in zip(got, expected, strict=True):
         assert one.get("loss", 0.0) == pytest.approx(other.get("loss", 0.0), rel=1e-5)
