@@ -5,9 +5,9 @@ a *cluster*, which becomes one kernel; a reduction swallows the cluster that com
 if nothing else wants it. Everything else is a step of its own.
 
 Random tensors are views too: an elementwise kernel that reads one draws it. It does so each time
-that one is read, in a backward pass again, which takes no longer than reading what was stored and
-leaves no mask in memory. They are stored only for what is no elementwise kernel, or would draw them
-in another order than theirs.
+that one is read, in a backward pass again, which takes about as long as reading what was stored and
+spares storing it. They are stored only for what is no elementwise kernel, or would draw them in
+another order than theirs.
 """
 
 from __future__ import annotations
