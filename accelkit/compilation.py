@@ -17,7 +17,7 @@ from accelkit.ops.coercion import asarray
 from accelkit.tensor import Tensor
 from accelkit.tracing import active_trace, leaked, trace_graph
 
-__all__ = ["compile_graph", "jit", "run", "trace"]
+__all__ = ["compile_graph", "jit", "run", "run_native", "trace"]
 
 
 def compile_graph(
@@ -110,17 +110,20 @@ def run(
         OutOfMemoryError: with the program's largest tensors.
         BackendError: for any other failure; the framework's error is the cause.
     """
+    operands = [t._native for t in tensors]
+    if consume and isinstance(tensors, list):
+        tensors.clear()
     device = executable.device
-    backend = registry.backend(device.backend)
+    return [Tensor._eager(array, device) for array in run_native(executable, operands)]
+
+
+def run_native(executable: Executable, operands: list[Any]) -> list[Any]:
+    """As :func:`run` on the framework's own arrays; the list of operands may be emptied."""
     try:
-        with translated(backend):
-            operands = [t._native for t in tensors]
-            if consume and isinstance(tensors, list):
-                tensors.clear()
-            arrays = executable(operands)
+        with translated(registry.backend(executable.device.backend)):
+            return executable(operands)
     except OutOfMemoryError as error:
         raise describe_memory(error, executable.graph) from error
-    return [Tensor._eager(array, device) for array in arrays]
 
 
 class _Static(NamedTuple):

@@ -15,7 +15,7 @@ from accelkit.ops.coercion import put
 from accelkit.optim.averaging import AVERAGE
 from accelkit.tensor import Tensor
 
-__all__ = ["TrainState", "averaged_names"]
+__all__ = ["Layout", "TrainState", "averaged_names"]
 
 
 def averaged_names(names: Iterable[str], available: Container[str]) -> dict[str, str]:
@@ -41,6 +41,36 @@ def averaged_names(names: Iterable[str], available: Container[str]) -> dict[str,
     return kept
 
 
+class Layout:
+    """What a compiled step makes of a state's tensors.
+
+    A state that a step has returned holds the results as the framework gave them, until somebody
+    looks at them: the next step takes them back as they are, and small steps feel every object.
+
+    Args:
+        kept: The tensors in the order of the program's inputs, None for those that it returns.
+        device: Where the program runs.
+    """
+
+    def __init__(self, kept: Mapping[str, Tensor | None], device: Device) -> None:
+        self.device = device
+        self.devices = {n: device if t is None else t.device for n, t in kept.items()}
+        self._kept = dict(kept)
+
+    def tensors(self, results: Iterable[Any]) -> dict[str, Tensor]:
+        """The state's tensors, given those that the program returned."""
+        made = iter(results)
+        return {
+            name: Tensor._eager(next(made), self.device) if tensor is None else tensor
+            for name, tensor in self._kept.items()
+        }
+
+    def operands(self, results: Iterable[Any]) -> list[Any]:
+        """The framework's arrays of all tensors, given those that the program returned."""
+        made = iter(results)
+        return [next(made) if t is None else t._native for t in self._kept.values()]
+
+
 class TrainState:
     """Everything that a training step changes.
 
@@ -59,6 +89,8 @@ class TrainState:
         self, tensors: Mapping[str, Tensor], *, step: int, seed: int, device: Device
     ) -> None:
         self._tensors = dict(tensors)
+        self._layout: Layout | None = None
+        self._results: list[Any] = []  # of a layout, which nobody has looked at yet
         self._consumed: dict[str, Device] | None = None  # where the tensors were
         self.step = step
         self.seed = seed
@@ -73,7 +105,35 @@ class TrainState:
             StateConsumedError, StateLostError: if a step has taken them.
         """
         self.require_usable()
+        if self._layout is not None:
+            self._tensors = self._layout.tensors(self._results)
+            self._layout, self._results = None, []
         return self._tensors
+
+    @classmethod
+    def of_results(cls, layout: Layout, results: list[Any], *, step: int, seed: int) -> TrainState:
+        """The state after a step whose program returned these arrays."""
+        state = cls({}, step=step, seed=seed, device=layout.device)
+        state._layout, state._results = layout, results
+        return state
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: tensors know how to travel, a framework's arrays may not."""
+        if self._layout is not None:
+            self._tensors = self.tensors
+        return dict(self.__dict__)
+
+    def has_layout(self, layout: Layout) -> bool:
+        """Whether a program of this layout returned it, and nobody has looked at it since."""
+        return self._layout is layout
+
+    def take(self) -> list[Any]:
+        """Give the framework's arrays of all tensors to a program of the state's layout."""
+        layout = self._layout
+        assert layout is not None
+        operands = layout.operands(self._results)
+        self._layout, self._results, self._consumed = None, [], layout.devices
+        return operands
 
     def require_usable(self) -> None:
         """Raise if the state was consumed or lost."""
@@ -88,7 +148,7 @@ class TrainState:
 
     def consume(self) -> None:
         """Give the tensors to a step."""
-        self._consumed = {name: t.device for name, t in self._tensors.items()}
+        self._consumed = {name: t.device for name, t in self.tensors.items()}
         self._tensors = {}
 
     def lose(self, reason: str) -> None:
@@ -159,8 +219,9 @@ class TrainState:
         if self._lost is not None or self._consumed is not None:
             error = StateConsumedError if self._lost is None else StateLostError
             return f"<TrainState step {self.step}: {error.__name__}>"
-        size = sum(t.spec.memory_bytes for t in self._tensors.values())
+        tensors = self.tensors
+        size = sum(t.spec.memory_bytes for t in tensors.values())
         return (
-            f"<TrainState step {self.step}, seed {self.seed}, {len(self._tensors)} tensors, "
+            f"<TrainState step {self.step}, seed {self.seed}, {len(tensors)} tensors, "
             f"{size / 2**20:.1f} MiB on {self.device}>"
         )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
+
+import numpy as np
 
 from accelkit import dtypes, ops
 from accelkit.arguments import require_instance
 from accelkit.backend import Executable
-from accelkit.compilation import run
+from accelkit.compilation import run_native
 from accelkit.device import Device, current_device
 from accelkit.device import device as find_device
 from accelkit.errors import (
@@ -25,6 +27,7 @@ from accelkit.nn.module import Module
 from accelkit.optim import Optimizer
 from accelkit.tensor import Tensor
 from accelkit.train.batch import Batch, Feed
+from accelkit.train.checked import CheckedBatch
 from accelkit.train.compiling import Compiled, compile_step, fit
 from accelkit.train.memory import MemoryChoice, MemoryMeans, as_remat, parse_bytes
 from accelkit.train.metrics import StepMetrics
@@ -34,40 +37,12 @@ from accelkit.train.precision import policy
 from accelkit.train.program import StepProgram, build_train_program
 from accelkit.train.recipe import Recipe
 from accelkit.train.recovery import lost, rehearse, survived
-from accelkit.train.state import TrainState
+from accelkit.train.state import Layout, TrainState
 from accelkit.train.step_numbers import StepNumbers
 
 __all__ = ["TrainStep"]
 
 NONFINITE = ("raise", "skip", "ignore")
-
-
-class _Checked(NamedTuple):
-    """A batch that was checked: another one like it needs no checks of its own.
-
-    Attributes:
-        inputs, targets: Specs of two tensors on the step's device.
-        weights: One for each sample.
-        compiled: What runs.
-    """
-
-    inputs: TensorSpec
-    targets: TensorSpec
-    weights: Tensor
-    compiled: Compiled
-
-    def is_like(self, batch: Any, device: Device) -> bool:
-        """Whether a batch differs in its content at most."""
-        if type(batch) is not tuple or len(batch) != 2:
-            return False
-        inputs, targets = batch
-        return (
-            type(inputs) is Tensor
-            and type(targets) is Tensor
-            and inputs._device is targets._device is device
-            and inputs.spec == self.inputs
-            and targets.spec == self.targets
-        )
 
 
 class TrainStep:
@@ -171,7 +146,8 @@ class TrainStep:
         self._means = MemoryMeans(accumulate, recompute, early, host_state)
         self.last_checkpoint: str | None = None
         self._compiled: dict[Any, Compiled] = {}
-        self._last: _Checked | None = None
+        self._last: CheckedBatch | None = None
+        self._flow: tuple[Compiled, Layout] | None = None  # of the state returned last
         self._feed = Feed(loss, self.recipe.dtype, self.device)
         self._numbers = StepNumbers(optimizer, self.recipe.dtype, self.device)
         self._batch_statistics: bool | None = None
@@ -227,7 +203,7 @@ class TrainStep:
             OutOfMemoryError: with the largest tensors, and whether the state survived.
         """
         require_instance("state", state, TrainState, "Make one with step.init(seed, input_shape).")
-        tensors = state.tensors
+        state.require_usable()
         if state.device is not self.device:
             raise DeviceMismatchError(
                 f"The state is on {state.device}, the step runs on {self.device}. Move it with "
@@ -240,56 +216,73 @@ class TrainStep:
         if last is not None and last.is_like(batch, self.device):
             compiled, data = last.compiled, [*batch, last.weights]
         else:
-            compiled, data = self._check(tensors, batch)
-        program = compiled.program
-        if self._returned() is not state:
-            program.require_state(tensors)
-        if self._means.host_state:
-            tensors = offloaded(tensors)
-        operands = self._operands(program, state, data)
-        values = [tensors[name] for name in program.state_names]
-        saved = rehearse(state, compiled.executable, values, operands) if is_first else None
-        state.consume()
-        operands = values + operands
+            compiled, data = self._check(state, batch)
+        others = self._operands(compiled.program, state, data)
+        saved = None
+        if self._flow is not None and self._flow[0] is compiled and state.has_layout(self._flow[1]):
+            operands = state.take()
+        else:
+            if is_first:
+                saved = self._rehearse(state, compiled, others)
+            operands = self._hand_over(state, compiled)
+        operands += [t._native for t in others]
         # Nothing here keeps what the program replaces: backends reuse its memory where none does.
-        kept: dict[str, Any] = {**tensors, **dict.fromkeys(program.changed)}
-        del tensors, values
         try:
-            results = run(compiled.executable, operands, consume=True)
+            results = run_native(compiled.executable, operands)
         except BackendError as error:
             if saved is not None:
                 raise survived(state, saved, error) from error
             raise lost(state, self.last_checkpoint, error) from error
-        return self._finish(state, kept, program, results)
+        return self._finish(state, compiled.program, results)
+
+    def _taken(self, state: TrainState, program: StepProgram) -> dict[str, Tensor]:
+        """The tensors of a state in the order of a program's inputs, where it reads them."""
+        tensors = state.tensors
+        if self._returned() is not state:
+            program.require_state(tensors)
+        if self._means.host_state:
+            tensors = offloaded(tensors)
+        return {name: tensors[name] for name in program.state_names}
+
+    def _rehearse(
+        self, state: TrainState, compiled: Compiled, others: Sequence[Tensor]
+    ) -> dict[str, np.ndarray] | None:
+        """What is kept of a state until its first step has run; None where that is not needed."""
+        values = list(self._taken(state, compiled.program).values())
+        return rehearse(state, compiled.executable, values, others)
+
+    def _hand_over(self, state: TrainState, compiled: Compiled) -> list[Any]:
+        """Consume a state that anybody may have made; its arrays, and the layout of the next."""
+        program = compiled.program
+        tensors = self._taken(state, program)
+        self._flow = compiled, Layout({**tensors, **dict.fromkeys(program.changed)}, self.device)
+        state.consume()
+        return [t._native for t in tensors.values()]
 
     def _finish(
-        self,
-        state: TrainState,
-        tensors: dict[str, Tensor],
-        program: StepProgram,
-        results: list[Tensor],
+        self, state: TrainState, program: StepProgram, results: list[Any]
     ) -> tuple[TrainState, StepMetrics]:
-        changed = dict(zip(program.changed, results[:-1], strict=True))
+        vector = Tensor._eager(results.pop(), self.device)
+        assert self._flow is not None
+        layout = self._flow[1]
+        new = TrainState.of_results(layout, results, step=state.step + 1, seed=state.seed)
         if self._means.host_state:
-            changed = on_host(changed)
-        new = TrainState(
-            {**tensors, **changed}, step=state.step + 1, seed=state.seed, device=self.device
-        )
+            new.tensors.update(on_host(new.tensors))
         self._returned = weakref.ref(new)
         metrics = StepMetrics(
-            program.metric_names, results[-1], raise_nonfinite=self.on_nonfinite == "raise"
+            program.metric_names, vector, raise_nonfinite=self.on_nonfinite == "raise"
         )
         return new, metrics
 
-    def _check(self, tensors: dict[str, Tensor], batch: Any) -> tuple[Compiled, list[Tensor]]:
+    def _check(self, state: TrainState, batch: Any) -> tuple[Compiled, list[Tensor]]:
         """The program for a batch, and the batch as it takes it: inputs, targets, weights."""
         parts = self._sized(self._feed.read(batch))
-        compiled = self._compile(tensors, parts)
+        compiled = self._compile(state, parts)
         data = self._feed.operands(parts, compiled.program.output)
         if type(batch) is tuple and len(batch) == 2:
             inputs, targets, weights = data
             if inputs is batch[0] and targets is batch[1]:
-                self._last = _Checked(inputs.spec, targets.spec, weights, compiled)
+                self._last = CheckedBatch(inputs.spec, targets.spec, weights, compiled)
         return compiled, data
 
     # --- compiling ------------------------------------------------------------------------------
@@ -317,11 +310,12 @@ class TrainStep:
                 "LayerNorm."
             )
 
-    def _compile(self, tensors: dict[str, Tensor], batch: Batch) -> Compiled:
+    def _compile(self, state: TrainState, batch: Batch) -> Compiled:
         specs = batch.specs
         key = (batch.size, *specs)
         found = self._compiled.get(key)
         if found is None:
+            tensors = state.tensors
             self._require_independent_samples(batch)
             if self.memory_limit_bytes is not None and self.memory_choice is None:
                 found = self._fit(tensors, specs, batch)
@@ -382,12 +376,13 @@ class TrainStep:
         The executable's ``graph`` is what the backend compiled; :meth:`operands` gives its inputs.
         """
         parts = self._sized(self._feed.read(batch))
-        return self._compile(state.tensors, parts).executable
+        state.require_usable()
+        return self._compile(state, parts).executable
 
     def operands(self, state: TrainState, batch: Any) -> list[Tensor]:
         """What the compiled step takes for this state and batch, in the order of its inputs."""
         tensors = state.tensors
-        compiled, data = self._check(tensors, batch)
+        compiled, data = self._check(state, batch)
         values = [tensors[name] for name in compiled.program.state_names]
         return [*values, *self._operands(compiled.program, state, data)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 
 import numpy as np
@@ -188,6 +189,27 @@ def test_a_batch_like_the_last_one_is_not_checked_again(monkeypatch) -> None:
     with pytest.raises(OptionError, match="Step 5 was given labels out of range"):
         report["loss"]
     assert len(checked) == 8
+
+
+def test_a_state_that_nobody_looks_at_passes_from_step_to_step_as_it_is(device: str) -> None:
+    """What a look between two steps changes is nothing, and what is put into it counts."""
+    seen, unseen = make(device, trainable=lambda name: "fc" in name), make(device)
+    for step in (seen, unseen):
+        states = [step.init(0, SHAPE), step.init(0, SHAPE)]
+        for index in range(3):
+            states[0], reports = step(states[0], batch(index))
+            states[1], others = step(states[1], batch(index))
+            assert list(states[1].tensors) == list(step.init(0, SHAPE).tensors)
+            assert reports["loss"] == others["loss"]
+        weights = [state.tensors["parameters.fc.weight"].numpy() for state in states]
+        assert np.array_equal(*weights)
+        twin = copy.copy(step(states[0], batch())[0])
+        twin.tensors["parameters.fc.bias"] = ak.zeros((5,), device=device)
+        other, _ = step(states[1], batch())
+        other.tensors["parameters.fc.bias"] = ak.zeros((5,), device=device)
+        assert step(twin, batch(4))[1]["loss"] == step(other, batch(4))[1]["loss"]
+        with pytest.raises(StateConsumedError):
+            step(twin, batch())
 
 
 def test_a_schedule_that_changes_is_followed_in_every_step() -> None:
