@@ -10,7 +10,6 @@ from accelkit.errors import DTypeError, ShapeError
 from accelkit.graph import TensorSpec
 from accelkit.primitives.elementwise import (
     cast,
-    divide,
     equal,
     exp,
     log,
@@ -42,7 +41,8 @@ def _shifted(x: Any, axis: int) -> Any:
 
 def _softmax_definition(x: Any, *, axis: int) -> Any:
     e = exp(_shifted(x, axis))
-    return divide(e, keep_axes(reduce_sum(e, axes=(axis,)), x, (axis,)))
+    share = 1.0 / reduce_sum(e, axes=(axis,))  # of a sum from 1 to the number of its terms
+    return multiply(e, keep_axes(share, x, (axis,)))
 
 
 def _log_softmax_definition(x: Any, *, axis: int) -> Any:
@@ -94,14 +94,15 @@ def _is_label(logits: Any, labels: Any) -> Any:
 
 
 def _cross_entropy_definition(logits: Any, labels: Any, *, label_smoothing: float) -> Any:
-    axis = logits.ndim - 1
-    log_probability = log_softmax(logits, axis=axis)
-    picked = select(_is_label(logits, labels), log_probability, zeros_like(logits))
-    loss = -reduce_sum(picked, axes=(axis,))
+    axes = (logits.ndim - 1,)
+    shifted = _shifted(logits, *axes)
+    total = reduce_sum(exp(shifted), axes=axes)
+    own = select(_is_label(logits, labels), shifted, zeros_like(logits))
+    picked = reduce_sum(own, axes=axes)
     if label_smoothing == 0.0:
-        return loss
-    uniform = -reduce_sum(log_probability, axes=(axis,)) / float(logits.shape[-1])
-    return loss * (1.0 - label_smoothing) + uniform * label_smoothing
+        return log(total) - picked
+    mean = reduce_sum(shifted, axes=axes) / float(logits.shape[-1])
+    return log(total) - (picked * (1.0 - label_smoothing) + mean * label_smoothing)
 
 
 def _cross_entropy_grad_definition(

@@ -15,7 +15,7 @@ from typing import Any
 from accelkit.graph import Value
 from accelkit_opencl.kernels.fused import Body, collapse
 from accelkit_opencl.kernels.reductions import Reduction
-from accelkit_opencl.kernels.rowwise import Stage
+from accelkit_opencl.kernels.stages import Stage
 from accelkit_opencl.schedule import ElementwiseStep, ReductionStep
 
 __all__ = ["RowStep", "fuse_rows"]

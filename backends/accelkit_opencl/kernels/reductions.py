@@ -31,7 +31,15 @@ from accelkit_opencl.kernels.loops import vector_hint
 from accelkit_opencl.kernels.source import KernelSource, ceil_div, ctype
 from accelkit_opencl.views import View
 
-__all__ = ["Reduction", "accumulate", "clear", "fold", "lane_count", "reduction_kernels"]
+__all__ = [
+    "Reduction",
+    "accumulate",
+    "clear",
+    "fold",
+    "lane_count",
+    "partial_name",
+    "reduction_kernels",
+]
 
 _BLOCK = 512  # terms of one partial sum
 _STRIP = 1024  # columns of one work-item: long runs of memory, sums in the first-level cache
@@ -216,7 +224,7 @@ def _rows(body: Body, reduction: Reduction, space: Space, chunks: int) -> Kernel
 {clear(reduction, "total", lanes)}  for ({index} t = {turn[0]}; t < {turn[1]}; t++) {{
     {take_turn}
 {offsets(body, space, names, index, inner)}
-{accumulate(reduction, lines, (start, end), lanes, index, strided=strided, most=most)}  }}
+{accumulate([reduction], lines, (start, end), lanes, index, strided=strided, most=most)}  }}
 {fold(reduction, lanes)}
   out[chunk * {outputs} + o] = total[0];
 }}
@@ -236,8 +244,13 @@ def lane_count(length: int) -> int:
     return next((lanes for lanes in (4 * LANES, LANES) if length >= lanes), 1)
 
 
+def partial_name(name: str, number: int) -> str:
+    """Of the array of partial results of one of several reductions in a loop."""
+    return f"{name}{number}" if number else name
+
+
 def accumulate(
-    reduction: Reduction,
+    reductions: Sequence[Reduction],
     lines: Sequence[str],
     bounds: tuple[str, str],
     lanes: int,
@@ -245,11 +258,12 @@ def accumulate(
     *,
     strided: bool,
     most: int,
+    beside: str = "",
 ) -> str:
     """Add the elements ``k`` between two bounds to ``total[lanes]``, by way of partial results.
 
     Args:
-        reduction: How.
+        reductions: How; the second one's array is ``total1``, and so on.
         lines: Declarations of one element's variables.
         bounds: Names of the first ``k`` and of the one after the last.
         lanes: Of :func:`lane_count`.
@@ -257,38 +271,47 @@ def accumulate(
         strided: Whether memory is read other than in order.
         most: Elements between the bounds at most; one block needs no partial results. They are
             added to what ``total`` holds then, which must be the neutral element.
+        beside: Code for each so many elements, from ``k0`` on.
     """
     start, end = bounds
     step = _BLOCK * lanes
     hint = vector_hint(lines, lanes) if lanes >= LANES and not strided else ""
     if most <= step:
-        return _lane_loops(reduction, lines, "total", bounds, lanes, index, hint)
+        return _lane_loops(reductions, lines, "total", bounds, lanes, index, beside + hint)
+    cleared = merged = ""
+    for number, reduction in enumerate(reductions):
+        part, whole = partial_name("sum", number), partial_name("total", number)
+        cleared += clear(reduction, part, lanes)
+        merged += f"""{_side_by_side(reduction, lanes)}      for (int e = 0; e < {lanes}; e++)
+        {whole}[e] = {reduction.combine(f"{whole}[e]", f"{part}[e]")};
+"""
     return f"""    for ({index} block = {start}; block < {end}; block += {step}) {{
       const {index} stop = block + {step} < {end} ? block + {step} : {end};
-{clear(reduction, "sum", lanes)}
-{_lane_loops(reduction, lines, "sum", ("block", "stop"), lanes, index, hint)}
-{_side_by_side(reduction, lanes)}      for (int e = 0; e < {lanes}; e++)
-        total[e] = {reduction.combine("total[e]", "sum[e]")};
-    }}
+{cleared}
+{_lane_loops(reductions, lines, "sum", ("block", "stop"), lanes, index, beside + hint)}
+{merged}    }}
 """
 
 
 def _lane_loops(
-    reduction: Reduction,
+    reductions: Sequence[Reduction],
     lines: Sequence[str],
     name: str,
     bounds: tuple[str, str],
     lanes: int,
     index: str,
-    hint: str,
+    before: str,
 ) -> str:
-    """Combine elements with the lanes of an array, so many at a time and then the rest."""
+    """Combine elements with the lanes of arrays, so many at a time and then the rest."""
     start, end = bounds
-    lane = f"{name}[e]"
-    element = "\n".join((*lines, f"{lane} = {reduction.combine(lane, reduction.variable)};"))
+    combined = []
+    for number, reduction in enumerate(reductions):
+        lane = f"{partial_name(name, number)}[e]"
+        combined.append(f"{lane} = {reduction.combine(lane, reduction.variable)};")
+    element = "\n".join((*lines, *combined))
     return f"""      {index} k0 = {start};
       for (; k0 + {lanes} <= {end}; k0 += {lanes}) {{
-{hint}        for (int e = 0; e < {lanes}; e++) {{
+{before}        for (int e = 0; e < {lanes}; e++) {{
           const {index} k = k0 + e;
 {element}
         }}
@@ -308,12 +331,12 @@ def clear(reduction: Reduction, name: str, lanes: int) -> str:
 """
 
 
-def fold(reduction: Reduction, lanes: int) -> str:
-    """Combine ``total[lanes]`` into its first element, in a fixed order."""
+def fold(reduction: Reduction, lanes: int, name: str = "total") -> str:
+    """Combine an array of partial results into its first element, in a fixed order."""
     halves = [1 << bit for bit in reversed(range(lanes.bit_length() - 1))]
     return "\n".join(
         f"{_side_by_side(reduction, half)}  for (int e = 0; e < {half}; e++) "
-        f"total[e] = {reduction.combine('total[e]', f'total[e + {half}]')};"
+        f"{name}[e] = {reduction.combine(f'{name}[e]', f'{name}[e + {half}]')};"
         for half in halves
     )
 

@@ -3,50 +3,39 @@
 A softmax, a layer norm or a cross-entropy reads its rows several times: for the maximum, for the
 sum, for the result. One work-item takes a row through all *stages* while it lies in the cache, so
 that memory sees it once. Values of a whole row that only later stages want stay in a scratch row
-of the work-item.
+of the work-item. Reductions that do not need each other share a loop, with the stage that computes
+what they reduce. The loop with most to compute asks for the next row meanwhile, a little at a time:
+memory answers only so many requests together.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 from accelkit.graph import Value
 from accelkit_opencl.expressions import literal
-from accelkit_opencl.kernels.fused import LANES, Body, Read, element_at, finish, index_type
+from accelkit_opencl.kernels.fused import LANES, Read, element_at, finish, index_type
 from accelkit_opencl.kernels.loops import FETCH, Run, element_loop, needs_blocks
 from accelkit_opencl.kernels.philox import drawn_run
-from accelkit_opencl.kernels.reductions import Reduction, accumulate, clear, fold, lane_count
+from accelkit_opencl.kernels.reductions import (
+    accumulate,
+    clear,
+    fold,
+    lane_count,
+    partial_name,
+)
 from accelkit_opencl.kernels.source import KernelSource, ceil_div, ctype, round_up
+from accelkit_opencl.kernels.stages import Stage, is_strided, one_column, operands, spreads
 
-__all__ = ["Stage", "rowwise_kernel"]
+__all__ = ["rowwise_kernel"]
 
 _ITEM_ELEMENTS = 16384  # of one work-item at least: long beside the cost of starting it
 _ITEMS = 16  # per compute unit at most
 _LINE_BYTES = 64  # of a cache
+_NEXT_ROW = "/* ask for the next row */\n"  # stands for that until all arguments are known
 _OWN = re.compile(r"\b([vx]\d+)\b")  # a variable of a body
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One pass over a row.
-
-    Attributes:
-        body: What it computes per element, or per row if ``steps`` has no column step.
-        values: Of the body's arguments.
-        steps: For each read the strides per row and per column.
-        results: (variable, value) pairs; of a reduction what is reduced, and its result.
-        reduction: Of the row, or None.
-        whole: Whether the body runs over the row's elements; otherwise once per row.
-    """
-
-    body: Body
-    values: Mapping[str, Value]
-    steps: Mapping[str, tuple[int, int]]
-    results: tuple[tuple[str, Value], ...]
-    reduction: Reduction | None
-    whole: bool
 
 
 def rowwise_kernel(
@@ -88,6 +77,7 @@ class _Writer:
         self._written = {v for stage in stages for _, v in stage.results if v in self._wanted}
         self._scratch: dict[Value, tuple[str, int]] = {}  # names, offsets in bytes
         self._row_bytes = self._scalars = 0
+        self._ahead = ""  # what the next loop asks memory for
 
     def kernel(self) -> tuple[KernelSource, tuple[Value, ...], int]:
         index, each = self._index, ceil_div(self._rows, self._items)
@@ -114,7 +104,7 @@ void KERNEL({", ".join(parts)}) {{
   const {index} bound = (item + 1) * {each};
   const {index} last = bound < {self._rows} ? bound : {self._rows};
 {local}  for ({index} row = item * {each}; row < last; row++) {{
-{self._fetches()}{work}  }}
+{work}  }}
 }}
 """
         flops = self._rows * self._columns * sum(1 + len(s.body.statements) for s in self._stages)
@@ -122,7 +112,7 @@ void KERNEL({", ".join(parts)}) {{
         source = finish("rowwise", code, tuple(names), size, (1,), flops)
         return source, tuple(self._arguments), self._row_bytes * size[0]
 
-    def _fetches(self) -> str:
+    def _fetches(self, columns: tuple[str, str]) -> str:
         """Ask for the next row while this one is computed: processors look ahead within a page."""
         dense = {
             stage.values[read.argument]: None
@@ -132,7 +122,7 @@ void KERNEL({", ".join(parts)}) {{
             if stage.steps[read.name] == (self._columns, 1)
         }
         return "".join(
-            f"    for ({self._index} k = 0; k < {self._columns}; k += "
+            f"    for ({self._index} k = {columns[0]}; k < {columns[1]}; k += "
             f"{_LINE_BYTES // value.spec.dtype.itemsize}) "
             f"FETCH({self._arguments[value]} + (row + 1) * {self._columns} + k);\n"
             for value in dense
@@ -143,43 +133,116 @@ void KERNEL({", ".join(parts)}) {{
         return self._arguments.setdefault(value, f"a{len(self._arguments)}")
 
     def _work(self) -> str:
-        """The code of all stages; a reduction joins the loop that computes what it reduces."""
-        code, first = "", 0
+        """The code of all stages; reductions share a loop, which computes what they reduce."""
+        groups: list[Sequence[Stage]] = []
+        first = 0
         while first < len(self._stages):
-            stage, *after = self._stages[first:]
-            if after and self._joins(stage, after[0]):
-                code += self._joined(stage, after[0], after[1:])
-                first += 2
-            else:
-                code += self._stage(stage)
-                first += 1
-        return code
+            stop = max(self._shared(first), first + 1)
+            groups.append(self._stages[first:stop])
+            first = stop
+        longest = max(groups, key=self._busyness)
+        code, done = "", 0
+        for group in groups:
+            done += len(group)
+            self._ahead = _NEXT_ROW if group is longest else ""
+            code += (
+                self._joined(group, self._stages[done:])
+                if len(group) > 1
+                else self._stage(group[0])
+            )
+        lanes = lane_count(self._columns)
+        if _NEXT_ROW in code:
+            return code.replace(_NEXT_ROW, self._fetches(("k0", f"k0 + {lanes}")))
+        return self._fetches(("0", str(self._columns))) + code
 
-    def _joins(self, stage: Stage, after: Stage) -> bool:
+    def _busyness(self, group: Sequence[Stage]) -> int:
+        """Statements of a loop that can ask for memory as it goes, 0 for others."""
+        reduces = any(stage.reduction and not one_column(stage) for stage in group)
+        if not reduces or lane_count(self._columns) == 1:
+            return 0
+        return 1 + sum(len(stage.body.statements) for stage in group)
+
+    def _shared(self, first: int) -> int:
+        """The end of the stages from ``first`` on that share a loop.
+
+        They are reductions that do not read each other's results, and before them one stage that
+        spreads over the row and computes what the next one reduces.
+        """
+        stop, stage = first, self._stages[first]
+        made: set[Value] = set()
+        if lane_count(self._columns) == 1:
+            return first
+        if spreads(stage) and first + 1 < len(self._stages):
+            made = {value for _, value in stage.results}
+            if not (self._is_shareable(stage) and made & operands(self._stages[first + 1])):
+                return first
+            stop += 1
+        reduced: set[Value] = set()
+        for stage in self._stages[stop:]:
+            apart = stage.reduction is None or not self._is_shareable(stage)
+            if apart or operands(stage) & reduced:
+                break
+            if stop > first and not operands(stage) & (made | self._read_by(first, stop)):
+                break  # nothing in common
+            reduced |= {value for _, value in stage.results}
+            stop += 1
+        in_loop = [s for s in self._stages[first:stop] if s.reduction and not one_column(s)]
+        return stop if in_loop else first
+
+    def _read_by(self, first: int, stop: int) -> set[Value]:
+        return set().union(*map(operands, self._stages[first:stop]))
+
+    def _is_shareable(self, stage: Stage) -> bool:
         lines = [s.expression for s in stage.body.statements]
-        return (
-            _spreads(stage)
-            and after.reduction is not None
-            and lane_count(self._columns) > 1
-            and not (_is_strided(stage) or _is_strided(after))
-            and not needs_blocks(lines)
-            and not any(read.view.draw for read in stage.body.reads)
-            and bool(_operands(after) & {value for _, value in stage.results})
-        )
+        drawn = any(read.view.draw for read in stage.body.reads)
+        return not (is_strided(stage) or needs_blocks(lines) or drawn)
 
-    def _joined(self, stage: Stage, after: Stage, rest: Sequence[Stage]) -> str:
+    def _joined(self, stages: Sequence[Stage], rest: Sequence[Stage]) -> str:
         """One loop; what nothing later reads is never stored."""
-        assert after.reduction is not None
-        lines = [_OWN.sub(r"\1_", line) for line in self._lines(stage)]
-        later = self._wanted.union(*map(_operands, rest))
-        places = {v: self._place(v) for _, v in stage.results if v in later}
-        for variable, value in stage.results:
-            self._inside[value] = f"{variable}_"
-            if value in places:
-                lines.append(f"{places[value]} = {variable}_;")
-        lines += self._lines(after)
+        later = self._wanted.union(*map(operands, rest))
+        lines: list[str] = []
+        spread: list[str] = []  # without what is stored
+        reductions: list[Stage] = []
+        places: dict[Value, str] = {}
+        picked = ""
+        for number, stage in enumerate(stages):
+            own = [_OWN.sub(rf"\1_{number}", line) for line in self._lines(stage)]
+            if stage.reduction is None:
+                lines, spread = list(own), own
+                places = {v: self._place(v) for _, v in stage.results if v in later}
+                for variable, value in stage.results:
+                    self._inside[value] = f"{variable}_{number}"
+                    if value in places:
+                        lines.append(f"{places[value]} = {variable}_{number};")
+                continue
+            variable = f"{stage.reduction.variable}_{number}"
+            renamed = replace(stage, reduction=replace(stage.reduction, variable=variable))
+            label = one_column(stage)
+            if label is not None:
+                picked += self._picked(renamed, label, [*spread, *own])
+            else:
+                lines += own
+                reductions.append(renamed)
+        code = self._reduced(reductions, lines)
         self._inside.update(places)
-        return self._reduced(after, after.reduction, lines)
+        return code + picked
+
+    def _picked(self, stage: Stage, label: Read, lines: list[str]) -> str:
+        """A sum of which all terms are zero but that of the column ``label``."""
+        assert stage.reduction is not None
+        ((_, value),) = stage.results
+        kind, name = ctype(label.view.dtype.name), self._scalar(value)
+        code = "\n".join(lines)
+        return f"""{ctype(value.spec.dtype.name)} {name} = {stage.reduction.initial()};
+{{
+  const {kind} label = {self._expression(stage, label, kind)};
+  if (label >= 0 && label < {self._columns}) {{
+    const {self._index} k = label;
+{code}
+    {name} = {name} + {stage.reduction.variable};
+  }}
+}}
+{self._keep(value, name)}"""
 
     def _lines(self, stage: Stage) -> list[str]:
         lines = [self._read(stage, read) for read in stage.body.reads]
@@ -189,8 +252,11 @@ void KERNEL({", ".join(parts)}) {{
 
     def _stage(self, stage: Stage) -> str:
         lines = self._lines(stage)
+        label = one_column(stage)
+        if label is not None:
+            return self._picked(stage, label, lines)
         if stage.reduction is not None:
-            return self._reduced(stage, stage.reduction, lines)
+            return self._reduced([stage], lines)
         if stage.whole:
             return self._spread(stage, lines)
         names = [self._scalar(value) for _, value in stage.results]
@@ -204,31 +270,35 @@ void KERNEL({", ".join(parts)}) {{
         )
         return declared + "{\n" + "\n".join(lines) + "\n" + stores + "}\n"
 
-    def _reduced(self, stage: Stage, reduction: Reduction, lines: list[str]) -> str:
-        ((_, value),) = stage.results
-        name, real = self._scalar(value), ctype(reduction.dtype.name)
-        lanes, strided = lane_count(self._columns), _is_strided(stage)
+    def _reduced(self, stages: Sequence[Stage], lines: list[str]) -> str:
+        """One loop of reductions."""
+        reductions = [stage.reduction for stage in stages if stage.reduction is not None]
+        lanes = lane_count(self._columns)
+        declared = cleared = folded = kept = ""
+        for number, (stage, reduction) in enumerate(zip(stages, reductions, strict=True)):
+            ((_, value),) = stage.results
+            name, total = self._scalar(value), partial_name("total", number)
+            declared += f"{ctype(reduction.dtype.name)} {name};\n"
+            cleared += clear(reduction, total, lanes)
+            folded += f"{fold(reduction, lanes, total)}\n  {name} = {total}[0];\n"
+            kept += self._keep(value, name)
         terms = accumulate(
-            reduction,
+            reductions,
             lines,
             ("0", str(self._columns)),
             lanes,
             self._index,
-            strided=strided,
+            strided=any(map(is_strided, stages)),
             most=self._columns,
+            beside=self._ahead if lanes > 1 else "",
         )
-        return f"""{real} {name};
-{{
-{clear(reduction, "total", lanes)}{terms}{fold(reduction, lanes)}
-  {name} = total[0];
-}}
-{self._keep(value, name)}"""
+        return f"{declared}{{\n{cleared}{terms}{folded}}}\n{kept}"
 
     def _spread(self, stage: Stage, lines: list[str]) -> str:
         places = {value: self._place(value) for _, value in stage.results}
         stores = "".join(f"{places[value]} = {variable};\n" for variable, value in stage.results)
         self._inside.update(places)
-        strided = _is_strided(stage) or self._columns < 4 * LANES
+        strided = is_strided(stage) or self._columns < 4 * LANES
         bounds = ("0", str(self._columns))
         runs = self._runs(stage)
         return element_loop(lines, stores, bounds, self._index, strided=strided, runs=runs)
@@ -288,17 +358,3 @@ def _row_start(stage: Stage, read: Read) -> list[str]:
     """Terms of the place where a row begins."""
     row = stage.steps[read.name][0]
     return [str(read.view.offset)] * bool(read.view.offset) + [f"row * {row}"] * bool(row)
-
-
-def _spreads(stage: Stage) -> bool:
-    return stage.whole and stage.reduction is None
-
-
-def _is_strided(stage: Stage) -> bool:
-    return any(column not in (0, 1) for _, column in stage.steps.values())
-
-
-def _operands(stage: Stage) -> set[Value]:
-    """The values that a stage reads."""
-    reads = (read.argument for read in stage.body.reads)
-    return {stage.values[argument] for argument in reads if argument is not None}

@@ -9,6 +9,7 @@ import pytest
 from accelkit_opencl.runtime import Runtime
 
 import accelkit as ak
+from accelkit.primitives.shaping import iota
 
 
 def compiled(runtime: Runtime, function: Callable, *arrays: np.ndarray):
@@ -61,12 +62,83 @@ def test_layer_norm_is_one_kernel(runtime: Runtime) -> None:
     np.testing.assert_allclose(found, wanted, atol=2e-5)
 
 
-def test_cross_entropy_stores_nothing_of_the_rows_size(runtime: Runtime) -> None:
-    logits, labels = 5 * matrix(50, 30), np.arange(50, dtype=np.int32) % 30
-    sources, (found,) = compiled(runtime, ak.softmax_cross_entropy, logits, labels)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("columns", [5, 17, 64, 1000])
+def test_cross_entropy_goes_through_its_rows_twice(
+    runtime: Runtime, columns: int, smoothing: float
+) -> None:
+    """For the maximum, and for all sums about it; the label's logit is read where it is."""
+    logits = 5 * matrix(50, columns)
+    labels = (np.arange(50, dtype=np.int64) * 7) % columns
+    sources, (found,) = compiled(
+        runtime,
+        lambda x, y: ak.softmax_cross_entropy(x, y, label_smoothing=smoothing),
+        logits,
+        labels,
+    )
     assert len(sources) == 1
-    wanted = -np.log(softmax(logits)[np.arange(50), labels])
+    if columns >= 16:
+        assert sources[0].arguments == ("a0", "a1", "a2")  # nothing is stored on the way
+        loops = sources[0].source.count("for (; k0 + ")
+        assert loops == 2
+        assert sources[0].source.count("FETCH(a0") == 1
+    probabilities = softmax(logits)
+    target = np.full(logits.shape, smoothing / columns)
+    target[np.arange(50), labels] += 1 - smoothing
+    wanted = -(target * np.log(probabilities)).sum(axis=-1)
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_labels_that_are_no_columns(runtime: Runtime) -> None:
+    logits = matrix(6, 40)
+    logits[2, 30], logits[3, 1] = -np.inf, np.nan
+    labels = np.array([-1, 40, 5, 5, 39, 2**31 - 1], np.int32)
+    _, (found,) = compiled(runtime, ak.softmax_cross_entropy, logits, labels)
+    assert np.isfinite(found[[0, 1, 2, 4, 5]]).all()
+    assert np.isnan(found[3])
+
+
+@pytest.mark.parametrize(
+    ("other", "shift", "reversed_", "recognised"),
+    [
+        (0.0, 0, False, True),
+        (0.0, 0, True, True),
+        (1.0, 0, False, False),
+        (0.0, 1, False, False),
+    ],
+)
+def test_one_column_of_each_row(
+    runtime: Runtime, other: float, shift: int, reversed_: bool, recognised: bool
+) -> None:
+    """A sum of a choice by the column's number reads that column; what resembles one does not."""
+    x, labels = matrix(9, 33), (np.arange(9, dtype=np.int32) * 5) % 33
+
+    def function(x: ak.Tensor, labels: ak.Tensor) -> ak.Tensor:
+        columns = iota(shape=(9, 33 + shift), axis=1, dtype=ak.int32)[:, shift:]
+        rows = ak.broadcast_to(labels[:, None], (9, 33))
+        scaled = x / ak.sum(x * x, axis=-1, keepdims=True)
+        own = columns == rows if reversed_ else rows == columns
+        return ak.sum(ak.where(own, scaled, other), axis=-1)
+
+    sources, (found,) = compiled(runtime, function, x, labels)
+    assert ("label >= 0" in sources[0].source) == recognised
+    own = labels[:, None] == np.arange(33) + shift
+    wanted = np.where(own, x / (x * x).sum(axis=-1, keepdims=True), other).sum(axis=-1)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_reductions_that_do_not_need_each_other_share_a_loop(runtime: Runtime) -> None:
+    def function(x: ak.Tensor) -> tuple[ak.Tensor, ...]:
+        high, total = ak.max(x, axis=-1), ak.sum(x * x, axis=-1)
+        return high, total, ak.sum(x - high[:, None], axis=-1)
+
+    x = matrix(12, 300)
+    sources, found = compiled(runtime, function, x)
+    assert sum(source.source.count("for (; k0 + ") for source in sources) == 2
+    high = x.max(axis=-1)
+    wanted = [high, (x * x).sum(axis=-1), (x - high[:, None]).sum(axis=-1)]
+    for actual, expected in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
 
 
 def test_what_is_wanted_elsewhere_is_stored(runtime: Runtime) -> None:
