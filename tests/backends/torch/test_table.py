@@ -9,6 +9,7 @@ import pytest
 import torch
 from accelkit_numpy import NumpyBackend
 from accelkit_torch import TorchBackend
+from accelkit_torch.convolution import conv2d_backward
 from backends.comparison import assert_close, run
 from backends.primitive_cases import INTEGERS, Case, floating_cases, integer_cases, logical_cases
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -90,3 +91,11 @@ def test_cases_cover_the_table() -> None:
         "cond",
         "scan",
     }
+
+
+def test_gradient_of_a_single_small_image_by_its_weights() -> None:
+    x, w, g = torch.ones(1, 7, 6, 3), torch.ones(3, 3, 3, 1), torch.ones(1, 5, 4, 1)
+    geometry = {"strides": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1}
+    _, dw, _ = conv2d_backward(x, w, g, wanted=(False, True, False), **geometry)
+    assert dw is not None
+    assert torch.equal(dw, torch.full((3, 3, 3, 1), 20.0))
