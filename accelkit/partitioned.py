@@ -15,7 +15,7 @@ from typing import Any
 from accelkit.backend import Backend, Executable
 from accelkit.device import Device
 from accelkit.graph import Graph, Value
-from accelkit.passes.partition import Part, partition
+from accelkit.passes.partition import partition
 
 __all__ = ["PartitionedExecutable"]
 
@@ -76,18 +76,23 @@ class PartitionedExecutable(Executable):
 
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:
         environment = dict(zip(self._inputs, arrays, strict=True))
-        for part, executable, dying in zip(self._parts, self._executables, self._last, strict=True):
-            self._run(part, executable, environment)
+        if isinstance(arrays, list):
+            arrays.clear()  # what is overwritten in place belongs to the part that does it, alone
+        for number, dying in enumerate(self._last):
+            self._run(number, environment)
             for value in dying:
                 environment.pop(value, None)
         return [environment[v] for v in self._outputs]
 
-    def _run(self, part: Part, executable: Executable, environment: dict[Value, Any]) -> None:
+    def _run(self, number: int, environment: dict[Value, Any]) -> None:
+        part = self._parts[number]
         operands = [
             self._backend.put(environment[v], self.device) if v in self._host else environment[v]
             for v in part.inputs
         ]
-        results = executable(operands)
+        for value in self._free[number]:
+            del environment[value]
+        results = self._executables[number](operands)
         del operands
         for value, result in zip(part.outputs, results, strict=True):
             to_host = value in self._host_outputs

@@ -71,6 +71,28 @@ def test_a_memory_limit_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
         step(state, batch)
 
 
+def test_the_first_step_does_not_copy_the_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Arrays that nothing else holds become variables, and are overwritten in place."""
+    monkeypatch.setattr(compile, "_MOST_REHEARSED_BYTES", 0)
+    step = train.TrainStep(
+        nn.Sequential(nn.Linear(2048), nn.ReLU(), nn.Linear(2048), nn.ReLU(), nn.Linear(4)),
+        losses.SoftmaxCrossEntropy(),
+        optim.sgd(0.01, momentum=0.9),
+        device="tensorflow",
+        accumulate=2,
+    )
+    batch = np.ones((8, 512), np.float32), np.zeros(8, np.int32)
+    state = step.init(0, batch[0].shape)
+    state_bytes = TENSORFLOW.memory(CPU).in_use_bytes
+    beyond = []
+    for _ in range(2):
+        TENSORFLOW.reset_peak_memory(CPU)
+        state, report = step(state, batch)
+        float(report["loss"])  # waits
+        beyond.append(TENSORFLOW.memory(CPU).peak_bytes - state_bytes)
+    assert beyond[0] < 1.25 * beyond[1] + 2**20
+
+
 def executable_of(*sizes: int, samples: int = 256) -> TensorflowExecutable:
     step = train.TrainStep(
         nn.Sequential(*(layer for size in sizes for layer in (nn.Linear(size), nn.GELU()))),
