@@ -10,6 +10,7 @@ from accelkit.errors import DTypeError, ShapeError
 from accelkit.graph import TensorSpec
 from accelkit.primitives.elementwise import (
     cast,
+    divide,
     equal,
     exp,
     log,
@@ -111,7 +112,11 @@ def _cross_entropy_grad_definition(
     zero = zeros_like(logits)
     low = label_smoothing / logits.shape[-1]
     target = select(_is_label(logits, labels), zero + (1.0 - label_smoothing + low), zero + low)
-    difference = softmax(logits, axis=logits.ndim - 1) - target
+    axis = logits.ndim - 1
+    e = exp(_shifted(logits, axis))
+    # Divided by the sum that the loss has too: its reciprocal would be one step more.
+    probability = divide(e, keep_axes(reduce_sum(e, axes=(axis,)), logits, (axis,)))
+    difference = probability - target
     return multiply(difference, reshape(g, shape=(*g.shape, 1)))
 
 
