@@ -95,26 +95,19 @@ def describe_memory(error: OutOfMemoryError, graph: Graph) -> OutOfMemoryError:
     )
 
 
-def run(
-    executable: Executable, tensors: Sequence[Tensor], *, consume: bool = False
-) -> list[Tensor]:
+def run(executable: Executable, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Run an executable on tensors of its device.
 
     Args:
         executable: A compiled graph.
         tensors: One per input.
-        consume: Empty ``tensors``, a list, before the program runs: it may write to the memory of
-            donated tensors that nothing else keeps.
 
     Raises:
         OutOfMemoryError: with the program's largest tensors.
         BackendError: for any other failure; the framework's error is the cause.
     """
-    operands = [t._native for t in tensors]
-    if consume and isinstance(tensors, list):
-        tensors.clear()
-    device = executable.device
-    return [Tensor._eager(array, device) for array in run_native(executable, operands)]
+    arrays = run_native(executable, [t._native for t in tensors])
+    return [Tensor._eager(array, executable.device) for array in arrays]
 
 
 def run_native(executable: Executable, operands: list[Any]) -> list[Any]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn
 
 from accelkit.errors import nearest
 
-__all__ = ["missing_from_module", "missing_from_tensor"]
+__all__ = ["missing_from_module", "missing_from_tensor", "refuser"]
 
 _METHODS = {
     "backward": "accelkit.grad(function), which gives the derivative as a function",
@@ -115,3 +116,12 @@ def missing_from_module(module: str, name: str, known: Iterable[str]) -> str:
     else:
         hint = "" if name.startswith("_") else f" {nearest(name, known)}".rstrip()
     return f"module {module!r} has no attribute {name!r}.{hint}"
+
+
+def refuser(module: str, known: Sequence[str]) -> Callable[[str], NoReturn]:
+    """A module's ``__getattr__``, called for names that it does not have."""
+
+    def __getattr__(name: str) -> NoReturn:
+        raise AttributeError(missing_from_module(module, name, known))
+
+    return __getattr__

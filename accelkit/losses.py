@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,8 +11,15 @@ from accelkit import ops
 from accelkit.arguments import require_fraction
 from accelkit.dtypes import dtype as as_dtype
 from accelkit.errors import DTypeError, OptionError, ShapeError
+from accelkit.foreign_names import refuser
 from accelkit.graph import TensorSpec
-from accelkit.ops.labels import count_labels, mean_over_labels, require_label, without_ignored
+from accelkit.ops.labels import (
+    count_labels,
+    mean_of_samples,
+    mean_over_labels,
+    require_label,
+    without_ignored,
+)
 from accelkit.primitives.bookkeeping import labels_in_range
 from accelkit.tensor import Tensor
 
@@ -26,11 +33,7 @@ __all__ = [
 
 
 if not TYPE_CHECKING:  # type checkers know what names there are
-
-    def __getattr__(name: str) -> NoReturn:
-        from accelkit.foreign_names import missing_from_module
-
-        raise AttributeError(missing_from_module(__name__, name, __all__))
+    __getattr__ = refuser(__name__, __all__)
 
 
 class Loss:
@@ -150,7 +153,7 @@ class MeanSquaredError(Loss):
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(N,) from outputs and targets of one shape (N, ...)."""
         _require_one_shape("Mean squared error", outputs, targets)
-        return _mean_of_samples(ops.square(outputs - ops.astype(targets, outputs.dtype)))
+        return mean_of_samples(ops.square(outputs - ops.astype(targets, outputs.dtype)))
 
 
 @dataclass(frozen=True)
@@ -165,7 +168,7 @@ class BinaryCrossEntropy(Loss):
         """(N,) from outputs and targets of one shape (N, ...)."""
         _require_one_shape("Binary cross-entropy", outputs, targets)
         loss = ops.softplus(outputs) - outputs * ops.astype(targets, outputs.dtype)
-        return _mean_of_samples(loss)
+        return mean_of_samples(loss)
 
     def check(self, targets: np.ndarray, outputs: TensorSpec) -> None:
         """Targets must be probabilities."""
@@ -181,8 +184,3 @@ def _require_one_shape(loss: str, outputs: Tensor, targets: Tensor) -> None:
         raise ShapeError(
             f"{loss} needs targets shaped like the outputs {outputs.shape}, got {targets.shape}."
         )
-
-
-def _mean_of_samples(values: Tensor) -> Tensor:
-    """(N,): the mean over all axes but the first."""
-    return values if values.ndim == 1 else ops.mean(values, axis=tuple(range(1, values.ndim)))

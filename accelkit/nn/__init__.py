@@ -1,7 +1,8 @@
 """Layers: frozen dataclasses with pure ``init`` and ``apply``. Images are NHWC, weights HWIO."""
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from accelkit.foreign_names import refuser
 from accelkit.nn.activations import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Softmax, Tanh
 from accelkit.nn.attention import MultiHeadAttention
 from accelkit.nn.containers import Function, Residual, Sequential
@@ -76,8 +77,4 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # type checkers know what names there are
-
-    def __getattr__(name: str) -> NoReturn:
-        from accelkit.foreign_names import missing_from_module
-
-        raise AttributeError(missing_from_module(__name__, name, __all__))
+    __getattr__ = refuser(__name__, __all__)

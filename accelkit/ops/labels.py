@@ -11,7 +11,14 @@ from accelkit.ops.elementwise import maximum, where
 from accelkit.ops.reductions import mean, sum
 from accelkit.tensor import Tensor
 
-__all__ = ["count_labels", "is_counted", "mean_over_labels", "require_label", "without_ignored"]
+__all__ = [
+    "count_labels",
+    "is_counted",
+    "mean_of_samples",
+    "mean_over_labels",
+    "require_label",
+    "without_ignored",
+]
 
 
 def require_label(name: str, value: int) -> None:
@@ -41,6 +48,11 @@ def count_labels(labels: Tensor, ignore_index: int) -> Tensor:
     return counted if counted.ndim == 1 else sum(counted, axis=_inner(labels), dtype=dtypes.int32)
 
 
+def mean_of_samples(values: Tensor) -> Tensor:
+    """(N,): the mean over all axes but the first."""
+    return values if values.ndim == 1 else mean(values, axis=_inner(values))
+
+
 def mean_over_labels(values: Tensor, labels: Tensor, ignore_index: int | None) -> Tensor:
     """Mean of one number per label over each sample's labels that count; 0 where none does.
 
@@ -52,15 +64,14 @@ def mean_over_labels(values: Tensor, labels: Tensor, ignore_index: int | None) -
     Returns:
         (N,).
     """
-    if ignore_index is not None:
-        values = where(is_counted(labels, ignore_index), values, scalar_like(0.0, values))
+    if ignore_index is None:
+        return mean_of_samples(values)
+    values = where(is_counted(labels, ignore_index), values, scalar_like(0.0, values))
     if values.ndim == 1:
         return values
-    if ignore_index is None:
-        return mean(values, axis=_inner(labels))
     counts = maximum(count_labels(labels, ignore_index), 1)
     return sum(values, axis=_inner(labels)) / cast(counts, values.dtype)
 
 
-def _inner(labels: Tensor) -> tuple[int, ...]:
-    return tuple(range(1, labels.ndim))
+def _inner(x: Tensor) -> tuple[int, ...]:
+    return tuple(range(1, x.ndim))

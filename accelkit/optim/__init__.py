@@ -1,7 +1,8 @@
 """Optimizers and learning-rate schedules."""
 
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from accelkit.foreign_names import refuser
 from accelkit.optim.averaging import Averaged, averaged
 from accelkit.optim.clipping import clip_by_global_norm, global_norm
 from accelkit.optim.optimizers import Adam, Optimizer, Sgd, adam, adamw, sgd
@@ -36,8 +37,4 @@ __all__ = [
 ]
 
 if not TYPE_CHECKING:  # type checkers know what names there are
-
-    def __getattr__(name: str) -> NoReturn:
-        from accelkit.foreign_names import missing_from_module
-
-        raise AttributeError(missing_from_module(__name__, name, __all__))
+    __getattr__ = refuser(__name__, __all__)

@@ -221,8 +221,9 @@ ak_tile_{kind}({_arguments(name, draw, argument)}, f_{name}, {step}, {rows}, w_{
 def _array(name: str, kind: str, blocks: int) -> str:
     """An array for so many blocks, which are drawn in groups."""
     filled = blocks + _GROUP - 1
-    size = f"uint d_{name}[{filled}]" if kind == "uchar" else ""
-    return f"{size or f'{kind} d_{name}[{filled * _PER_BLOCK[kind]}]'};"
+    if kind == "uchar":  # the four of a block are one number
+        return f"uint d_{name}[{filled}];"
+    return f"{kind} d_{name}[{filled * _PER_BLOCK[kind]}];"
 
 
 def _arguments(name: str, draw: Draw, argument: str) -> str:
