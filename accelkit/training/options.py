@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from accelkit.command_line import amount, fraction, magnitude, natural, positive
 from accelkit.errors import OptionError, UnknownNameError
 from accelkit.train.precision import POLICIES
 
-__all__ = ["MATHEMATICAL", "HelpFormatter", "parse_options", "recorded_options"]
+__all__ = ["MATHEMATICAL", "HelpFormatter", "as_arguments", "parse_options", "recorded_options"]
 
 _EPILOG = """\
 examples:
@@ -99,6 +99,31 @@ def parse_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def recorded_options(options: argparse.Namespace) -> dict[str, Any]:
     """The options that a checkpoint records and a resumed run must repeat."""
     return {name: json.loads(json.dumps(getattr(options, name))) for name in MATHEMATICAL}
+
+
+def as_arguments(recorded: Mapping[str, Any]) -> str:
+    """How to give options the values that a checkpoint records, in words.
+
+    Example:
+        >>> as_arguments({"ema_decay": 0.999, "nesterov": False, "clip_norm": None})
+        'with --ema-decay 0.999 --no-nesterov and without --clip-norm'
+    """
+    given: list[str] = []
+    left_out: list[str] = []
+    for name, value in recorded.items():
+        flag = name.replace("_", "-")
+        if value is None or value == []:
+            left_out.append(f"--{flag}")
+        elif isinstance(value, bool):
+            given.append(f"--{flag}" if value else f"--no-{flag}")
+        elif name == "model_option":
+            given += [f"--{flag} {item}" for item in value]
+        else:
+            words = value if isinstance(value, list) else [value]
+            given.append(" ".join([f"--{flag}", *map(str, words)]))
+    parts = [f"with {' '.join(given)}"] * bool(given)
+    parts += [f"without {' '.join(left_out)}"] * bool(left_out)
+    return " and ".join(parts)
 
 
 def build_parser() -> argparse.ArgumentParser:

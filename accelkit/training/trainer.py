@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from accelkit import registry
 from accelkit.checkpoint import CheckpointManager, Metric, restore_state, save_state
+from accelkit.checkpoint.storage import read_info
 from accelkit.data import Batch, Prefetcher, to_device
-from accelkit.errors import IncompatibleCheckpointError
+from accelkit.errors import CorruptCheckpointError, IncompatibleCheckpointError
 from accelkit.train import StepMetrics, TrainState
 from accelkit.training.assembly import Parts
 from accelkit.training.display import Display, Progress
 from accelkit.training.interruption import Interruption
 from accelkit.training.logs import RunLog
-from accelkit.training.options import recorded_options
+from accelkit.training.options import as_arguments, recorded_options
 from accelkit.training.speed import SpeedMeter
 
 __all__ = ["Outcome", "Trainer"]
@@ -93,19 +95,13 @@ class Trainer:
         """
         shape = self.parts.input_shape
         state = self.parts.step.init(self.options.seed, shape)
-        found = restore_state(self.manager, state) if self.manager is not None else None
+        if self.manager is None:
+            return state
+        self._require_same_options(self.manager)
+        found = restore_state(self.manager, state)
         if found is None:
             return state
         state, info = found
-        recorded = dict(info.metadata.get("options", {}))
-        given = recorded_options(self.options)
-        differing = sorted(name for name in given if recorded.get(name) != given[name])
-        if differing:
-            listing = ", ".join(f"{n}: {recorded.get(n)!r}, now {given[n]!r}" for n in differing)
-            raise IncompatibleCheckpointError(
-                f"The run in {self.options.checkpoint} was started with other options ({listing}). "
-                "Give the same ones to continue it, or another --checkpoint directory."
-            )
         if repr(self.parts.schedule) != info.schedule:
             raise IncompatibleCheckpointError(
                 f"The learning rate would change: the run has the schedule {info.schedule}, now "
@@ -118,6 +114,27 @@ class Trainer:
         device = info.metadata["device"]
         self.display.message(f"Continuing from step {state.step} (saved on {device})")
         return state
+
+    def _require_same_options(self, manager: CheckpointManager) -> None:
+        """Refuse a run of other options, before its tensors are read: they would say less.
+
+        Raises:
+            IncompatibleCheckpointError: naming the options that differ, and how to give them.
+        """
+        for path in reversed(manager.paths()):
+            with contextlib.suppress(CorruptCheckpointError):
+                recorded = dict(read_info(path).metadata.get("options", {}))
+                break
+        else:
+            return
+        given = recorded_options(self.options)
+        differing = {n: recorded.get(n) for n in sorted(given) if recorded.get(n) != given[n]}
+        if differing:
+            listing = ", ".join(f"{n}: {was!r}, now {given[n]!r}" for n, was in differing.items())
+            raise IncompatibleCheckpointError(
+                f"The run in {manager.directory} was started with other options ({listing}). "
+                f"Continue it {as_arguments(differing)}, or give another --checkpoint directory."
+            )
 
     def run(self, state: TrainState) -> Outcome:
         """Train to the end, the target, or the first signal."""

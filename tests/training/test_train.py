@@ -142,6 +142,19 @@ def test_the_learning_rate_cannot_change_silently(
     assert "It depends on --epochs" in capsys.readouterr().err
 
 
+def test_options_that_a_resumed_run_lacks_are_named(
+    tmp_path: Path, stop_after: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ("--ema-decay=0.8", "--nesterov")
+    stop_after(3)
+    run(tmp_path, *own)
+    assert run(tmp_path, "--resume", "--clip-norm=1") == 2
+    error = capsys.readouterr().err
+    assert "other options (clip_norm: None, now 1.0, ema_decay: 0.8, now None, " in error
+    assert "Continue it with --ema-decay 0.8 --nesterov and without --clip-norm, or" in error
+    assert run(tmp_path, "--resume", *own) == 0
+
+
 def test_checkpoints_and_logs_of_other_runs_are_left_alone(
     tmp_path: Path, reference: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
