@@ -223,6 +223,7 @@ if TYPE_CHECKING:
     from accelkit import parity as parity
     from accelkit import random as random
     from accelkit import train as train
+    from accelkit import tree as tree
 
 __version__ = "0.1.0"
 __array_api_version__ = "2024.12"
@@ -232,6 +233,8 @@ pi = math.pi
 inf = math.inf
 nan = math.nan
 newaxis = None
+
+globals().pop("tensor")  # the module of Tensor: `accelkit.tensor(...)` is answered with a hint
 
 _SUBMODULES = frozenset(
     {
@@ -246,6 +249,7 @@ _SUBMODULES = frozenset(
         "parity",
         "random",
         "train",
+        "tree",
     }
 )
 

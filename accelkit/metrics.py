@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from accelkit import ops
 from accelkit.arguments import require_integer
 from accelkit.errors import OptionError, ShapeError
+from accelkit.foreign_names import refuser
 from accelkit.ops.labels import mean_over_labels, require_label
 from accelkit.primitives.reductions import keep_axes
 from accelkit.tensor import Tensor
 
 __all__ = ["Metric", "TopKAccuracy"]
+
+if not TYPE_CHECKING:  # type checkers know what names there are
+    __getattr__ = refuser(__name__, __all__)
 
 
 class Metric:

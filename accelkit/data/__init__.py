@@ -6,6 +6,8 @@ time. The order is a pure function of the seed and the epoch, each sample's augm
 seed, the epoch and the sample's index.
 """
 
+from typing import TYPE_CHECKING
+
 from accelkit.data.arrays import ArraySource, SequenceSource, load_npz
 from accelkit.data.batches import Batch, Position, Skipped
 from accelkit.data.digits import digits
@@ -22,6 +24,7 @@ from accelkit.data.records import Record, Source
 from accelkit.data.shapes import SHAPE_CLASSES, ShapesSource
 from accelkit.data.shards import TarShards
 from accelkit.data.transforms import EvaluationTransform, Resize, TrainingTransform, Transform
+from accelkit.foreign_names import refuser
 
 __all__ = [
     "SHAPE_CLASSES",
@@ -55,3 +58,6 @@ __all__ = [
     "pack",
     "to_device",
 ]
+
+if not TYPE_CHECKING:  # type checkers know what names there are
+    __getattr__ = refuser(__name__, __all__)

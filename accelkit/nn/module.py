@@ -176,7 +176,7 @@ class Module:
         parameters: Nested,
         *inputs: Any,
         training: bool = False,
-        random: Stream | None = None,
+        random: Stream | Tensor | None = None,
         state: Nested | None = None,
         first_sample: int = 0,
     ) -> tuple[Any, dict[str, Any]]:
@@ -188,7 +188,8 @@ class Module:
             parameters: As returned by :meth:`init`.
             inputs: Tensors, or arrays of the host.
             training: Whether dropout drops and batch norm uses the batch.
-            random: Source of keys; needed if the model draws random numbers.
+            random: Source of keys, needed if the model draws random numbers: a stream, or a key of
+                :func:`accelkit.random.key`, which in a compiled function may be an argument.
             state: As returned by :meth:`init_state`; needed if the model has state.
             first_sample: Index of the first sample in the whole batch, if this is a part of one.
 
@@ -209,6 +210,7 @@ class Module:
                 )
         dtype = next((p.dtype for p in flat.values() if p.dtype.is_floating), dtypes.float32)
         old_state = dict(flatten_names(state or {}))
+        random = Stream(random) if isinstance(random, Tensor) else random
         session = Session(training, dtype, random, flat, old_state, first_sample)
         with _on_device_of([*flat.values(), *inputs]):
             given = (asarray(x) if isinstance(x, np.ndarray) else x for x in inputs)

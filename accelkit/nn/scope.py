@@ -159,7 +159,7 @@ class Scope:
         stream = self._session.stream
         if stream is None:
             raise OptionError(
-                "It draws random numbers in training: pass `random=accelkit.random.Stream(seed, "
+                "It draws random numbers in training: pass `random=accelkit.random.key(seed, "
                 "step=step)` to apply()."
             )
         result: Tensor = stream.key(self.path)

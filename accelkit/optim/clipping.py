@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from typing import Any
 
-from accelkit import ops
+from accelkit import ops, tree
 from accelkit.arguments import require_number
 from accelkit.errors import OptionError
 from accelkit.tensor import Tensor
@@ -12,25 +12,26 @@ from accelkit.tensor import Tensor
 __all__ = ["clip_by_global_norm", "global_norm"]
 
 
-def global_norm(tensors: Mapping[str, Tensor]) -> Tensor:
-    """The Euclidean norm of all elements of all tensors together, of shape ().
+def global_norm(tensors: Any) -> Tensor:
+    """The Euclidean norm of all elements of all tensors of a pytree together, of shape ().
 
     Raises:
         OptionError: if there is no tensor.
     """
-    if not tensors:
+    leaves = tree.flatten(tensors)[0]
+    if not leaves:
         raise OptionError("The norm of no tensors was asked for; give at least one.")
-    return ops.sqrt(ops.sum(ops.stack([ops.sum(t * t) for t in tensors.values()])))
+    return ops.sqrt(ops.sum(ops.stack([ops.sum(t * t) for t in leaves])))
 
 
-def clip_by_global_norm(gradients: Mapping[str, Tensor], norm: float) -> dict[str, Tensor]:
+def clip_by_global_norm(gradients: Any, norm: float) -> Any:
     """The gradients, scaled down together to a global norm of at most ``norm``.
 
     Every gradient is multiplied by min(1, norm / global norm) (Pascanu et al., 2013), so their
     direction stays. Gradients that are not finite give NaN.
 
     Args:
-        gradients: By name, floating.
+        gradients: A pytree of floating tensors, such as :func:`accelkit.grad` returns.
         norm: The largest Euclidean norm of all of them together, above 0.
 
     Raises:
@@ -39,4 +40,4 @@ def clip_by_global_norm(gradients: Mapping[str, Tensor], norm: float) -> dict[st
     require_number("norm", norm, positive=True)
     found = global_norm(gradients)
     factor = norm / ops.maximum(found, norm)
-    return {name: gradient * factor for name, gradient in gradients.items()}
+    return tree.map(lambda gradient: gradient * factor, gradients)

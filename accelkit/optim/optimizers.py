@@ -9,7 +9,10 @@ from typing import Any, ClassVar
 
 from accelkit import ops
 from accelkit.arguments import require_bool, require_fraction, require_number
+from accelkit.device import Device
+from accelkit.dtypes import DType
 from accelkit.errors import OptionError
+from accelkit.optim import application
 from accelkit.optim.clipping import clip_by_global_norm
 from accelkit.optim.schedules import Schedule, rate_at
 from accelkit.primitives.optimizer import adam_update, sgd_update
@@ -78,6 +81,67 @@ class Optimizer(ABC):
         """
         return self
 
+    def init(self, parameters: Any) -> dict[str, Any]:
+        """What is kept before the first step of a training loop of your own.
+
+        Args:
+            parameters: A pytree of tensors, such as ``model.init`` makes it.
+
+        Returns:
+            By slot name, pytrees like the parameters: the last argument but one of :meth:`apply`.
+        """
+        return application.init(self, parameters)
+
+    def numbers(
+        self, step: int, *, dtype: DType | str = "float32", device: str | Device | None = None
+    ) -> dict[str, Tensor]:
+        """The numbers of a step as tensors of shape (), for :meth:`apply`.
+
+        Args:
+            step: How many steps were done before.
+            dtype: Of the tensors; take that of the parameters.
+            device: Where they go; the default device if None.
+        """
+        return application.numbers(self, step, dtype, device)
+
+    def apply(
+        self, parameters: Any, gradients: Any, slots: Any, numbers: Any
+    ) -> tuple[Any, dict[str, Any]]:
+        """One update of all parameters, for training loops of your own. Pure.
+
+        :class:`accelkit.train.TrainStep` does the same, and more, for a model and a loss. In a
+        loop of your own compile the whole step, and pass the numbers as an argument: learning
+        rates are computed on the host, and a number that is no tensor would be part of the program.
+
+        Args:
+            parameters: A pytree of tensors.
+            gradients: One like it.
+            slots: As :meth:`init` made them, or as the last call returned them.
+            numbers: As :meth:`numbers` makes them.
+
+        Returns:
+            The new parameters and the new slots.
+
+        Raises:
+            OptionError, ShapeError: for what does not fit the parameters.
+
+        Example:
+            >>> import accelkit as ak
+            >>> from accelkit import optim
+            >>> optimizer = optim.sgd(0.25)
+            >>> parameters = {"weight": ak.asarray([1.0, -2.0])}
+            >>> slots = optimizer.init(parameters)
+            >>> @ak.jit
+            ... def step(parameters, slots, numbers):
+            ...     gradients = ak.grad(lambda p: ak.sum(p["weight"] ** 2))(parameters)
+            ...     return optimizer.apply(parameters, gradients, slots, numbers)
+            >>> for i in range(3):
+            ...     parameters, slots = step(parameters, slots, optimizer.numbers(i))
+            >>> parameters["weight"].tolist(), step.cache_size
+            ([0.125, -0.25], 1)
+        """
+        return application.apply(self, parameters, gradients, slots, numbers)
+
     @abstractmethod
     def update(
         self, parameter: Tensor, gradient: Tensor, slots: Slots, scalars: Scalars
@@ -124,7 +188,8 @@ class _CommonOptions(Optimizer):
         """The gradients, clipped if ``clip_norm`` is given."""
         if self.clip_norm is None:
             return gradients
-        return clip_by_global_norm(gradients, float(self.clip_norm))
+        clipped: Mapping[str, Tensor] = clip_by_global_norm(gradients, float(self.clip_norm))
+        return clipped
 
     def for_parameter(self, name: str) -> Optimizer:
         """Without weight decay where ``decays`` says so."""

@@ -1,5 +1,8 @@
 """Random numbers: Philox4x32-10 streams, the same bits on every backend and machine."""
 
+from typing import TYPE_CHECKING
+
+from accelkit.foreign_names import refuser
 from accelkit.random.arguments import Key
 from accelkit.random.normals import random_normal
 from accelkit.random.philox import (
@@ -11,11 +14,22 @@ from accelkit.random.philox import (
     random_uniform,
     subkey,
 )
-from accelkit.random.stream import Stream, key, normal, uniform
+from accelkit.random.stream import (
+    Stream,
+    bernoulli,
+    categorical,
+    integers,
+    key,
+    normal,
+    uniform,
+)
 
 __all__ = [
     "Key",
     "Stream",
+    "bernoulli",
+    "categorical",
+    "integers",
     "keep_threshold",
     "key",
     "normal",
@@ -28,3 +42,6 @@ __all__ = [
     "subkey",
     "uniform",
 ]
+
+if not TYPE_CHECKING:  # type checkers know what names there are
+    __getattr__ = refuser(__name__, __all__)

@@ -11,6 +11,7 @@ from accelkit.autodiff import value_and_grad
 from accelkit.errors import OptionError, StateError
 from accelkit.graph import Graph, TensorSpec, Value
 from accelkit.nn.module import flatten_names, nest
+from accelkit.optim.application import update_all
 from accelkit.primitives.bookkeeping import evaluation_report, step_report
 from accelkit.primitives.scheduling import barrier
 from accelkit.primitives.shaping import reshape, slice_
@@ -354,17 +355,16 @@ def _update(
     optimizer, trace = recipe.optimizer, active_trace()
     assert optimizer is not None
     assert trace is not None
-    changed: dict[str, Tensor] = {}
     with trace.labelled(scope="", phase="update"):
         numbers = {name: scalars[i] for i, name in enumerate(scalar_names)}
-        gradients = optimizer.prepare(gradients)
-    for name, parameter in trainable.items():
-        with trace.labelled(scope=name.rpartition(".")[0], phase="update"):
-            slots = {s: tensors[f"optimizer.{s}.{name}"] for s in optimizer.slot_names()}
-            own = optimizer.for_parameter(name)
-            new, new_slots = own.update(parameter, gradients[name], slots, numbers)
-        changed[f"parameters.{name}"] = new
-        changed |= {f"optimizer.{slot}.{name}": t for slot, t in new_slots.items()}
+    slots = {
+        slot: {name: tensors[f"optimizer.{slot}.{name}"] for name in trainable}
+        for slot in optimizer.slot_names()
+    }
+    new, new_slots = update_all(optimizer, trainable, gradients, slots, numbers)
+    changed = {f"parameters.{name}": t for name, t in new.items()}
+    for slot, values in new_slots.items():
+        changed |= {f"optimizer.{slot}.{name}": t for name, t in values.items()}
     return changed
 
 

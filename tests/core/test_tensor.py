@@ -432,7 +432,9 @@ def test_names_of_other_libraries_lead_to_those_of_this_one() -> None:
         for name, found in names.items():
             with pytest.raises(AttributeError, match=f"no attribute '{name}'.* Use "):
                 getattr(importlib.import_module(module), name)
-            for path in re.findall(r"\b(?:accelkit|losses|nn|optim)(?:\.\w+)+", found):
+            for path in re.findall(
+                r"\b(?:accelkit|data|losses|metrics|nn|optim|random|train)(?:\.\w+)+", found
+            ):
                 assert operator.attrgetter(path.removeprefix("accelkit."))(ak)
     with pytest.raises(AttributeError, match=r"no attribute 'Conv2dd'. Did you mean 'Conv2d'"):
         ak.nn.Conv2dd  # noqa: B018 - what is not there
