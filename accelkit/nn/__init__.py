@@ -22,7 +22,13 @@ from accelkit.nn.initializers import (
 )
 from accelkit.nn.layers import Conv2d, Dropout, Embedding, Flatten, Linear
 from accelkit.nn.module import Module, ModuleSpec
-from accelkit.nn.normalization import BatchNorm, LayerNorm, LocalResponseNorm
+from accelkit.nn.normalization import (
+    BatchNorm,
+    GroupNorm,
+    LayerNorm,
+    LocalResponseNorm,
+    RMSNorm,
+)
 from accelkit.nn.pooling import (
     AdaptiveAvgPool2d,
     AvgPool2d,
@@ -46,6 +52,7 @@ __all__ = [
     "Function",
     "GlobalAvgPool2d",
     "GlobalMaxPool2d",
+    "GroupNorm",
     "Initializer",
     "LayerNorm",
     "LeakyReLU",
@@ -57,6 +64,7 @@ __all__ = [
     "MultiHeadAttention",
     "Normal",
     "ParameterSpec",
+    "RMSNorm",
     "ReLU",
     "Residual",
     "Scope",

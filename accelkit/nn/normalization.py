@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from accelkit import ops
 from accelkit.arguments import require_fraction, require_integer, require_number
+from accelkit.errors import ShapeError
 from accelkit.nn.initializers import ones, zeros
 from accelkit.nn.module import Module
 from accelkit.nn.scope import Scope
 from accelkit.primitives.batch_normalization import batch_norm
 from accelkit.tensor import Tensor
 
-__all__ = ["BatchNorm", "LayerNorm", "LocalResponseNorm"]
+__all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "LocalResponseNorm", "RMSNorm"]
 
 
 @dataclass(frozen=True)
@@ -104,3 +106,57 @@ class LayerNorm(Module):
         centred = x - ops.mean(x, axis=-1, keepdims=True)
         var = ops.mean(centred * centred, axis=-1, keepdims=True)
         return centred * ops.rsqrt(var + self.epsilon) * scale + bias
+
+
+@dataclass(frozen=True)
+class RMSNorm(Module):
+    """x / sqrt(mean(x^2) + epsilon) * scale over the last axis (Zhang and Sennrich, 2019)."""
+
+    epsilon: float = 1e-6
+
+    def __post_init__(self) -> None:
+        require_number("epsilon", self.epsilon)
+
+    def forward(self, scope: Scope, x: Tensor) -> Tensor:
+        """(..., features) to the same shape."""
+        scale = scope.parameter("scale", x.shape[-1:], ones)
+        return x * ops.rsqrt(ops.mean(x * x, axis=-1, keepdims=True) + self.epsilon) * scale
+
+
+@dataclass(frozen=True)
+class GroupNorm(Module):
+    """(x - mean) / sqrt(var + epsilon) * scale + bias per sample and group of channels.
+
+    Mean and variance are over a group's neighbouring channels and all axes between the first and
+    the last (Wu and He, 2018); one group is layer, as many as channels instance normalisation.
+    Samples do not depend on each other.
+
+    Attributes:
+        groups: Number of groups; the input's channels must be divisible by it.
+        epsilon: Added to the variance.
+    """
+
+    groups: int
+    epsilon: float = 1e-5
+
+    def __post_init__(self) -> None:
+        require_integer("groups", self.groups)
+        require_number("epsilon", self.epsilon)
+
+    def forward(self, scope: Scope, x: Tensor) -> Tensor:
+        """(N, ..., C) to the same shape."""
+        if x.ndim < 2:
+            raise ShapeError(f"GroupNorm needs (N, ..., C), got shape {x.shape}.")
+        channels = x.shape[-1]
+        if channels % self.groups:
+            raise ShapeError(
+                f"The input's channels (={channels}) must be divisible by `groups` "
+                f"(={self.groups})."
+            )
+        scale = scope.parameter("scale", (channels,), ones)
+        bias = scope.parameter("bias", (channels,), zeros)
+        inner = math.prod(x.shape[1:-1])
+        grouped = ops.reshape(x, (x.shape[0], inner, self.groups, channels // self.groups))
+        centred = grouped - ops.mean(grouped, axis=(1, 3), keepdims=True)
+        var = ops.mean(centred * centred, axis=(1, 3), keepdims=True)
+        return ops.reshape(centred * ops.rsqrt(var + self.epsilon), x.shape) * scale + bias

@@ -113,6 +113,22 @@ def test_layer_normalisation() -> None:
     assert_close(found, functional.layer_norm(torch.tensor(IMAGES), (4,)))
 
 
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_group_normalisation(groups: int) -> None:
+    layer = nn.GroupNorm(groups)
+    parameters = layer.init(0, IMAGES.shape)
+    scaled = {"scale": parameters["scale"] * 2.0, "bias": parameters["bias"] + 0.5}
+    weight, bias = torch.full((4,), 2.0), torch.full((4,), 0.5)
+    expected = functional.group_norm(channels_first(IMAGES), groups, weight, bias)
+    assert_close(layer(scaled, IMAGES), channels_last(expected))
+
+
+def test_root_mean_square_normalisation() -> None:
+    layer = nn.RMSNorm()
+    found = layer(layer.init(0, SEQUENCE.shape), SEQUENCE)
+    assert_close(found, functional.rms_norm(torch.tensor(SEQUENCE), (8,), eps=1e-6))
+
+
 def test_batch_normalisation_in_training_and_afterwards() -> None:
     layer, theirs = nn.BatchNorm(), torch.nn.BatchNorm2d(4)
     parameters, state = layer.init(0, IMAGES.shape), layer.init_state(IMAGES.shape)
