@@ -202,20 +202,19 @@ def value_and_grad(
         tensors = [_differentiable(leaf) for leaf in leaves]
 
         def primal(*inputs: Tensor) -> tuple[Any, list[Tensor]]:
-            trace = active_trace()
-            assert trace is not None
-            start = len(trace.nodes)
-            marked = [alias(x) for x in inputs]
-            arguments = list(args)
-            for position, part in zip(positions, tree.unflatten(structure, marked), strict=True):
-                arguments[position] = part
-            result = function(*arguments, **kwargs)
-            loss = _loss_of(result, has_aux)
-            found = backward(trace, start, [loss], [_scalar_seed(loss)], marked)
-            return result, [
-                full(shape=x.shape, value=0.0, dtype=x.dtype) if ct is None else ct
-                for x, ct in zip(marked, found, strict=True)
-            ]
+            results: list[Any] = []
+
+            def loss(*marked: Tensor) -> list[Tensor]:
+                arguments = list(args)
+                parts = tree.unflatten(structure, marked)
+                for position, part in zip(positions, parts, strict=True):
+                    arguments[position] = part
+                results.append(function(*arguments, **kwargs))
+                return [_loss_of(results[0], has_aux)]
+
+            wanted = [True] * len(inputs)
+            gradients = vjp_tensors(loss, inputs, lambda ys: [_scalar_seed(ys[0])], wanted)
+            return results[0], gradients
 
         result, gradients = tracing_call(primal, tensors)
         parts = tree.unflatten(structure, gradients)
@@ -336,13 +335,12 @@ def tracing_call(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
     from accelkit.passes import eliminate_dead_code
     from accelkit.primitives.control import apply_graph
 
-    structure: list[Any] = []
+    rest: list[tree.Skeleton] = []
 
     def flat(*tensors: Tensor) -> list[Tensor]:
-        leaves, spec = tree.flatten(function(*tensors))
-        positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        structure.append((leaves, spec, positions))
-        return [leaves[i] for i in positions]
+        results, skeleton = tree.split(function(*tensors), Tensor)
+        rest.append(skeleton)
+        return results
 
     device = inputs[0].device if inputs else None
     graph, captured = tracing.trace_graph(
@@ -351,10 +349,7 @@ def tracing_call(function: Callable[..., Any], inputs: Sequence[Tensor]) -> Any:
     operands = [*inputs, *captured]
     with default_device(operands[0].device if operands else current_device()):
         results = apply_graph(eliminate_dead_code(graph), operands)
-    leaves, spec, positions = structure[0]
-    for position, result in zip(positions, results, strict=True):
-        leaves[position] = result
-    return tree.unflatten(spec, leaves)
+    return rest[0].fill(results)
 
 
 def stop_gradient(x: Any) -> Any:

@@ -132,21 +132,27 @@ class _Static(NamedTuple):
 
 
 class _Call(NamedTuple):
-    """The arguments of one call, taken apart."""
+    """The arguments of one call, taken apart.
+
+    Attributes:
+        key: Equal for calls of one program.
+        tensors: Arrays among them included.
+        rest: Everything else.
+        donate: Positions of the tensors whose memory may be reused.
+        paths: Where each tensor is among the arguments.
+    """
 
     key: Any
     tensors: list[Tensor]
-    rebuild: Callable[[Sequence[Tensor]], tuple[tuple[Any, ...], dict[str, Any]]]
+    rest: tree.Skeleton
     donate: list[int]
-    names: list[str]
+    paths: list[list[str]]
 
 
 class _Program(NamedTuple):
     executable: Executable
     captured: list[Tensor]
-    structure: Any
-    leaves: list[Any]
-    positions: list[int]
+    rest: tree.Skeleton
 
 
 class Jitted:
@@ -179,11 +185,7 @@ class Jitted:
         operands = [*call.tensors, *program.captured]
         if call.donate:
             operands = _unshared(operands, call.donate)
-        results = run(program.executable, operands)
-        leaves = list(program.leaves)
-        for position, result in zip(program.positions, results, strict=True):
-            leaves[position] = result
-        return tree.unflatten(program.structure, leaves)
+        return program.rest.fill(run(program.executable, operands))
 
     def __get__(self, instance: object, owner: type | None = None) -> Callable[..., Any]:
         """A method: the object is a static argument, so it must be hashable or a pytree."""
@@ -204,49 +206,34 @@ class Jitted:
         return len(self._programs)
 
     def _take_apart(self, args: Any, kwargs: Any) -> _Call:
-        leaves, structure = tree.flatten((args, kwargs))
-        paths = self._paths.get(structure)
+        given, rest = tree.split((args, kwargs), (Tensor, np.ndarray))
+        device = next((x.device for x in given if isinstance(x, Tensor)), None)
+        tensors = [x if isinstance(x, Tensor) else asarray(x, device=device) for x in given]
+        for tensor in tensors:
+            if tensor._trace is not None:
+                raise leaked(tensor)
+        paths = self._paths.get(rest.structure)
         if paths is None:
             names, _, _ = tree.flatten_with_names((args, kwargs))
-            paths = self._paths[structure] = [name.split(".") for name in names]
-        tensors: list[Tensor] = []
-        keys: list[Any] = []
-        positions: list[int] = []
-        donate: list[int] = []
-        labels: list[str] = []
-        device = next((leaf.device for leaf in leaves if isinstance(leaf, Tensor)), None)
-        given = self._donated_arguments(len(args))
-        for position, (path, leaf) in enumerate(zip(paths, leaves, strict=True)):
-            if isinstance(leaf, (Tensor, np.ndarray)):
-                tensor = leaf if isinstance(leaf, Tensor) else asarray(leaf, device=device)
-                if tensor._trace is not None:
-                    raise leaked(tensor)
-                if given and path[0] == "0" and int(path[1]) in given:
-                    donate.append(len(tensors))
-                positions.append(position)
-                tensors.append(tensor)
-                keys.append(tensor.spec)
-                labels.append(".".join(path[1:]))
-            else:
-                keys.append(_Static.of(leaf))
-
-        def rebuild(replacements: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            filled = list(leaves)
-            for position, tensor in zip(positions, replacements, strict=True):
-                filled[position] = tensor
-            result: tuple[tuple[Any, ...], dict[str, Any]] = tree.unflatten(structure, filled)
-            return result
-
-        key = (structure, *keys)
+            paths = self._paths[rest.structure] = [name.split(".") for name in names]
+        paths = [paths[position] for position in rest.positions]
+        reused = self._donated_arguments(len(args))
+        donate = [
+            number
+            for number, path in enumerate(paths)
+            if reused and path[0] == "0" and int(path[1]) in reused
+        ]
+        statics = [_Static.of(leaf) for leaf in rest.leaves if leaf is not None]
+        key = (rest.structure, *rest.positions, *(t.spec for t in tensors), *statics)
         try:
             hash(key)
         except TypeError:
-            unhashable = next(leaf for leaf in leaves if not _hashable(leaf))
+            unhashable = next(leaf for leaf in rest.leaves if not _hashable(leaf))
             raise OptionError(
                 f"jit got an argument of type {type(unhashable).__name__} that is neither a tensor "
                 f"nor hashable. Pass numbers that change as tensors, fixed ones as hashable values."
             ) from None
-        return _Call(key, tensors, rebuild, donate, labels)
+        return _Call(key, tensors, rest, donate, paths)
 
     def _donated_arguments(self, count: int) -> set[int]:
         """Positions among ``count`` positional arguments whose memory may be reused."""
@@ -268,26 +255,28 @@ class Jitted:
             )
         return found[0] if found else current_device()
 
-    def _trace(self, call: _Call, device: Device) -> tuple[Graph, list[Tensor], Any]:
-        result: list[Any] = []
+    def _trace(self, call: _Call, device: Device) -> tuple[Graph, list[Tensor], tree.Skeleton]:
+        result: list[tree.Skeleton] = []
 
         def flat(*tensors: Tensor) -> list[Tensor]:
-            args, kwargs = call.rebuild(tensors)
-            leaves, structure = tree.flatten(self.function(*args, **kwargs))
-            positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-            result.append((structure, leaves, positions))
-            return [leaves[i] for i in positions]
+            args, kwargs = call.rest.fill(tensors)
+            found, rest = tree.split(self.function(*args, **kwargs), Tensor)
+            result.append(rest)
+            return found
 
-        specs = [t.spec for t in call.tensors]
-        name = getattr(self.function, "__name__", "function")
-        graph, captured = trace_graph(flat, specs, name=name, input_names=call.names, device=device)
+        graph, captured = trace_graph(
+            flat,
+            [t.spec for t in call.tensors],
+            name=getattr(self.function, "__name__", "function"),
+            input_names=[".".join(path[1:]) for path in call.paths],
+            device=device,
+        )
         return graph, captured, result[0]
 
     def _compile(self, call: _Call, device: Device) -> _Program:
-        graph, captured, (structure, leaves, positions) = self._trace(call, device)
+        graph, captured, rest = self._trace(call, device)
         executable = compile_graph(graph, device, donate=call.donate, options=self.options)
-        kept = [None if i in set(positions) else leaf for i, leaf in enumerate(leaves)]
-        return _Program(executable, captured, structure, kept, positions)
+        return _Program(executable, captured, rest)
 
 
 def _hashable(value: Any) -> bool:

@@ -19,38 +19,27 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class _Leaves:
-    """A pytree taken apart: its tensors apart from everything else, which stays as it is."""
+class _Part:
+    """An argument, a value or residuals: a pytree whose tensors are operands of the primitive."""
 
     def __init__(self, value: Any) -> None:
-        leaves, self.structure = tree.flatten(value)
-        self.positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        self.tensors: list[Tensor] = [leaves[i] for i in self.positions]
-        kept = set(self.positions)
-        self._rest = [None if i in kept else leaf for i, leaf in enumerate(leaves)]
+        self.tensors, self.rest = tree.split(value, Tensor)
 
     def __len__(self) -> int:
-        return len(self.positions)
-
-    def rebuild(self, tensors: Sequence[Tensor]) -> Any:
-        """The pytree with other tensors."""
-        leaves = list(self._rest)
-        for position, tensor in zip(self.positions, tensors, strict=True):
-            leaves[position] = tensor
-        return tree.unflatten(self.structure, leaves)
+        return len(self.tensors)
 
     def cotangents(self, value: Any, name: str) -> list[Tensor | None]:
         """What a backward rule returned for this pytree, one entry per tensor."""
         if value is None:
             return [None] * len(self)
         try:
-            found = self.structure.flatten_up_to(value)
+            found = self.rest.structure.flatten_up_to(value)
         except (ValueError, TypeError) as error:
             raise DifferentiationError(
                 f"The backward rule of {name!r} returned a cotangent of another structure than "
                 f"its argument: {error}"
             ) from error
-        chosen = [found[i] for i in self.positions]
+        chosen = [found[i] for i in self.rest.positions]
         for cotangent, tensor in zip(chosen, self.tensors, strict=True):
             given = cotangent.spec if isinstance(cotangent, Tensor) else type(cotangent).__name__
             if cotangent is not None and given != tensor.spec:
@@ -68,16 +57,16 @@ class _Rule:
         self,
         name: str,
         backward: Callable[..., Any],
-        outputs: _Leaves,
-        arguments: Sequence[_Leaves],
-        residuals: _Leaves,
+        outputs: _Part,
+        arguments: Sequence[_Part],
+        residuals: _Part,
     ) -> None:
         self.name = name
         self.backward = backward
-        self.outputs = outputs.rebuild
+        self.outputs = outputs.rest.fill
         self.output_count = len(outputs)
         self.arguments = [(part.cotangents, len(part)) for part in arguments]
-        self.residuals = residuals.rebuild
+        self.residuals = residuals.rest.fill
 
     def __str__(self) -> str:
         return self.name
@@ -171,10 +160,10 @@ class custom_vjp(Generic[P, R]):
                 f"The forward function of {self.__name__!r} must return a pair (value, residuals), "
                 f"got {type(pair).__name__}."
             )
-        outputs, residuals = map(_Leaves, pair)
-        arguments = [_Leaves(argument) for argument in args]
+        outputs, residuals = map(_Part, pair)
+        arguments = [_Part(argument) for argument in args]
         inputs = [t for part in arguments for t in part.tensors]
         rule = _Rule(self.__name__, self._backward, outputs, arguments, residuals)
         results = _custom_gradient(*outputs.tensors, *inputs, *residuals.tensors, rule=rule)
-        result: R = outputs.rebuild(results)
+        result: R = outputs.rest.fill(results)
         return result

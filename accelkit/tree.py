@@ -7,9 +7,9 @@ Other containers count as leaves, unless they are registered in optree's global 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["flatten", "flatten_with_names", "map", "unflatten"]
+__all__ = ["Skeleton", "flatten", "flatten_with_names", "map", "split", "unflatten"]
 
 
 def flatten(tree: Any) -> tuple[list[Any], Any]:
@@ -41,3 +41,34 @@ def flatten_with_names(tree: Any) -> tuple[list[str], list[Any], Any]:
     paths, leaves, structure = optree.tree_flatten_with_path(tree)
     names = [".".join(str(part) for part in path) for path in paths]
     return names, leaves, structure
+
+
+class Skeleton(NamedTuple):
+    """A pytree without some of its leaves: what :func:`split` leaves of it.
+
+    Attributes:
+        structure: Of the whole pytree.
+        positions: Where the leaves are missing.
+        leaves: All leaves, None for the missing ones.
+    """
+
+    structure: Any
+    positions: list[int]
+    leaves: list[Any]
+
+    def fill(self, missing: Sequence[Any]) -> Any:
+        """The pytree with these leaves in the place of the missing ones."""
+        leaves = list(self.leaves)
+        for position, leaf in zip(self.positions, missing, strict=True):
+            leaves[position] = leaf
+        return unflatten(self.structure, leaves)
+
+
+def split(tree: Any, kind: type | tuple[type, ...]) -> tuple[list[Any], Skeleton]:
+    """The leaves of a kind, and the rest of the pytree, which is not changed."""
+    leaves, structure = flatten(tree)
+    positions = [i for i, leaf in enumerate(leaves) if isinstance(leaf, kind)]
+    chosen = [leaves[i] for i in positions]
+    for position in positions:
+        leaves[position] = None
+    return chosen, Skeleton(structure, positions, leaves)
