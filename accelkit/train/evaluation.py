@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from accelkit.backend import Executable
 from accelkit.compilation import run
@@ -16,6 +16,7 @@ from accelkit.metrics import Metric
 from accelkit.nn.module import Module, flatten_names
 from accelkit.tensor import Tensor
 from accelkit.train.batch import Batch, Feed
+from accelkit.train.checked import CheckedBatch, CheckedState
 from accelkit.train.compiling import Compiled, compile_step
 from accelkit.train.metrics import StepMetrics
 from accelkit.train.offload import host_device
@@ -25,73 +26,6 @@ from accelkit.train.recipe import Recipe
 from accelkit.train.state import TrainState, averaged_names
 
 __all__ = ["EvalStep"]
-
-
-class _Call(NamedTuple):
-    """A call that was checked: another one like it needs no checks of its own.
-
-    Small models feel every line of Python between two launches. Specs are compared, but no tensor
-    of the state is kept, whose memory a training step wants to reuse.
-
-    Attributes:
-        names, specs: Of all tensors of the state.
-        batch: Specs of inputs and targets.
-        device: Of all of them.
-        used: Positions of the operands among the state's tensors.
-        weights: One for each sample.
-        compiled: What runs.
-    """
-
-    names: list[str]
-    specs: list[TensorSpec]
-    batch: list[TensorSpec]
-    device: Device
-    used: list[int]
-    weights: Tensor
-    compiled: Compiled
-
-    @classmethod
-    def of(
-        cls,
-        state: Mapping[str, Tensor],
-        used: Sequence[str],
-        batch: Batch,
-        device: Device,
-        compiled: Compiled,
-        operands: Sequence[Tensor],
-    ) -> _Call:
-        """The call of a step with these operands: the state's, inputs, targets, weights."""
-        names = list(state)
-        return cls(
-            names,
-            [t.spec for t in state.values()],
-            batch.specs,
-            device,
-            [names.index(name) for name in used],
-            operands[len(used) + 2],
-            compiled,
-        )
-
-    def fits(self, state: Mapping[str, Tensor], batch: Sequence[Tensor]) -> bool:
-        """Whether a call with these tensors differs in their contents at most."""
-        device, inputs, targets = self.device, batch[0], batch[1]
-        return (
-            [t._spec for t in state.values()] == self.specs
-            and [inputs._spec, targets._spec] == self.batch
-            and inputs._device is device
-            and targets._device is device
-            and all(t._device is device for t in state.values())
-            and list(state) == self.names
-        )
-
-
-def _on_device(state: Any, batch: Any) -> tuple[dict[str, Tensor], Sequence[Tensor]] | None:
-    """The tensors of a call with a training state, and inputs and targets that are tensors."""
-    if type(state) is not TrainState or type(batch) is not tuple or len(batch) != 2:
-        return None
-    if type(batch[0]) is not Tensor or type(batch[1]) is not Tensor:
-        return None
-    return state.tensors, batch
 
 
 class EvalStep:
@@ -126,7 +60,7 @@ class EvalStep:
         self._compiled: dict[Any, Compiled] = {}
         self._feed = Feed(loss, self.recipe.dtype, self.device)
         self._averaged = averaged
-        self._last: _Call | None = None
+        self._last: tuple[CheckedBatch, CheckedState] | None = None
 
     def __repr__(self) -> str:
         return (
@@ -141,22 +75,7 @@ class EvalStep:
             state: A training state, or a model's nested parameters.
             batch: As for a training step; smaller ones are padded.
         """
-        last, given = self._last, _on_device(state, batch)
-        if last is not None and given is not None and last.fits(*given):
-            compiled = last.compiled
-            values = list(given[0].values())
-            operands = [values[i] for i in last.used]
-            operands += given[1]
-            operands.append(last.weights)
-            operands += compiled.program.captured
-        else:
-            tensors = self._tensors(state)
-            parts = self._sized(batch)
-            compiled = self._compile(tensors, parts)
-            operands = self._operands(compiled.program, tensors, parts)
-            if given is not None and parts.inputs is given[1][0] and parts.targets is given[1][1]:
-                used = list(self._sources(given[0]).values())
-                self._last = _Call.of(given[0], used, parts, self.device, compiled, operands)
+        compiled, operands = self._as_before(state, batch) or self._check(state, batch)
         (vector,) = run(compiled.executable, operands)
         return StepMetrics(compiled.program.metric_names, vector, is_evaluation=True)
 
@@ -173,9 +92,7 @@ class EvalStep:
 
     def operands(self, state: TrainState | Mapping[str, Any], batch: Any) -> list[Tensor]:
         """What the compiled step takes for this state and batch, in the order of its inputs."""
-        tensors = self._tensors(state)
-        parts = self._sized(batch)
-        return self._operands(self._compile(tensors, parts).program, tensors, parts)
+        return self._check(state, batch)[1]
 
     def run(
         self, state: TrainState | Mapping[str, Any], batches: Iterable[Any]
@@ -205,6 +122,34 @@ class EvalStep:
         total = sum(weight for weight, _ in found)
         names = found[0][1].names
         return {n: sum(weight * m[n] for weight, m in found) / total for n in names}
+
+    def _as_before(self, state: Any, batch: Any) -> tuple[Compiled, list[Tensor]] | None:
+        """The program and its operands if only contents differ from those of the last call."""
+        if self._last is None or type(state) is not TrainState:
+            return None
+        checked, checked_state = self._last
+        if not checked.is_like(batch, self.device):
+            return None
+        operands = checked_state.operands(state.tensors, self.device)
+        if operands is None:
+            return None
+        compiled = checked.compiled
+        return compiled, [*operands, *batch, checked.weights, *compiled.program.captured]
+
+    def _check(
+        self, state: TrainState | Mapping[str, Any], batch: Any
+    ) -> tuple[Compiled, list[Tensor]]:
+        """The program for a call, and its operands."""
+        tensors = self._tensors(state)
+        parts = self._sized(batch)
+        compiled = self._compile(tensors, parts)
+        data = self._feed.operands(parts, compiled.program.output)
+        checked = CheckedBatch.of(batch, data, compiled)
+        if checked is not None and isinstance(state, TrainState):
+            specs = {name: t.spec for name, t in state.tensors.items()}
+            used = list(self._sources(state.tensors).values())
+            self._last = checked, CheckedState(specs, used)
+        return compiled, [*tensors.values(), *data, *compiled.program.captured]
 
     def _tensors(self, state: TrainState | Mapping[str, Any]) -> dict[str, Tensor]:
         if not isinstance(state, TrainState | Mapping):
@@ -255,12 +200,3 @@ class EvalStep:
             program = self._trace(tensors, specs)
             found = self._compiled[key] = compile_step(program, self.device, self._policy)
         return found
-
-    def _operands(
-        self, program: StepProgram, tensors: dict[str, Tensor], batch: Batch
-    ) -> list[Tensor]:
-        return [
-            *tensors.values(),
-            *self._feed.operands(batch, program.output),
-            *program.captured,
-        ]

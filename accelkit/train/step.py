@@ -279,10 +279,7 @@ class TrainStep:
         parts = self._sized(self._feed.read(batch))
         compiled = self._compile(state, parts)
         data = self._feed.operands(parts, compiled.program.output)
-        if type(batch) is tuple and len(batch) == 2:
-            inputs, targets, weights = data
-            if inputs is batch[0] and targets is batch[1]:
-                self._last = CheckedBatch(inputs.spec, targets.spec, weights, compiled)
+        self._last = CheckedBatch.of(batch, data, compiled) or self._last
         return compiled, data
 
     # --- compiling ------------------------------------------------------------------------------
