@@ -8,11 +8,10 @@ namespace.
 
 from __future__ import annotations
 
-import functools
 import operator
 from collections.abc import Callable
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -23,86 +22,18 @@ from accelkit.device import device as find_device
 from accelkit.dtypes import DType
 from accelkit.errors import AccelkitError, DTypeError, OptionError, ShapeError, TraceError
 from accelkit.graph import TensorSpec, Value
+from accelkit.tensor_methods import TensorMethods
 from accelkit.tracing import leaked
 
 if TYPE_CHECKING:
+    from accelkit.backend import Backend
     from accelkit.device import Device
     from accelkit.tracing import Trace
 
 __all__ = ["Tensor"]
 
-_NUMBERS = (bool, int, float, np.generic)
-_Operator = Callable[["Tensor", Any], "Tensor"]
 
-
-@functools.cache
-def _ops() -> ModuleType:
-    from accelkit import ops
-
-    return ops
-
-
-def _method(name: str) -> Callable[..., Tensor]:
-    """A method that calls the function of this name with the tensor first."""
-
-    def method(self: Tensor, *arguments: Any, **options: Any) -> Tensor:
-        return _function(name)(self, *arguments, **options)
-
-    method.__name__ = name
-    method.__doc__ = f"See :func:`accelkit.{name}`."
-    return method
-
-
-def _reduction(name: str) -> Callable[..., Tensor]:
-    """As :func:`_method`; the axis may be given by position, as in NumPy."""
-
-    def method(self: Tensor, axis: Any = None, **options: Any) -> Tensor:
-        return _function(name)(self, axis=axis, **options)
-
-    method.__name__ = name
-    method.__doc__ = f"See :func:`accelkit.{name}`."
-    return method
-
-
-def _forward(name: str) -> Callable[[Tensor, Any], Tensor]:
-    """The operator that calls the function of this name; it refuses what is no number."""
-
-    def operate(self: Tensor, other: Any) -> Tensor:
-        if type(other) is Tensor or isinstance(other, _NUMBERS):
-            return _function(name)(self, other)
-        return _refused(other)  # type: ignore[no-any-return]
-
-    return operate
-
-
-def _reflected(name: str) -> Callable[[Tensor, Any], Tensor]:
-    """As :func:`_forward`, for a tensor on the right-hand side."""
-
-    def operate(self: Tensor, other: Any) -> Tensor:
-        if isinstance(other, _NUMBERS):
-            return _function(name)(other, self)
-        return _refused(other)  # type: ignore[no-any-return]
-
-    return operate
-
-
-def _refused(other: Any) -> Any:
-    """Python's own answer to an operand that is no number; NumPy's would mislead."""
-    if isinstance(other, np.ndarray):
-        raise DTypeError(
-            f"A NumPy array of shape {other.shape} stands beside a tensor. Put it on the tensor's "
-            f"device first: accelkit.asarray(array, device=tensor.device)."
-        )
-    return NotImplemented
-
-
-@functools.cache
-def _function(name: str) -> Callable[..., Tensor]:
-    found: Callable[..., Tensor] = getattr(_ops(), name)
-    return found
-
-
-class Tensor:
+class Tensor(TensorMethods):
     """An immutable array on a device, or the trace of one. Create it with :func:`asarray`.
 
     Example:
@@ -211,15 +142,19 @@ class Tensor:
             f"data use accelkit.where or accelkit.cond; for a loop, accelkit.scan."
         )
 
+    def _backend(self, what: str) -> Backend:
+        """The backend that holds the data."""
+        self._require_data(what)
+        assert self._device is not None
+        return registry.backend(self._device.backend)
+
     def numpy(self) -> np.ndarray:
         """A copy of the data as a NumPy array, waiting for the device.
 
         Raises:
             TraceError: for a traced tensor.
         """
-        self._require_data("`.numpy()`")
-        assert self._device is not None
-        backend = registry.backend(self._device.backend)
+        backend = self._backend("`.numpy()`")
         with translated(backend):
             return backend.get(self._native)
 
@@ -257,9 +192,7 @@ class Tensor:
 
     def block_until_ready(self) -> Tensor:
         """Wait until the data is computed; returns the tensor."""
-        self._require_data("Waiting")
-        assert self._device is not None
-        registry.backend(self._device.backend).synchronize(self._device)
+        self._backend("Waiting").synchronize(self.device)
         return self
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -269,19 +202,14 @@ class Tensor:
         return array if dtype is None else array.astype(dtype)
 
     def __dlpack__(self, **options: Any) -> Any:
-        self._require_data("DLPack export")
-        assert self._device is not None
-        return registry.backend(self._device.backend).to_dlpack(self._native, **options)
+        return self._backend("DLPack export").to_dlpack(self._native, **options)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        self._require_data("DLPack export")
-        assert self._device is not None
-        return registry.backend(self._device.backend).dlpack_device(self._native)
+        return self._backend("DLPack export").dlpack_device(self._native)
 
     def __reduce__(self) -> tuple[Callable[..., Tensor], tuple[np.ndarray, Device]]:
         self._require_data("Pickling")
-        assert self._device is not None
-        return _restored, (self.numpy(), self._device)
+        return _restored, (self.numpy(), self.device)
 
     def __copy__(self) -> Tensor:
         return self  # immutable
@@ -352,107 +280,12 @@ class Tensor:
 
             raise AttributeError(missing_from_tensor(name), name=name, obj=self)
 
-    # --- arithmetic -----------------------------------------------------------------------------
-
-    __add__: ClassVar[_Operator] = _forward("add")
-    __radd__: ClassVar[_Operator] = _reflected("add")
-    __sub__: ClassVar[_Operator] = _forward("subtract")
-    __rsub__: ClassVar[_Operator] = _reflected("subtract")
-    __mul__: ClassVar[_Operator] = _forward("multiply")
-    __rmul__: ClassVar[_Operator] = _reflected("multiply")
-    __truediv__: ClassVar[_Operator] = _forward("divide")
-    __rtruediv__: ClassVar[_Operator] = _reflected("divide")
-    __floordiv__: ClassVar[_Operator] = _forward("floor_divide")
-    __rfloordiv__: ClassVar[_Operator] = _reflected("floor_divide")
-    __mod__: ClassVar[_Operator] = _forward("remainder")
-    __rmod__: ClassVar[_Operator] = _reflected("remainder")
-    __pow__: ClassVar[_Operator] = _forward("pow")
-    __rpow__: ClassVar[_Operator] = _reflected("pow")
-    __and__: ClassVar[_Operator] = _forward("bitwise_and")
-    __rand__: ClassVar[_Operator] = _reflected("bitwise_and")
-    __or__: ClassVar[_Operator] = _forward("bitwise_or")
-    __ror__: ClassVar[_Operator] = _reflected("bitwise_or")
-    __xor__: ClassVar[_Operator] = _forward("bitwise_xor")
-    __rxor__: ClassVar[_Operator] = _reflected("bitwise_xor")
-    __lshift__: ClassVar[_Operator] = _forward("bitwise_left_shift")
-    __rlshift__: ClassVar[_Operator] = _reflected("bitwise_left_shift")
-    __rshift__: ClassVar[_Operator] = _forward("bitwise_right_shift")
-    __rrshift__: ClassVar[_Operator] = _reflected("bitwise_right_shift")
-    __matmul__: ClassVar[_Operator] = _forward("matmul")
-    __rmatmul__: ClassVar[_Operator] = _reflected("matmul")
-    __eq__: ClassVar[_Operator] = _forward("equal")  # type: ignore[assignment]
-    __ne__: ClassVar[_Operator] = _forward("not_equal")  # type: ignore[assignment]
-    __lt__: ClassVar[_Operator] = _forward("less")
-    __le__: ClassVar[_Operator] = _forward("less_equal")
-    __gt__: ClassVar[_Operator] = _forward("greater")
-    __ge__: ClassVar[_Operator] = _forward("greater_equal")
-    __neg__ = _method("negative")
-    __pos__ = _method("positive")
-    __abs__ = _method("abs")
-    __invert__ = _method("bitwise_invert")
-    __getitem__ = _method("getitem")
-
-    def __setitem__(self, key: Any, value: Any) -> NoReturn:
-        raise TypeError(
-            "Tensors are immutable. Build a new one, for example with accelkit.where(mask, value, "
-            "tensor) or accelkit.concat."
-        )
-
-    # --- shapes and reductions --------------------------------------------------------------------
-
-    astype = _method("astype")
-    flatten = _method("flatten")
-    squeeze = _method("squeeze")
-    expand_dims = _method("expand_dims")
-    permute_dims = _method("permute_dims")
-    swap_axes = _method("swap_axes")
-    clip = _method("clip")
-    abs = _method("abs")
-    exp = _method("exp")
-    log = _method("log")
-    sqrt = _method("sqrt")
-    square = _method("square")
-    sum = _reduction("sum")
-    mean = _reduction("mean")
-    var = _reduction("var")
-    std = _reduction("std")
-    max = _reduction("max")
-    min = _reduction("min")
-    prod = _reduction("prod")
-    all = _reduction("all")
-    any = _reduction("any")
-    argmax = _reduction("argmax")
-    argmin = _reduction("argmin")
-
-    def reshape(self, *shape: Any) -> Tensor:
-        """The same elements under another shape, given as a tuple or as numbers; -1 is deduced."""
-        extents = shape[0] if len(shape) == 1 and isinstance(shape[0], tuple | list) else shape
-        result: Tensor = _ops().reshape(self, tuple(extents))
-        return result
-
-    @property
-    def T(self) -> Tensor:
-        """The transpose of a matrix."""
-        return self._transposed("T", need_matrix=True)
-
-    @property
-    def mT(self) -> Tensor:
-        """The transpose of each matrix in a stack: the last two axes swapped."""
-        return self._transposed("mT", need_matrix=False)
-
-    def _transposed(self, name: str, *, need_matrix: bool) -> Tensor:
-        if self.ndim < 2 or (need_matrix and self.ndim != 2):
-            expected = "two axes" if need_matrix else "at least two axes"
-            raise ShapeError(f"`.{name}` needs {expected}, got shape {self.shape}.")
-        axes = (*range(self.ndim - 2), self.ndim - 1, self.ndim - 2)
-        result: Tensor = _ops().permute_dims(self, axes)
-        return result
-
 
 _new = object.__new__
 
 
 def _restored(array: np.ndarray, device: Device) -> Tensor:
     """A tensor out of its pickle: on the device that it came from."""
-    result: Tensor = _ops().asarray(array, device=device)
-    return result
+    from accelkit.ops import asarray
+
+    return asarray(array, device=device)
