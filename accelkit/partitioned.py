@@ -15,6 +15,7 @@ from typing import Any
 from accelkit.backend import Backend, Executable
 from accelkit.device import Device
 from accelkit.graph import Graph, Value
+from accelkit.passes.arena import alive_bytes
 from accelkit.passes.partition import partition
 
 __all__ = ["PartitionedExecutable"]
@@ -104,22 +105,28 @@ class PartitionedExecutable(Executable):
         What a part returns takes the place of what it may overwrite, as in each executable's own
         account.
         """
-        held = {v: v.spec.memory_bytes for v in self._inputs if v not in self._host}
-        most = 0
-        for part, executable, dying, free in zip(
-            self._parts, self._executables, self._last, self._free, strict=True
+        own: list[int] = []
+        end = len(self._parts) - 1
+        last = {v: number for number, free in enumerate(self._free) for v in free}
+        lives = [(_size(v), 0, last.get(v, end)) for v in self._inputs if v not in self._host]
+        for number, (part, executable) in enumerate(
+            zip(self._parts, self._executables, strict=True)
         ):
-            own = executable.temporary_memory_bytes()
-            if own is None:
+            temporary = executable.temporary_memory_bytes()
+            if temporary is None:
                 return None
-            slots = sum(v.spec.memory_bytes for v in part.inputs if v in self._host)
-            successors = _successors(part.outputs, free)
-            held |= {v: v.spec.memory_bytes for v in part.outputs if v not in successors}
-            most = max(most, own + slots + sum(held.values()))
-            held |= {v: v.spec.memory_bytes for v in successors}
-            for value in (*dying, *self._host_outputs):
-                held.pop(value, None)
-        return max(0, most - sum(v.spec.memory_bytes for v in self._inputs))
+            own.append(temporary)
+            lives += [(_size(v), number, number) for v in part.inputs if v in self._host]
+            successors = _successors(part.outputs, self._free[number])
+            for value in part.outputs:
+                until = number if value in self._host_outputs else last.get(value, end)
+                lives.append((_size(value), number + (value in successors), until))
+        peak = max(map(sum, zip(own, alive_bytes(lives, len(own)), strict=True)), default=0)
+        return max(0, peak - self.graph.input_bytes)
+
+
+def _size(value: Value) -> int:
+    return value.spec.memory_bytes
 
 
 def _successors(outputs: Sequence[Value], free: Sequence[Value]) -> set[Value]:

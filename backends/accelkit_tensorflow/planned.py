@@ -15,6 +15,7 @@ from accelkit.backend import evaluate
 from accelkit.device import Device
 from accelkit.graph import Graph, Node, TensorSpec, Value
 from accelkit.passes import Part
+from accelkit.passes.arena import alive_bytes
 from accelkit_tensorflow.framework import tf
 from accelkit_tensorflow.placed import Implementation, read
 from accelkit_tensorflow.placement import PlacedPart
@@ -43,21 +44,21 @@ def planned_bytes(
         device: Where it runs.
     """
     updates = {graph.outputs[o]: graph.inputs[i] for i, o in targets.items()}
-    outputs = set(graph.outputs)
     last_use = {v: number for number, p in enumerate(parts) for v in p.part.inputs}
-    alive: dict[Value, int] = {}
-    most = 0
+    crossing = last_use.keys() - set(graph.outputs)
+    own: list[int] = []
+    lives: list[tuple[int, int, int]] = []
     for number, placed in enumerate(parts):
-        alive |= {v: v.spec.memory_bytes for v in placed.part.outputs if v not in outputs}
         if placed.on_kernels:
-            own: int | None = max(map(_workspace_bytes, placed.part.graph.nodes))
+            found: int | None = max(map(_workspace_bytes, placed.part.graph.nodes))
         else:
-            own = _cluster_bytes(placed.part, updates, implementation, device)
-        if own is None:
+            found = _cluster_bytes(placed.part, updates, implementation, device)
+        if found is None:
             return None
-        most = max(most, sum(alive.values()) + own)
-        alive = {v: size for v, size in alive.items() if last_use[v] > number}
-    return most
+        own.append(found)
+        made = crossing.intersection(placed.part.outputs)
+        lives += [(v.spec.memory_bytes, number, last_use[v]) for v in made]
+    return max(map(sum, zip(own, alive_bytes(lives, len(own)), strict=True)))
 
 
 def _workspace_bytes(node: Node) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from accelkit.graph import Graph, Node, Value
-from accelkit.passes.arena import aligned
+from accelkit.passes.memory import Lives
 from accelkit_torch import fused
 from accelkit_torch.compile import OVERWRITING
 from accelkit_torch.reuse import Reuse
@@ -36,27 +36,19 @@ def planned_bytes(graph: Graph, donate: frozenset[int]) -> int:
     """
     program = rewrite_for_torch(graph, donate)
     reuse = Reuse(program, donate, OVERWRITING)
-    block: dict[Value, Value | None] = dict.fromkeys(program.inputs)
+    lives = Lives({}, {v: v for v in program.inputs})
     last = program.last_uses()
-    life: dict[Value, tuple[int, int]] = {}
     for position, node in enumerate(program.nodes):
         for value in node.outputs:
             end = last.get(value, position)
             shared = _shared_operand(node, value, reuse)
+            root = lives.source[value] = value if shared is None else lives.source[shared]
             if shared is None:
-                block[value], life[value] = value, (position, end)
-            else:
-                root = block[value] = block[shared]
-                if root is not None:
-                    life[root] = life[root][0], max(life[root][1], end)
-    change = [0] * (len(program.nodes) + 2)
-    for value, (first, end) in life.items():
-        change[first] += aligned(value.spec.memory_bytes)
-        change[end + 1] -= aligned(value.spec.memory_bytes)
-    alive = most = 0
-    for position, node in enumerate(program.nodes):
-        alive += change[position]
-        most = max(most, alive + _workspace_bytes(node))
+                lives.blocks[root] = position, end
+            elif root in lives.blocks:  # else an input's
+                lives.blocks[root] = lives.blocks[root][0], max(lives.blocks[root][1], end)
+    alive = lives.profile(len(program.nodes))
+    most = max(map(sum, zip(alive, map(_workspace_bytes, program.nodes), strict=True)), default=0)
     most += workspace_bytes(n for n in program.nodes if n.primitive.name in fused.WITH_WORKSPACE)
     return most + int(_KEPT_SHARE * (most + program.input_bytes))
 
