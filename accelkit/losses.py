@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from accelkit import ops
-from accelkit.arguments import require_fraction
+from accelkit.arguments import require_fraction, require_instance
 from accelkit.dtypes import dtype as as_dtype
 from accelkit.errors import DTypeError, OptionError, ShapeError
 from accelkit.foreign_names import refuser
@@ -39,16 +39,19 @@ if not TYPE_CHECKING:  # type checkers know what names there are
 class Loss:
     """Base class of losses. Subclass it for one of your own."""
 
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """The loss of each sample, (N,), from the model's outputs (N, ...) and the targets."""
+    def __call__(self, outputs: Any, targets: Tensor) -> Tensor:
+        """The loss of each sample, (N,), from what the model returns and the targets.
+
+        Where the model returns several tensors, ``outputs`` is the dict, list or tuple of them.
+        """
         raise NotImplementedError(f"{type(self).__name__} does not define __call__.")
 
     def target_dtype_is_integer(self) -> bool:
         """Whether targets are integer labels."""
         return False
 
-    def check(self, targets: np.ndarray, outputs: TensorSpec) -> None:
-        """Refuse targets on the host that do not fit outputs of this spec."""
+    def check(self, targets: np.ndarray, outputs: Any) -> None:
+        """Refuse targets on the host that do not fit outputs of this spec, or pytree of specs."""
 
     def counts(self, targets: Tensor) -> Tensor | None:
         """How many of each sample's targets count, (N,), where some are left out; else None.
@@ -57,7 +60,7 @@ class Loss:
         """
         return None
 
-    def valid(self, outputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor | None:
+    def valid(self, outputs: Any, targets: Tensor, weights: Tensor) -> Tensor | None:
         """Inside the compiled step: bool[], whether every target that counts is valid.
 
         Targets of samples whose weight is 0 do not count. None if targets always are.
@@ -104,6 +107,7 @@ class SoftmaxCrossEntropy(Loss):
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(N,): the mean over the axes between the first and the classes."""
+        _require_one_output(self, outputs)
         if targets.shape == outputs.shape:
             raise ShapeError(
                 f"Labels are class indices {outputs.shape[:-1]} for outputs {outputs.shape}, got "
@@ -152,6 +156,7 @@ class MeanSquaredError(Loss):
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(N,) from outputs and targets of one shape (N, ...)."""
+        _require_one_output(self, outputs)
         _require_one_shape("Mean squared error", outputs, targets)
         return mean_of_samples(ops.square(outputs - ops.astype(targets, outputs.dtype)))
 
@@ -166,6 +171,7 @@ class BinaryCrossEntropy(Loss):
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """(N,) from outputs and targets of one shape (N, ...)."""
+        _require_one_output(self, outputs)
         _require_one_shape("Binary cross-entropy", outputs, targets)
         loss = ops.softplus(outputs) - outputs * ops.astype(targets, outputs.dtype)
         return mean_of_samples(loss)
@@ -177,6 +183,15 @@ class BinaryCrossEntropy(Loss):
                 f"Targets of binary cross-entropy must be in [0, 1], got {targets.min()} to "
                 f"{targets.max()}."
             )
+
+
+def _require_one_output(loss: Loss, outputs: Any) -> None:
+    require_instance(
+        "outputs",
+        outputs,
+        Tensor,
+        f"{type(loss).__name__} is of one output: write a Loss that takes what the model returns.",
+    )
 
 
 def _require_one_shape(loss: str, outputs: Tensor, targets: Tensor) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from accelkit import ops
-from accelkit.arguments import require_integer
+from accelkit.arguments import require_instance, require_integer
 from accelkit.errors import OptionError, ShapeError
 from accelkit.foreign_names import refuser
 from accelkit.ops.labels import mean_over_labels, require_label
@@ -28,7 +28,7 @@ class Metric:
 
     name: str
 
-    def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def __call__(self, outputs: Any, targets: Tensor) -> Tensor:
         """The metric of each sample, (N,)."""
         raise NotImplementedError(f"{type(self).__name__} does not define __call__.")
 
@@ -64,6 +64,7 @@ class TopKAccuracy(Metric):
             OptionError: where there are fewer classes than k.
             ShapeError: for labels of another shape than the logits' without the classes.
         """
+        require_instance("outputs", outputs, Tensor, "TopKAccuracy is of one output, the logits.")
         axis = outputs.ndim - 1
         if outputs.shape[axis] < self.k:
             raise OptionError(

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from accelkit import dtypes
+from accelkit import dtypes, tree
 from accelkit.device import Device, current_device, default_device
 from accelkit.device import device as find_device
 from accelkit.dtypes import DType
@@ -41,13 +41,13 @@ class ModuleSpec:
     Attributes:
         parameters: By dotted name, in the order of the forward pass.
         state: Statistics that training updates, likewise.
-        output: Spec of the result.
+        output: Spec of the result; a dict, list or tuple of them where it returns several.
         uses_batch_statistics: Whether a sample's result depends on the others in its batch.
     """
 
     parameters: dict[str, ParameterSpec]
     state: dict[str, ParameterSpec]
-    output: TensorSpec
+    output: Any
     uses_batch_statistics: bool
 
     @property
@@ -120,11 +120,10 @@ class Module:
         spec = TensorSpec(_positive_shape(input_shape), dtypes.dtype(input_dtype))
         dtype = spec.dtype if spec.dtype.is_floating else dtypes.float32
         session = Session(training, dtype, Stream(0), None, None)
-        outputs: list[TensorSpec] = []
+        outputs: list[Any] = []
 
         def function(x: Tensor) -> list[Tensor]:
-            y = self._run(session, x)
-            outputs.append(y.spec)
+            outputs.append(output_specs(self, self._run(session, x)))
             return []
 
         trace_graph(function, [spec], name=type(self).__name__)
@@ -231,6 +230,20 @@ class Module:
     def __call__(self, parameters: Nested, *inputs: Any, state: Nested | None = None) -> Any:
         """The result of inference: :meth:`apply` without training."""
         return self.apply(parameters, *inputs, state=state)[0]
+
+
+def output_specs(module: Module, result: Any) -> Any:
+    """The specs of a module's result: of one tensor, or a pytree of them.
+
+    Raises:
+        OptionError: if it holds no tensor.
+    """
+    if not any(isinstance(leaf, Tensor) for leaf in tree.flatten(result)[0]):
+        raise OptionError(
+            f"{type(module).__name__}.forward must return a Tensor, or dicts, lists and tuples of "
+            f"them; got {type(result).__name__}."
+        )
+    return tree.map(lambda leaf: leaf.spec if isinstance(leaf, Tensor) else leaf, result)
 
 
 def _positive_shape(shape: Sequence[int]) -> tuple[int, ...]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
+from accelkit.graph import TensorSpec
 from accelkit.nn.containers import Sequential
 from accelkit.nn.module import Module, ModuleSpec
 
@@ -55,4 +56,13 @@ def spec_lines(spec: ModuleSpec) -> Iterator[str]:
     shapes = max((len(str(shape)) for _, shape, _ in rows), default=0)
     for name, shape, size in rows:
         yield f"{name:{width}}  {shape!s:{shapes}}  {size:>13,}"
-    yield f"{spec.parameter_count:,} parameters; output {spec.output}"
+    yield f"{spec.parameter_count:,} parameters; output {_shown(spec.output)}"
+
+
+def _shown(output: Any) -> str:
+    """The spec of one result, or of several in their containers."""
+    if isinstance(output, Mapping):
+        return ", ".join(f"{name}: {_shown(part)}" for name, part in output.items())
+    if isinstance(output, tuple | list) and not isinstance(output, TensorSpec):
+        return f"({', '.join(map(_shown, output))})"
+    return str(output)

@@ -38,7 +38,13 @@ class ParameterSpec:
     def draw(self, seed: int, name: str) -> np.ndarray:
         """The first value, float32: a pure function of the seed and the dotted name."""
         value = self.initializer(subkey(seed, 0, f"init:{name}", 0), self.shape)
-        return np.ascontiguousarray(value, np.float32)
+        drawn = np.asarray(value, np.float32, order="C")  # ascontiguousarray adds an axis to ()
+        if drawn.shape != self.shape:
+            raise ShapeError(
+                f"The initializer {self.initializer!r} of {name!r} drew an array of shape "
+                f"{drawn.shape}, expected {self.shape}."
+            )
+        return drawn
 
 
 @dataclass

@@ -76,7 +76,7 @@ class Feed:
         counts = self._loss.counts(targets)
         return float(weights.sum() if counts is None else weights @ counts.numpy())
 
-    def operands(self, batch: Batch, outputs: TensorSpec) -> list[Tensor]:
+    def operands(self, batch: Batch, outputs: Any) -> list[Tensor]:
         """Inputs, targets and weights on the device, for a model with these outputs.
 
         Raises:

@@ -10,7 +10,7 @@ from accelkit import dtypes, ops
 from accelkit.autodiff import value_and_grad
 from accelkit.errors import OptionError, StateError
 from accelkit.graph import Graph, TensorSpec, Value
-from accelkit.nn.module import flatten_names, nest
+from accelkit.nn.module import flatten_names, nest, output_specs
 from accelkit.optim.application import update_all
 from accelkit.primitives.bookkeeping import evaluation_report, step_report
 from accelkit.primitives.scheduling import barrier
@@ -64,7 +64,7 @@ class StepProgram:
         sites: Place of each row of the keys after the first.
         scalar_names: Names of the entries of the scalars.
         metric_names: Names of the entries of the metrics vector.
-        output: Spec of the model's output.
+        output: Spec of the model's output, or a pytree of them.
         captured: Tensors from outside that the program uses.
     """
 
@@ -74,7 +74,7 @@ class StepProgram:
     sites: tuple[tuple[str, int], ...]
     scalar_names: tuple[str, ...]
     metric_names: tuple[str, ...]
-    output: TensorSpec
+    output: Any
     captured: tuple[Tensor, ...]
 
     @property
@@ -308,7 +308,7 @@ def _forward_and_backward(
         values = {"loss": loss}
         for name, of_samples in recipe.measure(outputs, targets).items():
             values[name] = ops.sum(of_samples * weights) / weight
-        details["output"] = outputs.spec
+        details["output"] = output_specs(recipe.model, outputs)
         valid = recipe.loss.valid(outputs, targets, weights)
         part = _Part(values, gradients, dict(flatten_names(new_state)), valid)
         total = part if total is None else total.plus(part)
@@ -385,7 +385,8 @@ def build_eval_program(
             state=nest(_strip(tensors, "state")),
         )
         values = {"loss": recipe.evaluate(outputs, targets), **recipe.measure(outputs, targets)}
-        details["metrics"], details["output"] = tuple(values), outputs.spec
+        details["metrics"] = tuple(values)
+        details["output"] = output_specs(recipe.model, outputs)
         valid = recipe.loss.valid(outputs, targets, weights)
         if valid is None:
             valid = ops.ones((), dtype=dtypes.bool_)

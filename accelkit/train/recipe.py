@@ -82,20 +82,20 @@ class Recipe:
         """Whether the parameter of this dotted name changes."""
         return self.trainable is None or bool(self.trainable(name))
 
-    def evaluate(self, outputs: Tensor, targets: Tensor) -> Tensor:
+    def evaluate(self, outputs: Any, targets: Tensor) -> Tensor:
         """The loss of each sample, checked to be one number each."""
-        return _one_per_sample("loss", self.loss(outputs, targets), outputs)
+        return _one_per_sample("loss", self.loss(outputs, targets), targets)
 
     def weigh(self, weights: Tensor, targets: Tensor) -> Tensor:
         """The samples' weights, by how many targets of each count."""
         counts = self.loss.counts(targets)
         return weights if counts is None else weights * ops.astype(counts, weights.dtype)
 
-    def measure(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def measure(self, outputs: Any, targets: Tensor) -> dict[str, Tensor]:
         """Every metric of each sample, by name, checked to be one number each."""
         return {
             metric.name: _one_per_sample(
-                f"metric {metric.name!r}", metric(outputs, targets), outputs
+                f"metric {metric.name!r}", metric(outputs, targets), targets
             )
             for metric in self.metrics
         }
@@ -161,13 +161,13 @@ class Recipe:
             )
 
 
-def _one_per_sample(what: str, values: Tensor, outputs: Tensor) -> Tensor:
+def _one_per_sample(what: str, values: Tensor, targets: Tensor) -> Tensor:
     """What a loss or metric returned; another shape would be broadcast against the weights."""
     require_instance(what, values, Tensor)
-    if values.shape != outputs.shape[:1]:
+    if values.shape != targets.shape[:1]:
         article = "A" if what == "loss" else "The"
         raise ShapeError(
-            f"{article} {what} must return one number per sample, ({outputs.shape[0]},), got "
+            f"{article} {what} must return one number per sample, ({targets.shape[0]},), got "
             f"{values.shape}."
         )
     return values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,67 @@ def test_a_key_as_an_argument_draws_anew_with_one_program(backend: str) -> None:
         host = ak.random.Stream(ak.random.key(0)).key("2")
     on_device = ak.random.Stream(keys[0]).key("2")
     assert on_device.tolist() == host.tolist() != keys[0].tolist()
+
+
+@dataclass(frozen=True)
+class Autoencoder(nn.Module):
+    """A variational autoencoder: reconstruction, mean and logarithm of the variance."""
+
+    def forward(self, scope: nn.Scope, x: ak.Tensor) -> dict[str, ak.Tensor]:
+        mean, logarithm = ak.split(scope.run("encoder", nn.Linear(4), x), 2, axis=-1)
+        scale = scope.parameter("scale", (), nn.ones)  # a number
+        noise = ak.random.normal(scope.key(), mean.shape) if scope.training else 0.0
+        latent = mean + ak.exp(logarithm * 0.5) * scale * noise
+        y = scope.run("decoder", nn.Linear(x.shape[-1]), latent)
+        return {"y": y, "mean": mean, "logarithm": logarithm}
+
+
+class Bound(losses.Loss):
+    def __call__(self, outputs: Any, targets: ak.Tensor) -> ak.Tensor:
+        mean, logarithm = outputs["mean"], outputs["logarithm"]
+        distance = ak.sum(ak.square(outputs["y"] - targets), axis=1)
+        return distance + ak.sum(ak.exp(logarithm) + mean * mean - logarithm - 1.0, axis=1) * 0.5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_model_with_several_outputs_trains(backend: str) -> None:
+    model = Autoencoder()
+    spec = model.specify(INPUTS.shape)
+    assert spec.output["mean"].shape == (4, 2)
+    assert "logarithm: float32[4,2]" in str(spec)
+    assert model.init(0, INPUTS.shape)["scale"].shape == ()
+    step = train.TrainStep(model, Bound(), optim.adam(0.05), device=backend)
+    state = step.init(0, INPUTS.shape)
+    found = []
+    for _ in range(20):
+        state, report = step(state, (INPUTS, INPUTS))
+        found.append(report["loss"])
+    assert found[-1] < found[0]
+    evaluation = train.EvalStep(model, Bound(), device=backend)
+    assert evaluation(state, (INPUTS, INPUTS))["loss"] < found[0]
+
+
+def test_losses_of_one_output_say_so() -> None:
+    step = train.TrainStep(Autoencoder(), losses.MeanSquaredError(), optim.sgd(0.1))
+    state = step.init(0, INPUTS.shape)
+    with pytest.raises(
+        OptionError, match=r"got dict\. MeanSquaredError is of one output: write a Los"
+    ):
+        step(state, (INPUTS, INPUTS))
+
+
+def test_a_module_returns_something() -> None:
+    with pytest.raises(
+        OptionError, match=r"Function\.forward must return a Tensor, .* got NoneType"
+    ):
+        nn.Function(lambda x: None).init(0, (1, 2))
+
+
+def test_an_initializer_draws_the_shape_that_was_asked_for() -> None:
+    with pytest.raises(
+        ShapeError, match=r"of 'bias' drew an array of shape \(2,\), expected \(3,\)"
+    ):
+        nn.Linear(3, bias_init=lambda key, shape: np.zeros(2)).init(0, (1, 2))
 
 
 def test_a_stream_of_a_key_takes_no_step() -> None:
