@@ -162,6 +162,17 @@ class Graph:
             last[value] = len(self.nodes)
         return last
 
+    def readers(self) -> dict[Value, list[Node]]:
+        """The nodes that read each value, in order; once for each operand that it is.
+
+        Values that no node reads are absent.
+        """
+        found: dict[Value, list[Node]] = {}
+        for node in self.nodes:
+            for value in node.inputs:
+                found.setdefault(value, []).append(node)
+        return found
+
     def counts(self) -> dict[str, int]:
         """Number of nodes per primitive name, most frequent first."""
         found: dict[str, int] = {}

@@ -6,7 +6,6 @@ Where it lies in the arena is decided by :mod:`accelkit.passes.arena`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -25,6 +24,7 @@ __all__ = [
 
 # Results that are their operand under another index: they need no memory.
 VIEWS = frozenset({"alias", "barrier", "reshape", "stop_gradient"})
+_NAMED = 5  # of the largest values, in messages
 # What a fused kernel does by index arithmetic.
 _MOVES = frozenset({"broadcast_to", "full", "iota", "pad", "reverse", "slice", "transpose"})
 
@@ -83,10 +83,7 @@ def positions(graph: Graph, *, fused: bool) -> dict[Node, int]:
     index = {node: i for i, node in enumerate(graph.nodes)}
     if not fused:
         return index
-    readers: dict[Value, list[Node]] = {}
-    for node in graph.nodes:
-        for value in node.inputs:
-            readers.setdefault(value, []).append(node)
+    readers = graph.readers()
     outputs = set(graph.outputs)
     for node in reversed(graph.nodes):
         value, *others = node.outputs
@@ -119,14 +116,14 @@ def updated_in_place(
     last = _last_reads(graph, index)
     outputs = set(graph.outputs)
     free = {graph.inputs[i] for i in donate} - outputs
-    readers = Counter(value for node in graph.nodes for value in node.inputs)
+    readers = graph.readers()
     found: dict[Value, Value] = {}
     reads: dict[int, list[Value]] = {}
     for position, node in enumerate(graph.nodes):
         reads.setdefault(index[node], []).extend(node.inputs)
         if node.primitive.name in VIEWS:  # of an updated tensor: it may be updated again
             pairs = zip(node.inputs, node.outputs, strict=False)
-            free.update(new for old, new in pairs if old in free and readers[old] == 1)
+            free.update(new for old, new in pairs if old in free and len(readers[old]) == 1)
         if node.phase != "update" or index[node] != position:
             continue
         for output in node.outputs:
@@ -181,23 +178,20 @@ def peak_bytes(graph: Graph, *, donate: Collection[int] = (), fused: bool = Fals
     return max(lives.profile(len(graph.nodes) + 1), default=0)
 
 
-def plan_values(
-    graph: Graph, *, donate: Collection[int] = (), fused: bool = False, largest: int = 5
-) -> MemoryPlan:
+def plan_values(graph: Graph, *, donate: Collection[int] = (), fused: bool = False) -> MemoryPlan:
     """Plan the arena of a graph's intermediates; values that are views share their source's.
 
     Args:
         graph: A prepared graph.
         donate: Positions of inputs whose memory updates take over; see :func:`updated_in_place`.
         fused: Whether chains of elementwise nodes become one kernel, without memory between.
-        largest: How many of the largest values to name.
     """
     lives = value_lives(graph, donate=donate, fused=fused)
     values = list(lives.blocks)
     plan = plan_memory([Interval(v.spec.memory_bytes, *lives.blocks[v]) for v in values])
     offsets = dict(zip(values, plan.offsets, strict=True))
     offsets.update({v: offsets[r] for v, r in lives.source.items() if r in offsets})
-    ranked = sorted(values, key=lambda v: -v.spec.memory_bytes)[:largest]
+    ranked = sorted(values, key=lambda v: -v.spec.memory_bytes)[:_NAMED]
     return MemoryPlan(
         offsets=offsets,
         arena_bytes=plan.peak_bytes,

@@ -29,12 +29,12 @@ _LARGE_BYTES = 1 << 20
 
 def merge_products(graph: Graph) -> Graph:
     """Replace sums of matrix products by one product, where its operands take less memory."""
-    users, outputs = _users(graph), set(graph.outputs)
+    readers, outputs = graph.readers(), set(graph.outputs)
     sums: dict[Value, list[Node]] = {}
     for node in graph.nodes:
         if node.primitive is not add:
             continue
-        terms = [[] if v in outputs else _terms(v, sums, users) for v in node.inputs]
+        terms = [[] if v in outputs else _terms(v, sums, readers) for v in node.inputs]
         if all(terms):
             joined = [product for part in terms for product in part]
             if all(p.parameters == joined[0].parameters for p in joined):
@@ -60,23 +60,15 @@ def merge_products(graph: Graph) -> Graph:
     return eliminate_dead_code(rewrite(graph, visit)) if merged else graph
 
 
-def _users(graph: Graph) -> dict[Value, list[Node]]:
-    users: dict[Value, list[Node]] = {}
-    for node in graph.nodes:
-        for value in node.inputs:
-            users.setdefault(value, []).append(node)
-    return users
-
-
 def _terms(
-    value: Value, sums: Mapping[Value, list[Node]], users: Mapping[Value, Sequence[Node]]
+    value: Value, sums: Mapping[Value, list[Node]], readers: Mapping[Value, Sequence[Node]]
 ) -> list[Node]:
     """The products of which a value is the sum; none if it is something else."""
-    if len(users.get(value, ())) != 1:
+    if len(readers.get(value, ())) != 1:
         return []
     node = value.node
     if node is not None and node.primitive is barrier and len(node.inputs) == 1:
-        return _terms(node.inputs[0], sums, users)
+        return _terms(node.inputs[0], sums, readers)
     if value in sums:
         return sums[value]
     return [node] if node is not None and node.primitive is matmul and value.spec.ndim == 2 else []
@@ -100,7 +92,7 @@ def update_by_products(graph: Graph) -> Graph:
 
     For the large matrices only, whose gradients matter.
     """
-    users = _users(graph)
+    readers = graph.readers()
     outputs = set(graph.outputs)
     chosen: dict[Node, Node] = {}
     for node in graph.nodes:
@@ -112,7 +104,7 @@ def update_by_products(graph: Graph) -> Graph:
             product is not None
             and product.primitive is matmul
             and gradient.spec.ndim == 2
-            and len(users[gradient]) == 1
+            and len(readers[gradient]) == 1
             and gradient not in outputs
             and gradient.spec.memory_bytes >= _LARGE_BYTES
         ):
@@ -139,15 +131,15 @@ def accumulate_in_momentum(graph: Graph) -> Graph:
 
     For classical momentum only: Nesterov's form needs the sum itself.
     """
-    users, outputs = _users(graph), set(graph.outputs)
+    readers, outputs = graph.readers(), set(graph.outputs)
     first: dict[Value, Node] = {}  # the first gradient of a sum: the update that takes the sum
     for node in graph.nodes:
         p = node.parameters
         if node.primitive is not sgd_update or not p["momentum"] or p["nesterov"]:
             continue
         _, total, v, _ = node.inputs
-        start = _first_term(total, users)
-        is_free = v.node is None and len(users[v]) == 1 and v not in outputs
+        start = _first_term(total, readers)
+        is_free = v.node is None and len(readers[v]) == 1 and v not in outputs
         if start is not None and is_free and total.spec.memory_bytes >= _LARGE_BYTES // 4:
             first[start] = node
     updates = set(first.values())
@@ -171,13 +163,13 @@ def accumulate_in_momentum(graph: Graph) -> Graph:
     return eliminate_dead_code(rewrite(graph, visit)) if first else graph
 
 
-def _first_term(total: Value, users: Mapping[Value, Sequence[Node]]) -> Value | None:
+def _first_term(total: Value, readers: Mapping[Value, Sequence[Node]]) -> Value | None:
     """The first gradient of a running sum whose partial sums are only added to; None if it is none.
 
     Partial sums are first operands.
     """
     terms = 1
-    while total.node is not None and len(users[total]) == 1:
+    while total.node is not None and len(readers[total]) == 1:
         node = total.node
         is_fence = node.primitive is barrier and len(node.inputs) == 1
         if node.phase != "update" or not (is_fence or node.primitive is add):

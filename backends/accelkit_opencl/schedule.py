@@ -101,11 +101,8 @@ class Schedule:
         self._open: list[Cluster] = []
         self._cluster_of: dict[Value, Cluster] = {}
         self._pending: list[tuple[int, Cluster]] = []
-        self._consumers: dict[Value, list[Node]] = {}
+        self._consumers = graph.readers()
         self._position = {node: i for i, node in enumerate(graph.nodes)}
-        for node in graph.nodes:
-            for value in node.inputs:
-                self._consumers.setdefault(value, []).append(node)
         self._wanted = set(graph.outputs)
         self._slots: list[Cluster | Step] = []
         for node in graph.nodes:
