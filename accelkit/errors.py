@@ -34,7 +34,7 @@ against the built-in keeps working. A framework's own exception is always kept a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 __all__ = [
     "AccelkitError",
@@ -65,6 +65,9 @@ __all__ = [
 ]
 
 
+_NAMED = 5
+
+
 class AccelkitError(Exception):
     """Base class of every error that accelkit raises on purpose."""
 
@@ -87,6 +90,12 @@ def nearest(given: str, known: Iterable[str]) -> str:
 
     near = difflib.get_close_matches(given, list(known), n=3, cutoff=0.5)
     return f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of these names, and how many more there are."""
+    rest = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + rest
 
 
 class BackendUnavailableError(AccelkitError, ImportError):

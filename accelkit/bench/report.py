@@ -167,14 +167,14 @@ def print_header(console: Console, environment: Mapping[str, Any], settings: Set
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def new_table(title: str | None, columns: Sequence[str], *, left: int = 1) -> Table:
-    """A table whose first columns are text and whose others are figures."""
+def new_table(title: str | None, columns: Sequence[str]) -> Table:
+    """A table whose first column is text and whose others are figures."""
     from rich import box
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for position, column in enumerate(columns):
-        is_text = position < left
+        is_text = position == 0
         table.add_column(column, justify="left" if is_text else "right", no_wrap=is_text)
     return table
 

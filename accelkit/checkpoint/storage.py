@@ -27,6 +27,7 @@ from accelkit.errors import (
     CheckpointError,
     CorruptCheckpointError,
     IncompatibleCheckpointError,
+    some,
 )
 
 __all__ = [
@@ -257,7 +258,7 @@ def check_compatible(
         "extra in it": sorted(given.keys() - expected.keys()),
         "of another shape or dtype": differing,
     }
-    found = [f"{len(names)} {kind}: {_some(names)}" for kind, names in problems.items() if names]
+    found = [f"{len(names)} {kind}: {some(names)}" for kind, names in problems.items() if names]
     if found:
         raise IncompatibleCheckpointError(
             f"{what} belongs to another model or optimizer: {'; '.join(found)}. Build the model "
@@ -267,11 +268,6 @@ def check_compatible(
 
 def _signature(array: _HasShapeAndDType) -> tuple[tuple[int, ...], str]:
     return tuple(array.shape), str(array.dtype)
-
-
-def _some(names: list[str], limit: int = 8) -> str:
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest
 
 
 def list_checkpoints(directory: str | os.PathLike[str]) -> list[Path]:

@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 
 from accelkit.data.records import Record, StringTable, check_index
-from accelkit.errors import CorruptDataError, DataError
+from accelkit.errors import CorruptDataError, DataError, some
 
 __all__ = ["IMAGE_SUFFIXES", "ImageFolder"]
 
@@ -59,7 +59,7 @@ class ImageFolder:
             )
         if unknown := sorted(set(folders) - set(self.classes)):
             raise DataError(
-                f"{self.root} holds the classes {_some(unknown)}, which are not among the "
+                f"{self.root} holds the classes {some(unknown)}, which are not among the "
                 f"{len(self.classes)} expected ones."
             )
         paths: list[str] = []
@@ -75,7 +75,7 @@ class ImageFolder:
         if empty and not allow_empty:
             raise DataError(
                 f"{len(empty)} of {len(self.classes)} classes in {self.root} have no image: "
-                f"{_some(empty)}. Images end in {', '.join(sorted(self._suffixes))}. Add some, "
+                f"{some(empty)}. Images end in {', '.join(sorted(self._suffixes))}. Add some, "
                 "remove the folders, or open them by ImageFolder(..., allow_empty=True)."
             )
         if self.ignored:
@@ -114,8 +114,3 @@ def _entries(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError as error:
         raise DataError(f"The folder {folder} cannot be read: {error.strerror}.") from error
-
-
-def _some(names: list[str], limit: int = 5) -> str:
-    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + rest

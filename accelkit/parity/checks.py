@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 _ORACLE = Device("numpy")
+_MOST_ATTEMPTS = 24  # at a simpler case than the one that fails
 
 
 class Mismatch(NamedTuple):
@@ -323,9 +324,9 @@ def explain(problems: Sequence[Mismatch], check: Check, device: Device) -> Parit
     )
 
 
-def _minimised(case: Case, check: Check, device: Device, attempts: int = 24) -> Case:
+def _minimised(case: Case, check: Check, device: Device) -> Case:
     """Lower choices one by one as long as the case still fails alone."""
-    best = case
+    best, attempts = case, _MOST_ATTEMPTS
     for position in range(len(case.choices)):
         if attempts == 0:
             break

@@ -55,7 +55,7 @@ def defined_graph(case: Case) -> Graph:
     return definition_graph(PRIMITIVES[case.primitive], case.specs, case.parameters)
 
 
-def join(graphs: Sequence[Graph], name: str = "cases") -> Graph:
+def join(graphs: Sequence[Graph]) -> Graph:
     """One graph that holds all of them, with their inputs and outputs in order."""
     builder = GraphBuilder()
     inputs: list[Value] = []
@@ -64,7 +64,7 @@ def join(graphs: Sequence[Graph], name: str = "cases") -> Graph:
         own = [Value(v.spec, None, len(inputs) + i) for i, v in enumerate(graph.inputs)]
         inputs += own
         outputs += builder.inline(graph, own)
-    return Graph(inputs, builder.nodes, outputs, name=name)
+    return Graph(inputs, builder.nodes, outputs, name="cases")
 
 
 def wide(graph: Graph) -> Graph:

@@ -99,13 +99,13 @@ class Source:
             self._generator = np.random.default_rng(self.below(1 << 32))
         return self._generator
 
-    def rounded(self, values: Any, dtype: DType | None = None) -> np.ndarray:
+    def rounded(self, values: Any) -> np.ndarray:
         """Values in the case's dtype, with subnormals (outside the contract) made zero."""
-        numpy_dtype = (dtype or self.dtype).numpy
+        dtype = self.dtype.numpy
         with np.errstate(over="ignore"):
-            array = np.asarray(values).astype(numpy_dtype)
-        if (dtype or self.dtype).is_floating:
-            small = np.abs(array.astype(np.float64)) < smallest_normal(numpy_dtype)
+            array = np.asarray(values).astype(dtype)
+        if self.dtype.is_floating:
+            small = np.abs(array.astype(np.float64)) < smallest_normal(dtype)
             array = np.where(small & (array != 0), array.dtype.type(0), array)
         return array
 

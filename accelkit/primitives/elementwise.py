@@ -105,7 +105,6 @@ def _binary(
     *,
     kinds: str = "iuf",
     result: DType | None = None,
-    definition: Callable[..., Any] | None = None,
 ) -> Primitive[Tensor]:
     def infer(a: TensorSpec, b: TensorSpec) -> TensorSpec:
         if a.dtype.kind not in kinds or a.dtype is not b.dtype:
@@ -121,7 +120,7 @@ def _binary(
         da, db = vjp(g, y, a, b)
         return unbroadcast(da, a.shape), unbroadcast(db, b.shape)
 
-    return primitive(name, infer, vjp=rule, doc=doc, elementwise=True, definition=definition)
+    return primitive(name, infer, vjp=rule, doc=doc, elementwise=True)
 
 
 # --- arithmetic ---------------------------------------------------------------------------
