@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from accelkit.bench.processes import thread_environment
 from benchmarks.program import PROGRAMS
 
 __all__ = ["ProgramError", "ProgramProcess", "environment"]
@@ -26,20 +28,11 @@ def environment(threads: int) -> dict[str, str]:
     when they come back; a training loop frees and allocates the same gigabyte at each step.
     Keeping the memory helps every framework that allocates per step, so all get it.
     """
-    count = str(threads)
     return {
-        "OMP_NUM_THREADS": count,
-        "MKL_NUM_THREADS": count,
-        "OPENBLAS_NUM_THREADS": count,
-        "NPROC": count,  # the size of XLA's thread pool on CPUs
-        "TF_NUM_INTRAOP_THREADS": count,
-        "TF_NUM_INTEROP_THREADS": count,
-        "POCL_MAX_PTHREAD_COUNT": count,
-        "POCL_CPU_MAX_CU_COUNT": count,
-        "CPU_COUNT": count,  # tinygrad
+        **thread_environment(threads),
+        "CPU_COUNT": str(threads),  # tinygrad
         "MALLOC_MMAP_MAX_": "0",
         "MALLOC_TRIM_THRESHOLD_": str(1 << 40),
-        "TF_CPP_MIN_LOG_LEVEL": "2",
     }
 
 
@@ -67,11 +60,9 @@ class ProgramProcess:
         """
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it died; the missing reply tells the story
             self._process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it died; the missing reply tells the story
         line = self._process.stdout.readline()
         if not line:
             code = self._process.wait()
@@ -87,7 +78,8 @@ class ProgramProcess:
         """End the process."""
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            pipe.close()
+            with contextlib.suppress(BrokenPipeError):  # it died before it read all
+                pipe.close()
         try:
             self._process.wait(timeout=20)
         except subprocess.TimeoutExpired:
@@ -95,6 +87,6 @@ class ProgramProcess:
             self._process.wait()
         self._errors.close()
 
-    def _last_words(self, lines: int = 15) -> str:
+    def _last_words(self) -> str:
         self._errors.seek(0)
-        return "".join(self._errors.readlines()[-lines:])
+        return "".join(self._errors.readlines()[-15:])
