@@ -11,8 +11,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from accelkit.dtypes import DType
+from accelkit.graph import Node
 from accelkit_opencl.kernels.powers import constant_power
 from accelkit_opencl.kernels.source import ctype
+from accelkit_opencl.signs import sign
 
 __all__ = ["EXPRESSIONS", "elementwise_expression", "literal"]
 
@@ -184,24 +186,24 @@ EXPRESSIONS: dict[str, Rule] = {
 
 
 def elementwise_expression(
-    name: str,
-    operand_dtypes: Sequence[DType],
-    result: DType,
-    operands: Sequence[str],
-    constants: Sequence[bool | int | float | None] = (),
+    node: Node, operands: Sequence[str], constants: Sequence[bool | int | float | None]
 ) -> str:
-    """The expression of one elementwise primitive on named operands.
+    """The expression of one elementwise node on named operands.
 
     ``constants`` are the numbers that operands are known to be, None for others.
     """
+    name, dtype = node.primitive.name, node.inputs[0].spec.dtype
+    result = node.outputs[0].spec.dtype
     if name == "select":
         condition, a, b = operands
         return f"({condition} ? {a} : {b})"
     if name == "cast":
-        return _cast(operand_dtypes[0], result, operands[0])
-    if name == "power" and constants and constants[1] is not None:
+        return _cast(dtype, result, operands[0])
+    if name == "power" and constants[1] is not None:
         return constant_power(operands[0], float(constants[1]), operands[1], _suffix(result))
-    return EXPRESSIONS[name](operand_dtypes[0], *operands)
+    if name == "exp" and sign(node.inputs[0]) in (-1, 0):
+        return _own("exp_nonpositive")(dtype, *operands)
+    return EXPRESSIONS[name](dtype, *operands)
 
 
 def _cast(source: DType, target: DType, x: str) -> str:

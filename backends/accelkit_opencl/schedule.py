@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from accelkit.dtypes import DType
 from accelkit.graph import Graph, Node, TensorSpec, Value
 from accelkit_opencl.bodies import ReadTable, draws_in_long_runs
 from accelkit_opencl.expressions import elementwise_expression
@@ -391,12 +390,11 @@ class Schedule:
                     operands.append(read.variable(view))
             out = node.outputs[0]
             name = self._names[out] = f"v{len(self._names)}"
-            dtypes: list[DType] = [v.spec.dtype for v in node.inputs]
             constants = [view.constant for view in cluster.operands[node]]
-            expression = elementwise_expression(
-                node.primitive.name, dtypes, out.spec.dtype, operands, constants
+            expression = elementwise_expression(node, operands, constants)
+            statements.append(
+                Statement(name, out.spec.dtype, expression, node.primitive.name, tuple(operands))
             )
-            statements.append(Statement(name, out.spec.dtype, expression))
         arguments = list(read.arguments())
         values = dict(read.values)
         stores = []

@@ -33,6 +33,7 @@ _CONSTANTS: Final[dict[str, tuple[str, str]]] = {
     "SIGN_EXPONENT": ("0xff800000U", "0xfff0000000000000UL"),
     "UPPER_HALF": ("0xfffff000U", "0xfffffffff8000000UL"),  # of a significand
     "SHIFT": ("12582912.0", "6755399441055744.0"),  # x + SHIFT has the nearest integer last
+    "SHIFT_BIAS": ("12583039.0", "6755399441056767.0"),  # the same, with the bias on it
     "INTEGER": ("0x4b000000U", "0x4330000000000000UL"),  # bits of ...
     "INTEGER_BIAS": ("8388735.0", "4503599627371519.0"),  # ... this minus the bias
     "TINY": ("1.17549435e-38", "2.2250738585072014e-308"),
@@ -46,6 +47,7 @@ _CONSTANTS: Final[dict[str, tuple[str, str]]] = {
     "LOG2E_LOW": ("3.122284e-4", "3.122283889634074e-4"),
     "EXP_MOST": ("88.72283172607422", "709.782712893384"),
     "EXP_LEAST": ("-87.33654022216797", "-708.3964185322641"),
+    "EXP_ZERO": ("-88.0", "-709.0"),  # the nearest multiple of log(2) is -bias times it
     "EXPM1_LEAST": ("-18.0", "-38.0"),
     "SINH_MOST": ("89.41598510742188", "710.4758600739439"),
     "TANH_MOST": ("10.0", "20.0"),
@@ -85,6 +87,16 @@ _TEMPLATES: Final[dict[str, str]] = {
     "exp": """static inline T ak_exp(T x) {
   const T y = ak_exp_core(x);
   return !(x <= $EXP_MOST) ? x + INFINITY : (x < $EXP_LEAST ? 0.0 : y);
+}
+""",
+    # For arguments that are at most 0, or NaN: it needs no comparison, only a bound from below, at
+    # which the factor's exponent bits are all zero.
+    "exp_nonpositive": """static inline T ak_exp_nonpositive(T x) {
+  const T c = x < $EXP_ZERO ? $EXP_ZERO : x;
+  const T t = c * $LOG2E + $SHIFT_BIAS;
+  const T n = t - $SHIFT_BIAS;
+  const T r = (c - n * $LN2_HIGH) - n * $LN2_LOW;
+  return (($EXP(r) * r + 1.0) * r + 1.0) * as_T(as_U(t) << $MANTISSA);
 }
 """,
     # (e^c - 1) / 2: so scaled, nothing overflows before the result does.

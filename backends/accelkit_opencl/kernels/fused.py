@@ -59,11 +59,13 @@ class Read:
 
 @dataclass(frozen=True)
 class Statement:
-    """A variable computed from others."""
+    """A variable computed from others: by which primitive, and how that is written."""
 
     name: str
     dtype: DType
     expression: str
+    primitive: str
+    operands: tuple[str, ...]
 
 
 @dataclass(frozen=True)

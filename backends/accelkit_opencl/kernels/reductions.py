@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 from accelkit.dtypes import DType
 from accelkit_opencl.expressions import literal
@@ -47,12 +48,26 @@ _STRIP = 1024  # columns of one work-item: long runs of memory, sums in the firs
 
 @dataclass(frozen=True)
 class Reduction:
-    """How elements are combined: ``name`` is the primitive's, ``variable`` what is reduced."""
+    """How elements are combined.
+
+    Attributes:
+        name: The primitive's.
+        variable: What is reduced.
+        dtype: Of the elements and of the result.
+        axes: Of the operand, over which it is reduced.
+        heeds_nan: Whether an extremum is NaN if an element is; otherwise it may pass it over.
+    """
 
     name: str
     variable: str
     dtype: DType
     axes: tuple[int, ...]
+    heeds_nan: bool = True
+
+    @property
+    def is_float_extremum(self) -> bool:
+        """Whether NaN needs care."""
+        return self.name in ("reduce_max", "reduce_min") and self.dtype.kind == "f"
 
     def initial(self) -> str:
         """The neutral element."""
@@ -80,7 +95,7 @@ class Reduction:
         if self.name == "reduce_all":
             return f"({name})({a} & {b})"
         operator = ">" if self.name == "reduce_max" else "<"
-        if self.dtype.kind == "f":
+        if self.dtype.kind == "f" and self.heeds_nan:
             return f"((({b} {operator} {a}) | ({b} != {b})) ? {b} : {a})"
         return f"({b} {operator} {a} ? {b} : {a})"
 
@@ -104,10 +119,10 @@ def reduction_kernels(
     if chunks == 1:
         return [first], 0
     outputs = math.prod(n for n, r in zip(space.extents, space.reduced, strict=True) if not r)
-    partial = View(None, (chunks, outputs), reduction.dtype, (outputs, 1))
+    scratch = View(None, (chunks, outputs), reduction.dtype, (outputs, 1))
     again = Body(
         (chunks, outputs),
-        (Read("x", partial, "partials"),),
+        (Read("x", scratch, "partials"),),
         (),
         (),
         (("partials", reduction.dtype),),
@@ -273,6 +288,38 @@ def accumulate(
             added to what ``total`` holds then, which must be the neutral element.
         beside: Code for each so many elements, from ``k0`` on.
     """
+    loops = partial(
+        _blocks, lines=lines, bounds=bounds, lanes=lanes, index=index, strided=strided, most=most
+    )
+    if lanes < LANES or not all(reduction.is_float_extremum for reduction in reductions):
+        return loops(reductions, beside=beside)
+    # A comparison that finds NaN costs as much as three that pass it over. A sum is NaN if a term
+    # is; it may be so without, of two infinities, and then the loops run again for nothing.
+    doubts = [replace(r, name="reduce_sum") for r in reductions]
+    names = [partial_name("total", len(reductions) + i) for i in range(len(doubts))]
+    quick = [*(replace(r, heeds_nan=False) for r in reductions), *doubts]
+    cleared = "".join(clear(r, name, lanes) for r, name in zip(doubts, names, strict=True))
+    folded = "\n".join(fold(r, lanes, name) for r, name in zip(doubts, names, strict=True))
+    unsure = " || ".join(f"{name}[0] != {name}[0]" for name in names)
+    again = "".join(_reset(r, partial_name("total", i), lanes) for i, r in enumerate(reductions))
+    return f"""{cleared}{loops(quick, beside=beside)}{folded}
+  if ({unsure}) {{
+{again}{loops(reductions, beside="")}  }}
+"""
+
+
+def _blocks(
+    reductions: Sequence[Reduction],
+    *,
+    lines: Sequence[str],
+    bounds: tuple[str, str],
+    lanes: int,
+    index: str,
+    strided: bool,
+    most: int,
+    beside: str,
+) -> str:
+    """The loops of :func:`accumulate`: blocks of a sum are added up apart."""
     start, end = bounds
     step = _BLOCK * lanes
     hint = vector_hint(lines, lanes) if lanes >= LANES and not strided else ""
@@ -325,8 +372,12 @@ def _lane_loops(
 
 def clear(reduction: Reduction, name: str, lanes: int) -> str:
     """Declare an array of partial results, all neutral."""
-    return f"""  {ctype(reduction.dtype.name)} {name}[{lanes}];
-{_side_by_side(reduction, lanes)}  for (int e = 0; e < {lanes}; e++)
+    declared = f"  {ctype(reduction.dtype.name)} {name}[{lanes}];\n"
+    return declared + _reset(reduction, name, lanes)
+
+
+def _reset(reduction: Reduction, name: str, lanes: int) -> str:
+    return f"""{_side_by_side(reduction, lanes)}  for (int e = 0; e < {lanes}; e++)
     {name}[e] = {reduction.initial()};
 """
 

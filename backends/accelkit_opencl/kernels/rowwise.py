@@ -4,8 +4,8 @@ A softmax, a layer norm or a cross-entropy reads its rows several times: for the
 sum, for the result. One work-item takes a row through all *stages* while it lies in the cache, so
 that memory sees it once. Values of a whole row that only later stages want stay in a scratch row
 of the work-item. Reductions that do not need each other share a loop, with the stage that computes
-what they reduce. The loop with most to compute asks for the next row meanwhile, a little at a time:
-memory answers only so many requests together.
+what they reduce. The loop with most to compute asks for a row to come meanwhile, a little at a
+time: memory answers only so many requests together, and not at once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ __all__ = ["rowwise_kernel"]
 _ITEM_ELEMENTS = 16384  # of one work-item at least: long beside the cost of starting it
 _ITEMS = 16  # per compute unit at most
 _LINE_BYTES = 64  # of a cache
-_NEXT_ROW = "/* ask for the next row */\n"  # stands for that until all arguments are known
+_AHEAD_BYTES = 8192  # from a row that is computed to one that memory is asked for, at least
+_ROW_TO_COME = "/* ask for a row to come */\n"  # stands for that until all arguments are known
 _OWN = re.compile(r"\b([vx]\d+)\b")  # a variable of a body
 
 
@@ -113,7 +114,7 @@ void KERNEL({", ".join(parts)}) {{
         return source, tuple(self._arguments), self._row_bytes * size[0]
 
     def _fetches(self, columns: tuple[str, str]) -> str:
-        """Ask for the next row while this one is computed: processors look ahead within a page."""
+        """Ask for a row to come while this one is computed: processors look ahead within a page."""
         dense = {
             stage.values[read.argument]: None
             for stage in self._stages
@@ -121,13 +122,17 @@ void KERNEL({", ".join(parts)}) {{
             if read.argument is not None and read.view.draw is None
             if stage.steps[read.name] == (self._columns, 1)
         }
-        return "".join(
-            f"    for ({self._index} k = {columns[0]}; k < {columns[1]}; k += "
-            f"{_LINE_BYTES // value.spec.dtype.itemsize}) "
-            f"FETCH({self._arguments[value]} + (row + 1) * {self._columns} + k);\n"
-            for value in dense
-            if value in self._arguments and value not in self._written
-        )
+        code = ""
+        for value in dense:
+            if value in self._arguments and value not in self._written:
+                itemsize = value.spec.dtype.itemsize
+                rows = ceil_div(_AHEAD_BYTES, self._columns * itemsize)
+                code += (
+                    f"    for ({self._index} k = {columns[0]}; k < {columns[1]}; "
+                    f"k += {_LINE_BYTES // itemsize}) "
+                    f"FETCH({self._arguments[value]} + (row + {rows}) * {self._columns} + k);\n"
+                )
+        return code
 
     def _argument(self, value: Value) -> str:
         return self._arguments.setdefault(value, f"a{len(self._arguments)}")
@@ -144,15 +149,15 @@ void KERNEL({", ".join(parts)}) {{
         code, done = "", 0
         for group in groups:
             done += len(group)
-            self._ahead = _NEXT_ROW if group is longest else ""
+            self._ahead = _ROW_TO_COME if group is longest else ""
             code += (
                 self._joined(group, self._stages[done:])
                 if len(group) > 1
                 else self._stage(group[0])
             )
         lanes = lane_count(self._columns)
-        if _NEXT_ROW in code:
-            return code.replace(_NEXT_ROW, self._fetches(("k0", f"k0 + {lanes}")))
+        if _ROW_TO_COME in code:
+            return code.replace(_ROW_TO_COME, self._fetches(("k0", f"k0 + {lanes}")))
         return self._fetches(("0", str(self._columns))) + code
 
     def _busyness(self, group: Sequence[Stage]) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,10 +9,7 @@ from accelkit.graph import Value
 from accelkit_opencl.kernels.fused import Body, Read
 from accelkit_opencl.kernels.reductions import Reduction
 
-__all__ = ["Stage", "is_strided", "one_column", "operands", "spreads"]
-
-_EQUAL = re.compile(r"\((x\d+) == (x\d+)\)")
-_CHOICE = re.compile(r"\((v\d+) \? \w+ : (x\d+)\)")
+__all__ = ["Stage", "is_strided", "label_tests", "one_column", "operands", "spreads"]
 
 
 @dataclass(frozen=True)
@@ -47,28 +43,48 @@ def is_strided(stage: Stage) -> bool:
     return any(column not in (0, 1) for _, column in stage.steps.values())
 
 
+def label_tests(stage: Stage) -> dict[str, Read]:
+    """The comparisons of a row's label with the number of the column, each with its label."""
+    reads = {read.name: read for read in stage.body.reads}
+    found = {}
+    for statement in stage.body.statements:
+        if statement.primitive != "equal" or not reads.keys() >= set(statement.operands):
+            continue
+        a, b = (reads[operand] for operand in statement.operands)
+        for label, number in ((a, b), (b, a)):
+            if _is_label(stage, label) and _is_number(stage, number):
+                found[statement.name] = label
+    return found
+
+
+def _is_label(stage: Stage, read: Read) -> bool:
+    """Whether it is an integer of the row."""
+    in_row = read.argument is not None and stage.steps[read.name][1] == 0
+    return in_row and read.view.dtype.kind in "iu"
+
+
+def _is_number(stage: Stage, read: Read) -> bool:
+    """Whether it is the number of the column."""
+    counts = read.argument is None and read.view.constant is None
+    return counts and stage.steps[read.name] == (0, 1) and read.view.offset == 0
+
+
 def one_column(stage: Stage) -> Read | None:
     """The number of the only column whose term is not zero, as in the loss of a label.
 
     Such sums are of ``label == column ? term : 0``, which is what a graph says for want of a
     primitive that reads one element of each row.
     """
-    reduction, reads = stage.reduction, {read.name: read for read in stage.body.reads}
+    reduction = stage.reduction
     if reduction is None or reduction.name != "reduce_sum" or reduction.dtype.kind != "f":
         return None
-    code = {s.name: s.expression for s in stage.body.statements}
-    choice = _CHOICE.fullmatch(code.get(reduction.variable, ""))
-    if choice is None or reads[choice[2]].view.constant != 0:
+    made = {statement.name: statement for statement in stage.body.statements}
+    term = made.get(reduction.variable)
+    if term is None or term.primitive != "select":
         return None
-    equal = _EQUAL.fullmatch(code.get(choice[1], ""))
-    for label, column in (equal.groups(), equal.groups()[::-1]) if equal else ():
-        number = reads[column]
-        is_column = number.argument is None and number.view.constant is None
-        if is_column and stage.steps[column] == (0, 1) and number.view.offset == 0:
-            found = reads[label]
-            is_label = found.argument is not None and stage.steps[label][1] == 0
-            return found if is_label and found.view.dtype.kind in "iu" else None
-    return None
+    zeros = {read.name for read in stage.body.reads if read.view.constant == 0}
+    condition, _, other = term.operands
+    return label_tests(stage).get(condition) if other in zeros else None
 
 
 def operands(stage: Stage) -> set[Value]:

@@ -189,7 +189,7 @@ def test_special_values(name: str, results: Results) -> None:
 def test_every_function_of_one_argument_is_tested() -> None:
     kernels = {"arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "arctan": "atan",
                "arcsin": "asin", "arccos": "acos"}  # fmt: skip
-    parts = ("core", "half", "quarter", "quadrant", "near", "ratio", "error")
+    parts = ("core", "half", "quarter", "quadrant", "near", "nonpositive", "ratio", "error")
     whole = {n[:-2] for n in FUNCTIONS if not n[:-2].endswith(parts)}
     binary = {"power", "power_small", "arctan2", "remainder", "floor_divide"}
     assert {kernels.get(name, name) for name in whole - binary} <= set(FUNCTIONS_TESTED)
@@ -306,6 +306,25 @@ def test_exp_overflows_and_vanishes(runtime: Runtime, dtype: type) -> None:
     found = on_device(runtime, ak.exp, np.array([top, *over, *under], dtype))
     assert np.isfinite(found[0])
     np.testing.assert_array_equal(found[1:], [np.inf] * 3 + [0.0] * 2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_exponentials_of_what_is_not_positive(runtime: Runtime, dtype: type) -> None:
+    """The form without comparisons has the other one's bits, and keeps NaN whatever its bits."""
+    rng = np.random.default_rng(9)
+    info, word = np.finfo(dtype), {4: np.uint32, 8: np.uint64}[dtype().itemsize]
+    least = float(mpmath.log(mpmath.mpf(float(info.tiny))))
+    kept = np.concatenate([rng.uniform(least + 1e-3, 0, COUNT), [0.0, -0.0, -info.tiny]])
+    gone = [least - 1.0, 2 * least, -1e30, info.min, -np.inf]  # far below the smallest number
+    quiet = np.array(np.nan, dtype).view(word)
+    payload = np.array([quiet + 1, quiet + 511, quiet | word(1 << (8 * quiet.itemsize - 1))], word)
+    x = np.concatenate([kept.astype(dtype), np.array(gone, dtype), payload.view(dtype)])
+    device = str(runtime.device)
+    functions = ak.jit(lambda x: (ak.exp(x), ak.exp(ak.minimum(x, 0.0))))
+    wanted, found = (tensor.numpy() for tensor in functions(ak.asarray(x, device=device)))
+    np.testing.assert_array_equal(found[: kept.size], wanted[: kept.size])
+    np.testing.assert_array_equal(found[kept.size : -payload.size], [0.0] * len(gone))
+    assert np.isnan(found[-payload.size :]).all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -116,7 +116,7 @@ def doubling() -> KernelSource:
     body = Body(
         (3,),
         (Read("x", view, "p"),),
-        (Statement("y", dtypes.float32, "x + x"),),
+        (Statement("y", dtypes.float32, "x + x", "add", ("x", "x")),),
         (("y", "q"),),
         (("p", dtypes.float32), ("q", dtypes.float32)),
     )
