@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from accelkit import registry
 from accelkit.bench.processes import available_threads
@@ -16,7 +16,16 @@ from accelkit.bench.settings import MODES, Settings
 from accelkit.errors import OptionError, UnknownNameError
 from accelkit.train.precision import POLICIES
 
-__all__ = ["Options", "Target", "parse", "require_writable", "targets"]
+__all__ = [
+    "WORKLOAD",
+    "Options",
+    "Target",
+    "add_workload",
+    "parse",
+    "require_writable",
+    "targets",
+    "workload",
+]
 
 DEFAULT_STEPS: Final = 10
 DEFAULT_TIME_LIMIT_S: Final = 20.0
@@ -105,37 +114,49 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_what(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what to measure")
-    group.add_argument(
-        "--backend", metavar="NAMES", help="a backend, several with commas, or 'all' (default)"
-    )
-    group.add_argument(
-        "--device",
-        metavar="NAMES",
-        help="devices such as torch:cuda:0, with commas; or a kind such as cpu or cuda:1, which "
-        "applies to each backend (default: each backend's preferred device)",
-    )
-    group.add_argument("--model", default="alexnet", help="see --list (default: alexnet)")
-    group.add_argument("--variant", help="a variant of the model (default: its first)")
-    group.add_argument("--batch-size", type=int, default=8, metavar="N", help="default: 8")
-    group.add_argument(
-        "--image-size", type=int, metavar="PIXELS", help="height and width (default: the model's)"
-    )
-    group.add_argument(
-        "--width", type=float, metavar="SCALE", help="scale of the channel counts (default: 1)"
-    )
+    add_workload(group, batch_size=8, precisions=POLICIES)
     group.add_argument(
         "--mode",
         default="train",
         metavar="MODE",
         help=f"{' or '.join(MODES)} (default: train: forward, backward and update)",
     )
-    group.add_argument(
-        "--precision",
-        default="float32",
-        metavar="NAME",
-        help=f"{', '.join(POLICIES)} (default: float32)",
+
+
+def add_workload(
+    group: argparse._ActionsContainer, *, batch_size: int, precisions: Iterable[str]
+) -> None:
+    """The options of which :func:`targets` and :func:`workload` take the values.
+
+    Args:
+        group: Gets the options.
+        batch_size: The default one.
+        precisions: Names of those that the command knows.
+    """
+    add = group.add_argument
+    add("--backend", metavar="NAMES", help="a backend, several with commas, or 'all' (default)")
+    add(
+        "--device",
+        metavar="NAMES",
+        help="devices such as torch:cuda:0, with commas; or a kind such as cpu or cuda:1, which "
+        "applies to each backend (default: each backend's preferred device)",
     )
-    group.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    add("--model", default="alexnet", help="name of a model (default: alexnet)")
+    add("--variant", help="a variant of the model (default: its first)")
+    add("--batch-size", type=int, default=batch_size, metavar="N", help=f"default: {batch_size}")
+    add("--image-size", type=int, metavar="PIXELS", help="height and width (default: the model's)")
+    add("--width", type=float, metavar="SCALE", help="scale of the channel counts (default: 1)")
+    known = f"{', '.join(precisions)} (default: float32)"
+    add("--precision", default="float32", metavar="NAME", help=known)
+    add("--seed", type=int, default=0, metavar="N", help="default: 0")
+
+
+WORKLOAD: Final = ("model", "variant", "batch_size", "image_size", "width", "precision", "seed")
+
+
+def workload(given: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of :class:`Settings` that :func:`add_workload` read."""
+    return {name: getattr(given, name) for name in WORKLOAD}
 
 
 def _add_how_often(parser: argparse.ArgumentParser) -> None:
@@ -207,17 +228,11 @@ def parse(arguments: Sequence[str]) -> Options:
     chosen = targets(given.backend, given.device, registry.backend_names())
     settings = Settings(
         device=chosen[0].device,
-        model=given.model,
-        variant=given.variant,
-        batch_size=given.batch_size,
-        image_size=given.image_size,
-        width=given.width,
         steps=DEFAULT_STEPS if given.steps is None else given.steps,
         warmup=given.warmup,
         mode=given.mode,
-        precision=given.precision,
-        seed=given.seed,
         time_limit_s=DEFAULT_TIME_LIMIT_S if given.steps is None else None,
+        **workload(given),
     )
     if not given.list:
         settings.check()

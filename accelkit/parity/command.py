@@ -14,7 +14,15 @@ from typing import Any, Final
 
 from accelkit import registry
 from accelkit.bench.environment import describe
-from accelkit.bench.options import Target, require_writable, targets, wants_traceback
+from accelkit.bench.options import (
+    WORKLOAD,
+    Target,
+    add_workload,
+    require_writable,
+    targets,
+    wants_traceback,
+    workload,
+)
 from accelkit.bench.processes import available_threads
 from accelkit.bench.settings import Settings
 from accelkit.device import device as find_device
@@ -63,22 +71,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    add_workload(parser, batch_size=4, precisions=TRAINING_BOUNDS)
     add = parser.add_argument
-    add("--backend", metavar="NAMES", help="a backend, several with commas, or 'all' (default)")
-    add("--device", metavar="NAMES", help="devices instead, as 'opencl:accelerator,torch:cuda:0'")
-    add("--model", default="alexnet", help="name of a model (default: alexnet)")
-    add("--variant", help="a variant of the model (default: its first)")
-    add("--batch-size", type=int, default=4, metavar="N", help="default: 4")
-    add("--image-size", type=int, metavar="PIXELS", help="default: the model's")
-    add("--width", type=float, metavar="SCALE", help="scale of the channel counts (default: 1)")
     add("--steps", type=int, default=10, metavar="N", help="default: 10")
-    add(
-        "--precision",
-        default="float32",
-        metavar="NAME",
-        help=f"{' or '.join(TRAINING_BOUNDS)} (default: float32)",
-    )
-    add("--seed", type=int, default=0, metavar="N", help="default: 0")
     add("--json", type=Path, metavar="PATH", help="write everything measured")
     add("--isolate", action="store_true", help="run each backend in a process of its own")
     add("--traceback", action="store_true", help="show tracebacks of errors")
@@ -95,18 +90,7 @@ def parse(arguments: Sequence[str]) -> Options:
     if given.precision not in TRAINING_BOUNDS:
         raise UnknownNameError.of("precision", given.precision, TRAINING_BOUNDS)
     chosen = targets(given.backend, given.device, registry.backend_names())
-    settings = Settings(
-        device=chosen[0].device,
-        model=given.model,
-        variant=given.variant,
-        batch_size=given.batch_size,
-        image_size=given.image_size,
-        width=given.width,
-        steps=given.steps,
-        warmup=0,
-        precision=given.precision,
-        seed=given.seed,
-    )
+    settings = Settings(chosen[0].device, steps=given.steps, warmup=0, **workload(given))
     settings.check()
     if given.json is not None:
         require_writable("--json", given.json)
@@ -187,17 +171,13 @@ def _isolated(settings: Settings, names: Sequence[str]) -> tuple[list[Comparison
 
 
 def _arguments(settings: Settings) -> list[str]:
-    given = {
-        "--model": settings.model,
-        "--variant": settings.variant,
-        "--batch-size": settings.batch_size,
-        "--image-size": settings.image_size,
-        "--width": settings.width,
-        "--steps": settings.steps,
-        "--precision": settings.precision,
-        "--seed": settings.seed,
-    }
-    return [word for k, v in given.items() if v is not None for word in (k, str(v))]
+    given = {name: getattr(settings, name) for name in (*WORKLOAD, "steps")}
+    return [
+        word
+        for name, value in given.items()
+        if value is not None
+        for word in (f"--{name.replace('_', '-')}", str(value))
+    ]
 
 
 def _from_json(entry: dict[str, Any]) -> Comparison:

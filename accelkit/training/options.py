@@ -137,7 +137,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--config", metavar="FILE", help="TOML file with any of these options")
     _add_data(parser.add_argument_group("data"))
-    _add_model(parser.add_argument_group("model and optimizer"))
+    trained = parser.add_argument_group("model and optimizer")
+    _add_model(trained)
+    _add_optimizer(trained)
+    _add_precision_and_memory(trained)
     _add_run(parser.add_argument_group("run"))
     return parser
 
@@ -204,6 +207,10 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
         default=[],
         help="any option of the model, e.g. width=0.25; may be repeated",
     )
+
+
+def _add_optimizer(group: argparse._ArgumentGroup) -> None:
+    add = group.add_argument
     add("--optimizer", choices=("sgd", "adam", "adamw"), default="sgd", help="how weights change")
     add("--learning-rate", type=rate, metavar="RATE", help="default: the model's usual one")
     add("--momentum", type=fraction, default=0.9, metavar="SHARE", help="of sgd")
@@ -237,6 +244,9 @@ def _add_model(group: argparse._ArgumentGroup) -> None:
     )
     add("--gamma", type=rate, default=0.1, metavar="FACTOR", help="of step: factor of a drop")
     add("--warmup-steps", type=natural, default=0, metavar="N", help="steps of a linear rise")
+
+
+def _add_precision_and_memory(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         "--precision",
         choices=tuple(POLICIES),
