@@ -12,6 +12,7 @@ from accelkit.nn.initializers import ones, zeros
 from accelkit.nn.module import Module
 from accelkit.nn.scope import Scope
 from accelkit.primitives.batch_normalization import batch_norm
+from accelkit.primitives.layer_normalization import layer_norm
 from accelkit.tensor import Tensor
 
 __all__ = ["BatchNorm", "GroupNorm", "LayerNorm", "LocalResponseNorm", "RMSNorm"]
@@ -103,9 +104,7 @@ class LayerNorm(Module):
         features = x.shape[-1:]
         scale = scope.parameter("scale", features, ones)
         bias = scope.parameter("bias", features, zeros)
-        centred = x - ops.mean(x, axis=-1, keepdims=True)
-        var = ops.mean(centred * centred, axis=-1, keepdims=True)
-        return centred * ops.rsqrt(var + self.epsilon) * scale + bias
+        return layer_norm(x, scale, bias, epsilon=self.epsilon)[0]
 
 
 @dataclass(frozen=True)

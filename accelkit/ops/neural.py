@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 from typing import Any
 
@@ -15,7 +14,7 @@ from accelkit.ops.elementwise import logaddexp, where
 from accelkit.ops.labels import is_counted, require_label, without_ignored
 from accelkit.ops.linear_algebra import einsum
 from accelkit.ops.reductions import mean
-from accelkit.primitives import convolution, elementwise, normalization, pooling
+from accelkit.primitives import activations, convolution, elementwise, normalization, pooling
 from accelkit.tensor import Tensor
 
 Pair = tuple[int, int]
@@ -65,11 +64,7 @@ def gelu(x: Tensor, *, approximate: bool = False) -> Tensor:
 
     Exact by erf, or approximately 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))).
     """
-    x = floating(x, "gelu")
-    if approximate:
-        inner = (x + x * x * x * 0.044715) * math.sqrt(2.0 / math.pi)
-        return x * 0.5 * (elementwise.tanh(inner) + 1.0)
-    return x * 0.5 * (elementwise.erf(x * math.sqrt(0.5)) + 1.0)
+    return activations.gelu(floating(x, "gelu"), approximate=approximate)
 
 
 def silu(x: Tensor) -> Tensor:

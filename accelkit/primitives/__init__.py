@@ -4,11 +4,13 @@
 """
 
 from accelkit.primitives import (
+    activations,
     batch_normalization,
     bookkeeping,
     control,
     convolution,
     elementwise,
+    layer_normalization,
     linear_algebra,
     normalization,
     optimizer,
@@ -23,12 +25,14 @@ from accelkit.primitives.primitive import PRIMITIVES, Primitive, get, primitive
 __all__ = [
     "PRIMITIVES",
     "Primitive",
+    "activations",
     "batch_normalization",
     "bookkeeping",
     "control",
     "convolution",
     "elementwise",
     "get",
+    "layer_normalization",
     "linear_algebra",
     "normalization",
     "optimizer",

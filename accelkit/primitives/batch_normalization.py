@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from accelkit import dtypes
 from accelkit.errors import DTypeError, ShapeError
 from accelkit.graph import TensorSpec
 from accelkit.primitives.elementwise import cast, divide, rsqrt
 from accelkit.primitives.primitive import Primitive, primitive
-from accelkit.primitives.reductions import reduce_sum
+from accelkit.primitives.reductions import reduce_sum, widened
 from accelkit.primitives.shaping import broadcast_to, full
 
 if TYPE_CHECKING:
@@ -62,14 +61,9 @@ def _mean(x: Any) -> Any:
     return divide(_sum(x), full(shape=(), value=float(_count(x)), dtype=x.dtype))
 
 
-def _wide(*arrays: Any) -> tuple[Any, ...]:
-    """16-bit floats as float32: their sums overflow, and round too soon."""
-    return tuple(cast(a, dtype=dtypes.float32) if a.dtype.bits == 16 else a for a in arrays)
-
-
 def _definition(x: Any, scale: Any, bias: Any, *, epsilon: float) -> tuple[Any, ...]:
     dtype = x.dtype
-    x, scale, bias = _wide(x, scale, bias)
+    x, scale, bias = widened(x, scale, bias)
     mean = _mean(x)
     centred = x - mean
     var = _mean(centred * centred)
@@ -81,7 +75,7 @@ def _grad_definition(
     x: Any, scale: Any, mean: Any, var: Any, g: Any, *, epsilon: float
 ) -> tuple[Any, ...]:
     dtype = x.dtype
-    x, scale, mean, var, g = _wide(x, scale, mean, var, g)
+    x, scale, mean, var, g = widened(x, scale, mean, var, g)
     count = full(shape=(), value=float(_count(x)), dtype=x.dtype)
     centred = x - mean
     inverse = rsqrt(var + epsilon)

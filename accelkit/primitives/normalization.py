@@ -46,6 +46,12 @@ def _softmax_definition(x: Any, *, axis: int) -> Any:
     return multiply(e, keep_axes(share, x, (axis,)))
 
 
+def _softmax_grad_infer(y: TensorSpec, g: TensorSpec, *, axis: int) -> TensorSpec:
+    if y != g:
+        raise ShapeError(f"softmax_grad needs equal specs, got {y} and {g}.")
+    return _floating("softmax_grad", y)
+
+
 def _log_softmax_definition(x: Any, *, axis: int) -> Any:
     shifted = _shifted(x, axis)
     total = reduce_sum(exp(shifted), axes=(axis,))
@@ -55,12 +61,19 @@ def _log_softmax_definition(x: Any, *, axis: int) -> Any:
 softmax = primitive(
     "softmax",
     lambda x, *, axis: _floating("softmax", x),
-    vjp=lambda g, y, x, *, axis: (
-        y * (g - keep_axes(reduce_sum(g * y, axes=(axis,)), x, (axis,))),
-    ),
+    vjp=lambda g, y, x, *, axis: (softmax_grad(y, g, axis=axis),),
     definition=_softmax_definition,
     flops=lambda inputs, outputs, parameters: 4 * inputs[0].size,
     doc="exp(x) / sum(exp(x)) along axis.",
+)
+softmax_grad: Primitive[Tensor] = primitive(
+    "softmax_grad",
+    _softmax_grad_infer,
+    definition=lambda y, g, *, axis: (
+        y * (g - keep_axes(reduce_sum(g * y, axes=(axis,)), y, (axis,)))
+    ),
+    flops=lambda inputs, outputs, parameters: 4 * inputs[0].size,
+    doc="y * (g - sum(g * y)) along axis, where y is the output of softmax.",
 )
 log_softmax = primitive(
     "log_softmax",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from accelkit import dtypes
 from accelkit.errors import DTypeError, ShapeError
 from accelkit.graph import TensorSpec
-from accelkit.primitives.elementwise import equal, multiply, select, zeros_like
+from accelkit.primitives.elementwise import cast, equal, multiply, select, zeros_like
 from accelkit.primitives.primitive import Primitive, no_flops, primitive
 from accelkit.primitives.shaping import (
     broadcast_to,
@@ -37,6 +37,11 @@ def _input_elements(
 def keep_axes(y: Any, x: Any, axes: Axes) -> Any:
     """``y``, a reduction of ``x`` over ``axes``, with those axes put back as extent 1."""
     return reshape(y, shape=tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
+
+
+def widened(*arrays: Any) -> tuple[Any, ...]:
+    """16-bit floats as float32: their sums overflow, and round too soon."""
+    return tuple(cast(a, dtype=dtypes.float32) if a.dtype.bits == 16 else a for a in arrays)
 
 
 def _reduction(

@@ -26,7 +26,7 @@ def _like(images: Tensor, x: Tensor) -> Tensor:
     return images.permute(0, 2, 3, 1).reshape(x.shape)
 
 
-def _widened(function: Callable[..., Any]) -> Callable[..., Any]:
+def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
     """Sixteen-bit floats are computed in float32 and rounded once."""
 
     @functools.wraps(function)
@@ -40,7 +40,7 @@ def _widened(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-@_widened
+@in_float32
 def _batch_norm(
     x: Tensor, scale: Tensor, bias: Tensor, *, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -54,7 +54,7 @@ def _batch_norm(
     return _like(y, x), mean, var.mul_((count - 1) / count)  # the kernel divides by count - 1
 
 
-@_widened
+@in_float32
 def _batch_norm_grad(
     x: Tensor, scale: Tensor, mean: Tensor, var: Tensor, g: Tensor, *, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:

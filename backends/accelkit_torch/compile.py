@@ -17,7 +17,7 @@ from torch import Tensor
 from accelkit.backend import CompileOptions, Executable, generate
 from accelkit.device import Device
 from accelkit.graph import Graph, Node, Value
-from accelkit_torch import convolution, fused, shaping, updates
+from accelkit_torch import convolution, elementwise, fused, shaping, updates
 from accelkit_torch.devices import native_device
 from accelkit_torch.dtypes import TO_TORCH
 from accelkit_torch.precision import matmul_precision
@@ -36,8 +36,8 @@ _CONSTANT_LIMIT_BYTES: Final = 1 << 20
 def _over(function: Callable[..., Tensor], operand: int) -> Callable[..., Tensor]:
     """``function`` with its result written over one of its operands."""
 
-    def run(*arrays: Tensor) -> Tensor:
-        return function(*arrays, out=arrays[operand])
+    def run(*arrays: Tensor, **parameters: Any) -> Tensor:
+        return function(*arrays, out=arrays[operand], **parameters)
 
     return run
 
@@ -73,6 +73,8 @@ OVERWRITING: Final[dict[str, Callable[..., Tensor]]] = {
     "select": torch.where,
     "relu": _relu,
     "relu_grad": _relu_grad,
+    "gelu": elementwise.gelu,
+    "gelu_grad": elementwise.gelu_grad,
     fused.KEEP.name: fused.keep,
 }
 

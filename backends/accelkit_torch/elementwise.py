@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -43,6 +43,24 @@ def _cast(x: Tensor, *, dtype: DType) -> Tensor:
 
 def _relu_grad(y: Tensor, g: Tensor) -> Tensor:
     return torch.ops.aten.threshold_backward(g, y, 0)
+
+
+_FORMS: Final = {False: "none", True: "tanh"}
+
+
+def gelu(x: Tensor, *, approximate: bool, out: Tensor | None = None) -> Tensor:
+    """torch's own kernel; ``out`` may be ``x``."""
+    if out is None:
+        return torch._C._nn.gelu(x, approximate=_FORMS[approximate])
+    return torch._C._nn.gelu(x, approximate=_FORMS[approximate], out=out)
+
+
+def gelu_grad(x: Tensor, g: Tensor, *, approximate: bool, out: Tensor | None = None) -> Tensor:
+    """torch's own kernel; ``out`` may be an operand."""
+    form = _FORMS[approximate]
+    if out is None:
+        return torch.ops.aten.gelu_backward(g, x, approximate=form)
+    return torch.ops.aten.gelu_backward.grad_input(g, x, approximate=form, grad_input=out)
 
 
 def _identity(x: Tensor) -> Tensor:
@@ -110,6 +128,8 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = {
     "cast": _cast,
     "relu": torch.relu,
     "relu_grad": _relu_grad,
+    "gelu": gelu,
+    "gelu_grad": gelu_grad,
     "alias": _identity,
     "stop_gradient": _identity,
 }

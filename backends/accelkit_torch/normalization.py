@@ -17,6 +17,10 @@ def _softmax(x: Tensor, *, axis: int) -> Tensor:
     return torch.softmax(x, axis)
 
 
+def _softmax_grad(y: Tensor, g: Tensor, *, axis: int) -> Tensor:
+    return torch._softmax_backward_data(g, y, axis, y.dtype)
+
+
 def _log_softmax(x: Tensor, *, axis: int) -> Tensor:
     return torch.log_softmax(x, axis)
 
@@ -201,6 +205,7 @@ def _local_response_norm_grad(
 
 NORMALIZATION: dict[str, Callable[..., Any]] = {
     "softmax": _softmax,
+    "softmax_grad": _softmax_grad,
     "log_softmax": _log_softmax,
     "softmax_cross_entropy": _softmax_cross_entropy,
     "softmax_cross_entropy_grad": _softmax_cross_entropy_grad,

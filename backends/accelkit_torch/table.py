@@ -9,6 +9,7 @@ from accelkit_torch.batch_normalization import BATCH_NORMALIZATION
 from accelkit_torch.bookkeeping import BOOKKEEPING
 from accelkit_torch.convolution import CONVOLUTION
 from accelkit_torch.elementwise import ELEMENTWISE
+from accelkit_torch.layer_normalization import LAYER_NORMALIZATION
 from accelkit_torch.normalization import NORMALIZATION
 from accelkit_torch.optimizer import OPTIMIZER
 from accelkit_torch.philox import RANDOM
@@ -23,6 +24,7 @@ TABLE: Final[dict[str, Callable[..., Any]]] = {
     **CONVOLUTION,
     **NORMALIZATION,
     **BATCH_NORMALIZATION,
+    **LAYER_NORMALIZATION,
     **OPTIMIZER,
     **RANDOM,
     **BOOKKEEPING,

@@ -239,6 +239,16 @@ def _composite_cases(random: np.random.Generator, normal: Any) -> Iterator[Case]
         yield Case("batch_norm", (x + mean, scale, bias), parameters)
         statistics = (mean, np.abs(normal(5)) + scale.dtype.type(0.5))
         yield Case("batch_norm_grad", (x, scale, *statistics, normal(*shape)), parameters)
+    yield Case("softmax_grad", (np.abs(normal(3, 4, 5)), normal(3, 4, 5)), {"axis": 1})
+    for approximate in (False, True):
+        parameters = {"approximate": approximate}
+        yield Case("gelu", (normal(3, 5) * 2,), parameters)
+        yield Case("gelu_grad", (normal(3, 5) * 2, normal(3, 5)), parameters)
+    for shape in ((2, 3, 5), (6, 5)):
+        x, (scale, bias) = normal(*shape), (normal(5) for _ in range(2))
+        yield Case("layer_norm", (x + scale, scale, bias), {"epsilon": 1e-3})
+        statistics = (x.mean(-1, keepdims=True), np.abs(normal(*shape[:-1], 1)))
+        yield Case("layer_norm_grad", (x, scale, *statistics, normal(*shape)), {})
     p, g, v = normal(3, 4), normal(3, 4), normal(3, 4)
     rate = np.array(0.1, p.dtype)
     for nesterov in (False, True):

@@ -220,6 +220,24 @@ def relu_grad(name: str, source: Source) -> Case:
     return Case(name, (y, source.normal(shape)), comparison=BITS, gradients=(1,))
 
 
+@cases("gelu", "gelu_grad")
+def gelu(name: str, source: Source) -> Case:
+    """Both forms, where they bend and where they are nearly 0 or the identity."""
+    shape = source.shape()
+    low, high = (-3.0, 3.0) if source.smooth else source.choose(((-3.0, 3.0), (-8.0, 8.0)))
+    x = source.between(shape, low, high)
+    operands = (x,) if name == "gelu" else (x, source.normal(shape))
+    # Terms like x (1 - tanh^2) (1 + x^2) cancel.
+    floor = max(1.0, _size(x)) ** 2 * max(1.0, _size(*operands[1:]))
+    return Case(
+        name,
+        operands,
+        {"approximate": source.flag()},
+        gradients=tuple(range(len(operands))),
+        floor=floor,
+    )
+
+
 @cases("alias", "stop_gradient", kinds="biuf")
 def identity(name: str, source: Source) -> Case:
     """The operand itself."""

@@ -35,6 +35,23 @@ def softmax(name: str, source: Source) -> Case:
     )
 
 
+@cases("softmax_grad")
+def softmax_grad(name: str, source: Source) -> Case:
+    """The gradient, itself differentiable, at any probabilities."""
+    shape = source.shape(_RANKED)
+    axis = source.below(len(shape))
+    y, g = source.between(shape, 0.01, 1.0), source.normal(shape)
+    return Case(
+        name,
+        (y, g),
+        {"axis": axis},
+        gradients=(0, 1),
+        floor=_size(g),
+        length=shape[axis],
+        gradient_length=shape[axis],
+    )
+
+
 def _labelled(source: Source) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
     # 300 classes do not fit a uint8. No four rows: LLVM in XLA 0.10 aborts the process where four
     # 16-bit labels are broadcast ("Cannot select ... X86ISD::SUBV_BROADCAST_LOAD", on AVX-512).
@@ -153,6 +170,46 @@ def batch_norm_grad(name: str, source: Source) -> Case:
         floor=16.0 * length**0.5,
         length=length,
         gradient_length=16 * length,
+    )
+
+
+def _layer_norm(source: Source) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    shape = source.shape(((3, 5), (2, 3, 4), (6,), (2, 2, 2, 7), (3, 33)))
+    # Rows far from zero: a variance from the mean of squares would lose its digits.
+    x = source.normal(shape) + source.rounded(source.choose((0.0, 1.0, -4.0)))
+    return x, source.normal(shape[-1:]), source.normal(shape[-1:])
+
+
+@cases("layer_norm", only=_WIDE)
+def layer_norm(name: str, source: Source) -> Case:
+    """Rows of several lengths; values whose mean is far from zero."""
+    x, scale, bias = _layer_norm(source)
+    length = x.shape[-1]
+    return Case(
+        name,
+        (x, scale, bias),
+        {"epsilon": source.choose((1e-5, 1e-3, 0.1))},
+        gradients=(0, 1, 2),
+        floor=16.0 * length**0.5,
+        length=length,
+        gradient_length=16 * x.size,
+    )
+
+
+@cases("layer_norm_grad", only=_WIDE)
+def layer_norm_grad(name: str, source: Source) -> Case:
+    """The gradient, itself differentiable; the statistics are those of the rows."""
+    x, scale, _ = _layer_norm(source)
+    exact = x.astype(np.float64)
+    mean = exact.mean(-1, keepdims=True)
+    inverse = 1.0 / np.sqrt(exact.var(-1, keepdims=True) + 0.1)
+    return Case(
+        name,
+        (x, scale, source.rounded(mean), source.rounded(inverse), source.normal(x.shape)),
+        gradients=(0, 1, 2, 3, 4),
+        floor=16.0 * x.shape[-1] ** 0.5,
+        length=x.size,
+        gradient_length=16 * x.size,
     )
 
 
