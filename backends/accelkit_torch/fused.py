@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from accelkit import dtypes
-from accelkit.dtypes import DType
 from accelkit.graph import TensorSpec
 from accelkit.primitives import get
 from accelkit.primitives.primitive import Primitive
 from accelkit_torch import convolution, normalization, winograd
-from accelkit_torch.dtypes import TO_TORCH
+
+_aten = torch.ops.aten
 
 # --- specs ----------------------------------------------------------------------------------------
 
@@ -67,6 +67,13 @@ def _add_matmul_infer(c: TensorSpec, a: TensorSpec, b: TensorSpec, **transposes:
     return get("matmul").infer([a, b], transposes)
 
 
+def _attention_infer(
+    q: TensorSpec, k: TensorSpec, v: TensorSpec, *, scale: float
+) -> tuple[TensorSpec, ...]:
+    wide = dtypes.float32 if q.dtype.bits == 16 else q.dtype
+    return TensorSpec((*q.shape[:3], v.shape[3]), q.dtype), TensorSpec(q.shape[:3], wide)
+
+
 def _sgd_infer(
     *specs: TensorSpec, count: int, conditional: bool, **options: Any
 ) -> tuple[TensorSpec, ...]:
@@ -113,11 +120,18 @@ ADD_MATMUL_RELU: Final = Primitive("torch_add_matmul_relu", _add_matmul_infer)
 ACCUMULATE_MATMUL: Final = Primitive(
     "torch_accumulate_matmul", lambda c, a, b, *, scale, transpose_a, transpose_b: c
 )
-# A truth value as all bits or none, and a float where they are set, else zero.
-MASK_BITS: Final = Primitive(
-    "torch_mask_bits", lambda mask, *, dtype: TensorSpec(mask.shape, dtype)
+# (N, heads, T, d), (N, heads, S, d) twice to softmax(scale * q @ k.T) @ v and the logarithms of the
+# sums in its denominator; (cotangent, q, k, v, both results) to the cotangents of q, k and v.
+ATTENTION: Final = Primitive("torch_attention", _attention_infer, multiple_outputs=True)
+ATTENTION_GRAD: Final = Primitive(
+    "torch_attention_grad",
+    lambda g, q, k, v, y, sums, *, scale: (q, k, v),
+    multiple_outputs=True,
 )
-KEEP: Final = Primitive("torch_keep", lambda x, bits: x)
+# A truth value as all bits of a byte or none, and a float times a number where they are set, else
+# zero.
+MASK_BITS: Final = Primitive("torch_mask_bits", lambda mask: TensorSpec(mask.shape, dtypes.int8))
+KEEP: Final = Primitive("torch_keep", lambda x, bits, *, scale: x)
 # (learning rate, parameters, gradients, momenta); `accumulated`: the gradients are already added
 # to the momenta, divided by the factor of these; `conditional`: a bool[] after the scalars says
 # whether anything changes.
@@ -150,14 +164,43 @@ def accumulate_matmul(
     return c.addmm_(a.t() if transpose_a else a, b.t() if transpose_b else b, alpha=scale)
 
 
-def _mask_bits(mask: Tensor, *, dtype: DType) -> Tensor:
-    return mask.to(TO_TORCH[dtype]).neg_()
+def _attention(q: Tensor, k: Tensor, v: Tensor, *, scale: float) -> tuple[Tensor, Tensor]:
+    y, sums = _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, False, scale=scale)
+    return y, sums
 
 
-def keep(x: Tensor, bits: Tensor, *, out: Tensor | None = None) -> Tensor:
-    """``x`` where ``bits`` are all set, 0 where none are, whatever ``x`` is there."""
-    target = None if out is None else out.view(bits.dtype)
-    return torch.bitwise_and(x.view(bits.dtype), bits, out=target).view(x.dtype)
+def _attention_grad(*arrays: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        *arrays, 0.0, False, scale=scale
+    )
+    return q, k, v
+
+
+def _mask_bits(mask: Tensor) -> Tensor:
+    return mask.view(torch.int8).neg()
+
+
+_INTEGERS: Final = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def keep(x: Tensor, bits: Tensor, *, scale: float, out: Tensor | None = None) -> Tensor:
+    """``scale * x`` where ``bits`` are set, +0 where not, whatever ``x`` is there.
+
+    Args:
+        x: Floating.
+        bits: int8 of the same shape, -1 or 0.
+        scale: A number of the dtype of ``x``.
+        out: Where the result goes; may be ``x``.
+    """
+    integer = _INTEGERS[x.element_size()]
+    scaled = x if scale == 1.0 else torch.mul(x, scale, out=out)
+    target = out if scale == 1.0 else scaled
+    found = torch.bitwise_and(
+        scaled.view(integer),
+        bits.to(integer),  # sign and all; in one call with the other it takes longer
+        out=None if target is None else target.view(integer),
+    )
+    return found.view(x.dtype)
 
 
 FUSED: Final[dict[str, Callable[..., Any]]] = {
@@ -171,6 +214,8 @@ FUSED: Final[dict[str, Callable[..., Any]]] = {
     ADD_MATMUL.name: _add_matmul,
     ADD_MATMUL_RELU.name: _add_matmul_relu,
     ACCUMULATE_MATMUL.name: accumulate_matmul,
+    ATTENTION.name: _attention,
+    ATTENTION_GRAD.name: _attention_grad,
     MASK_BITS.name: _mask_bits,
     KEEP.name: keep,
 }

@@ -3,14 +3,17 @@
 On the host that reference itself is used: NumPy has unsigned arithmetic, and is faster. Only masks
 of the size that layers of a network have are drawn by torch: the reference would start threads
 for them, which then wait for torch's, since these keep the processors for a while after each
-operation. Here words are held in int64, since torch has no unsigned arithmetic: a product of two
-32-bit words fills all 64 bits, and masking after the shift takes care of its sign.
+operation. There keys are Python's numbers, which saves most of the first two rounds; elsewhere
+they stay on the device.
+
+Here words are held in int64, since torch has no unsigned arithmetic: a product of two 32-bit words
+fills all 64 bits, and masking after the shift takes care of its sign.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
@@ -28,8 +31,11 @@ _MULTIPLIERS: Final = (0xD2511F53, 0xCD9E8D57)
 _WEYL: Final = (0x9E3779B9, 0xBB67AE85)
 # 2^22 elements take 0.2 GB of work space.
 _CHUNK_BLOCKS: Final = 1 << 20
-# Elements of a mask: from where the host's reference uses threads to where torch is the slower one.
-_MASK_FOR_TORCH: Final = range(1 << 17, 1 << 19)
+# Elements of a mask from which on the host's reference uses threads.
+_MASK_FOR_TORCH: Final = 1 << 17
+# Blocks of a mask that the host draws at once: enough for torch's threads to share each operation,
+# and few enough for the six work arrays to stay near their cores.
+_HOST_BLOCKS: Final = 1 << 16
 
 
 def _key_schedule(key: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -43,8 +49,13 @@ def _key_schedule(key: Tensor) -> tuple[list[Tensor], Tensor]:
     return [*schedule.unbind(0)], words
 
 
-def _rounds(c: list[Tensor], spare: list[Tensor], schedule: list[list[Tensor]]) -> None:
-    """Ten rounds in place on the four words ``c``; ``spare`` are two arrays of their shape."""
+def _rounds(
+    c: list[Tensor], spare: list[Tensor], schedule: Sequence[Sequence[Tensor | int]]
+) -> None:
+    """Rounds in place on the four words ``c``; ``spare`` are two arrays of their shape.
+
+    ``schedule`` has the two key words of each.
+    """
     c0, c1, c2, c3 = c
     p0, p1 = spare
     for k0, k1 in zip(*schedule, strict=True):
@@ -94,9 +105,65 @@ def random_words(
 
 def random_keep_mask(key: Tensor, *, shape: Shape, rate: float, offset: int) -> Tensor:
     """True where the random word is at least ``round(rate * 2^32)``."""
-    if key.device.type == "cpu" and math.prod(shape) not in _MASK_FOR_TORCH:
-        return torch.from_numpy(philox.random_keep_mask(key.tolist(), shape, rate, offset=offset))
-    return _drawn_mask(key, shape, rate, offset)
+    if key.device.type != "cpu":
+        return _drawn_mask(key, shape, rate, offset)
+    words = key.tolist()
+    if math.prod(shape) < _MASK_FOR_TORCH:
+        return torch.from_numpy(philox.random_keep_mask(words, shape, rate, offset=offset))
+    return host_mask((words[0], words[1]), shape, rate, offset)
+
+
+def host_mask(key: tuple[int, int], shape: Shape, rate: float, offset: int) -> Tensor:
+    """The mask in host memory, drawn by torch's threads.
+
+    Args:
+        key: Two unsigned 32-bit words.
+        shape: Of the mask.
+        rate: Probability that an element is dropped.
+        offset: Index of the first element within the stream.
+    """
+    threshold, size = keep_threshold(rate), math.prod(shape)
+    first, last = offset // 4, -(-(offset + size) // 4)
+    mask = torch.empty((last - first, 4), dtype=torch.bool)
+    work = torch.empty((6, min(_HOST_BLOCKS, last - first)), dtype=torch.int64)
+    block = first
+    while block < last:
+        # The counter's second word stays the same within a piece.
+        count = min(_HOST_BLOCKS, last - block, _WORD + 1 - (block & _WORD))
+        part = mask[block - first : block - first + count]
+        for column, word in enumerate(_host_blocks(key, block, work[:, :count])):
+            torch.ge(word, threshold, out=part[:, column])
+        block += count
+    begin = offset - 4 * first
+    return mask.view(-1)[begin : begin + size].view(shape)
+
+
+def _host_blocks(key: tuple[int, int], first: int, work: Tensor) -> list[Tensor]:
+    """The four words of the blocks from ``first`` on, in four of the six rows of ``work``."""
+    c0, c2, product0, product1, spare0, spare1 = work.unbind(0)
+    torch.arange(first & _WORD, (first & _WORD) + work.shape[1], out=c0)
+    # Two rounds from the counter (c0, high, *key), of which one word varies: the rest is numbers.
+    k0, k1 = key
+    product = k0 * _MULTIPLIERS[1]
+    s0, s1 = (product >> 32) ^ (first >> 32) ^ k0, product & _WORD
+    torch.mul(c0, _MULTIPLIERS[0], out=product0)
+    torch.bitwise_right_shift(product0, 32, out=c2)  # the counter's fourth word is k1 as well
+    c2.bitwise_and_(_WORD)
+    k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
+    product = s0 * _MULTIPLIERS[0]
+    torch.mul(c2, _MULTIPLIERS[1], out=product1)
+    torch.bitwise_right_shift(product1, 32, out=c0)
+    c0.bitwise_xor_(s1 ^ k0).bitwise_and_(_WORD)
+    torch.bitwise_xor(product0, (product >> 32) ^ k1, out=c2)
+    c2.bitwise_and_(_WORD)
+    c = [c0, product1, c2, product0.fill_(product & _WORD)]
+    rounds = range(2, _ROUNDS)
+    _rounds(
+        c,
+        [spare0, spare1],
+        [[(k + r * w) & _WORD for r in rounds] for k, w in zip(key, _WEYL, strict=True)],
+    )
+    return c
 
 
 def _drawn_mask(key: Tensor, shape: Shape, rate: float, offset: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from accelkit.graph import Graph
 from accelkit.passes import eliminate_dead_code
+from accelkit_torch.rewrites.attention import fuse_attention
 from accelkit_torch.rewrites.common import drop_identities
 from accelkit_torch.rewrites.convolutions import transform_convolutions
 from accelkit_torch.rewrites.cross_entropy import (
@@ -56,6 +57,7 @@ def rewrite_for_torch(
     if in_host_memory:
         graph = check_labels_in_cross_entropy(graph)
         graph = rectify_in_matmul(graph)
+        graph = fuse_attention(graph)
     graph = mask_by_bits(graph)
     graph = accumulate_into_momentum(graph, donate)
     graph = fuse_updates(graph)

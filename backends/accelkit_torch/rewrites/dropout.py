@@ -2,37 +2,55 @@
 
 from __future__ import annotations
 
-from accelkit import dtypes
-from accelkit.dtypes import DType
+import numpy as np
+
 from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
+from accelkit.passes import eliminate_dead_code
 from accelkit_torch import fused
-from accelkit_torch.rewrites.common import is_result_of, replacement
+from accelkit_torch.rewrites.common import is_result_of, replacement, used_once, users_of
 
 __all__ = ["mask_by_bits"]
 
-_INTEGERS = {2: dtypes.int16, 4: dtypes.int32, 8: dtypes.int64}
-
 
 def mask_by_bits(graph: Graph) -> Graph:
-    """``select(random mask, x, 0)`` as ``x & bits``, the bits made once for both passes.
+    """``select(random mask, scale * x, 0)`` as ``scale * x & bits``.
 
-    The result has the same bits: what is dropped becomes +0, be it NaN or infinite.
+    The mask's bits are made once for both passes. The result is the same to the last bit: what is
+    dropped becomes +0, be it NaN or infinite.
     """
-    bits: dict[tuple[Value, DType], Value] = {}
+    users = users_of(graph)
+    bits: dict[Value, Value] = {}
 
     def visit(builder: GraphBuilder, node: Node) -> bool:
         if node.primitive.name != "select" or not _drops_at_random(node):
             return False
-        mask, x, _ = node.inputs
-        key = mask, _INTEGERS[x.spec.dtype.itemsize]
-        if key not in bits:
-            (bits[key],) = replacement(builder, node, fused.MASK_BITS, [mask], dtype=key[1])
+        mask, scaled, _ = node.inputs
+        if mask not in bits:
+            (bits[mask],) = replacement(builder, node, fused.MASK_BITS, [mask])
+        x, scale = scaled, 1.0
+        if used_once(scaled, users, graph.outputs):
+            x, scale = _unscaled(scaled)
         (builder[node.outputs[0]],) = builder.add(
-            fused.KEEP, [builder[x], bits[key]], {}, scope=node.scope, phase=node.phase
+            fused.KEEP,
+            [builder[x], bits[mask]],
+            {"scale": scale},
+            scope=node.scope,
+            phase=node.phase,
         )
         return True
 
-    return rewrite(graph, visit)
+    return eliminate_dead_code(rewrite(graph, visit))
+
+
+def _unscaled(value: Value) -> tuple[Value, float]:
+    """``x`` and ``c``, rounded to the dtype, of ``x * c``; else the value itself and 1."""
+    node = value.node
+    if node is not None and node.primitive.name == "multiply":
+        for x, factor in (node.inputs, node.inputs[::-1]):
+            if x.spec == value.spec and is_result_of(factor, "full") and factor.node is not None:
+                rounded = np.asarray(factor.node.parameters["value"], value.spec.dtype.numpy)
+                return x, float(rounded)
+    return value, 1.0
 
 
 def _drops_at_random(node: Node) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
 from accelkit.passes import eliminate_dead_code
+from accelkit.primitives import get
 from accelkit.primitives.primitive import Primitive
 from accelkit_torch import fused
 from accelkit_torch.rewrites.common import is_result_of, replacement, used_once, users_of
@@ -28,29 +29,52 @@ def _add_bias(
     *,
     bias_first: bool,
 ) -> Graph:
-    """``add(product(a, b), bias)``, either way round, as one node."""
+    """``add(product(a, b), bias)``, either way round, as one node.
+
+    A product of stacked rows is reshaped before its bias is added: here it is afterwards.
+    """
     users = users_of(graph)
 
     def visit(builder: GraphBuilder, node: Node) -> bool:
         if node.primitive.name != "add":
             return False
         for y, bias in (node.inputs, node.inputs[::-1]):
+            found = _same_rows(y)
             if (
-                is_result_of(y, product)
+                is_result_of(found, product)
+                and y.spec == node.outputs[0].spec
                 and bias.spec.shape == y.spec.shape[-1:]
                 and used_once(y, users, graph.outputs)
-                and y.node is not None
-                and matches(y.node)
+                and used_once(found, users, graph.outputs)
+                and found.node is not None
+                and matches(found.node)
             ):
-                operands = y.node.inputs
+                operands = found.node.inputs
                 inputs = (bias, *operands) if bias_first else (*operands, bias)
-                (builder[node.outputs[0]],) = replacement(
-                    builder, node, target, inputs, **y.node.parameters
-                )
+                (result,) = replacement(builder, node, target, inputs, **found.node.parameters)
+                builder[node.outputs[0]] = _reshaped(builder, node, result)
                 return True
         return False
 
     return eliminate_dead_code(rewrite(graph, visit))
+
+
+def _same_rows(y: Value) -> Value:
+    """What ``y`` is a reshape of, if its last axis stays as it is; else ``y``."""
+    if is_result_of(y, "reshape") and y.node is not None:
+        (source,) = y.node.inputs
+        if y.spec.ndim and source.spec.shape[-1:] == y.spec.shape[-1:]:
+            return source
+    return y
+
+
+def _reshaped(builder: GraphBuilder, node: Node, result: Value) -> Value:
+    """``result`` in the shape that ``node`` gives."""
+    shape = node.outputs[0].spec.shape
+    if result.spec.shape == shape:
+        return result
+    label = {"scope": node.scope, "phase": node.phase}
+    return builder.add(get("reshape"), [result], {"shape": shape}, **label)[0]
 
 
 def add_bias_in_convolution(graph: Graph) -> Graph:
@@ -75,13 +99,17 @@ def rectify_in_matmul(graph: Graph) -> Graph:
     def visit(builder: GraphBuilder, node: Node) -> bool:
         if node.primitive.name != "relu":
             return False
-        (y,) = node.inputs
-        if not is_result_of(y, fused.ADD_MATMUL.name) or not used_once(y, users, graph.outputs):
+        (x,) = node.inputs
+        y = _same_rows(x)
+        if not is_result_of(y, fused.ADD_MATMUL.name) or not all(
+            used_once(value, users, graph.outputs) for value in (x, y)
+        ):
             return False
         assert y.node is not None
-        (builder[node.outputs[0]],) = replacement(
+        (result,) = replacement(
             builder, y.node, fused.ADD_MATMUL_RELU, y.node.inputs, **y.node.parameters
         )
+        builder[node.outputs[0]] = _reshaped(builder, node, result)
         return True
 
     return eliminate_dead_code(rewrite(graph, visit))

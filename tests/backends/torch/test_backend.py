@@ -128,6 +128,17 @@ def test_masks_drawn_by_numpy_and_by_torch_are_the_same_stream(size: int) -> Non
     np.testing.assert_array_equal(mask.numpy(), expected)
 
 
+@pytest.mark.parametrize("offset", [0, 5, (1 << 34) - 6, (1 << 35) + 1])
+@pytest.mark.parametrize("pieces", [3, 1 << 16])
+def test_masks_of_the_host(pieces: int, offset: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pieces, one of which ends where the counter's first word does."""
+    monkeypatch.setattr(philox, "_HOST_BLOCKS", pieces)
+    for key in ((0, 0), (0xFFFFFFFF, 0x80000000)):
+        mask = philox.host_mask(key, (7, 5), 0.3, offset)
+        expected = reference.random_keep_mask(key, (7, 5), 0.3, offset=offset)
+        np.testing.assert_array_equal(mask.numpy(), expected)
+
+
 def test_known_answer_of_random123() -> None:
     out = torch.empty(4, dtype=torch.int64)
     key = torch.zeros(2, dtype=torch.uint32)

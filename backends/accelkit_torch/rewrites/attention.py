@@ -1,0 +1,230 @@
+"""Attention, written with products and a softmax, by torch's own kernel and that kernel's gradient.
+
+The kernel goes through queries and keys in blocks that stay in the processor's cache (Dao et al.,
+"FlashAttention", 2022). The weights, one for each pair of tokens, are never stored: the gradient
+makes them again from the logarithm of each row's sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
+from accelkit.passes import eliminate_dead_code
+from accelkit.primitives import get
+from accelkit_torch import fused
+from accelkit_torch.rewrites.common import Users, is_result_of, used_once, users_of
+
+__all__ = ["fuse_attention"]
+
+_SWAP: Final = (0, 1, 3, 2)
+
+
+@dataclass(frozen=True)
+class _Attention:
+    """``softmax(scale * q @ keys) @ v`` and, where it is differentiated, its gradient.
+
+    Attributes:
+        queries, keys, values: (N, heads, T, d), (N, heads, d, S), (N, heads, S, d).
+        scale: Of the scores.
+        result: The node of the last product.
+        gradients: The nodes that give the cotangents of queries, keys and values, or None.
+        first: The first node of the gradient, which knows all its operands.
+        cotangent: Of the result.
+    """
+
+    queries: Value
+    keys: Value
+    values: Value
+    scale: float
+    result: Node
+    gradients: tuple[Node, Node, Node] | None = None
+    first: Node | None = None
+    cotangent: Value | None = None
+
+
+def fuse_attention(graph: Graph) -> Graph:
+    """Attention without dropped weights, in four axes and one width of heads, as two nodes."""
+    users = users_of(graph)
+    position = {node: i for i, node in enumerate(graph.nodes)}
+    found = [
+        attention
+        for node in graph.nodes
+        if (attention := _match(node, users, graph, position)) is not None
+    ]
+    forward = {attention.result: attention for attention in found}
+    backward = {a.first: a for a in found if a.first is not None}
+    members = {node for a in found for node in a.gradients or ()}
+    kept: dict[_Attention, tuple[Value, ...]] = {}
+
+    def visit(builder: GraphBuilder, node: Node) -> bool:
+        if node in forward:
+            kept[forward[node]] = _emit(builder, forward[node])
+            return True
+        if node in backward:
+            _emit_gradient(builder, backward[node], kept[backward[node]])
+        return node in members
+
+    return eliminate_dead_code(rewrite(graph, visit))
+
+
+def _match(
+    node: Node, users: Users, graph: Graph, position: Mapping[Node, int]
+) -> _Attention | None:
+    """The attention whose softmax ``node`` is."""
+    if node.primitive.name != "softmax" or node.parameters["axis"] != 3:
+        return None
+    weights = node.outputs[0]
+    products = [n for n in users.get(weights, ()) if _is_product(n, weights, 0)]
+    scores, scale = _unscaled(node.inputs[0], users, graph)
+    if len(products) != 1 or not is_result_of(scores, "matmul") or weights in graph.outputs:
+        return None
+    assert scores.node is not None
+    queries, keys = scores.node.inputs
+    values = products[0].inputs[1]
+    plain = not any(scores.node.parameters.values()) and used_once(scores, users, graph.outputs)
+    if not plain or queries.spec.ndim != 4 or values.spec.shape[3] != queries.spec.shape[3]:
+        return None
+    forward = _Attention(queries, keys, values, scale, products[0])
+    readers = set(users[weights]) - {products[0]}
+    return _with_gradient(forward, weights, readers, users, graph, position) if readers else forward
+
+
+def _is_product(node: Node, weights: Value, operand: int) -> bool:
+    """Whether ``node`` is a product with the weights, as they are, on this side."""
+    return (
+        node.primitive.name == "matmul"
+        and node.inputs[operand] is weights
+        and node.inputs[1 - operand] is not weights
+        and not any(node.parameters.values())
+    )
+
+
+def _unscaled(value: Value, users: Users, graph: Graph) -> tuple[Value, float]:
+    """``x`` and ``c`` of ``x * c``, or the value itself and 1."""
+    node = value.node
+    if node is None or node.primitive.name != "multiply":
+        return value, 1.0
+    for x, factor in (node.inputs, node.inputs[::-1]):
+        number = factor.node
+        if (
+            number is not None
+            and number.primitive.name == "full"
+            and x.spec == value.spec
+            and used_once(value, users, graph.outputs)
+        ):
+            return x, float(number.parameters["value"])
+    return value, 1.0
+
+
+def _only(users: Users, graph: Graph, value: Value, name: str) -> Node | None:
+    """The one node that reads ``value``, if it is of this primitive."""
+    readers = users.get(value, ())
+    single = len(readers) == 1 and value not in graph.outputs
+    return readers[0] if single and readers[0].primitive.name == name else None
+
+
+def _with_gradient(
+    forward: _Attention,
+    weights: Value,
+    readers: set[Node],
+    users: Users,
+    graph: Graph,
+    position: Mapping[Node, int],
+) -> _Attention | None:
+    """The whole of it, if everything else that reads the weights is its gradient."""
+    by_values = [n for n in readers if n.primitive.name == "matmul"]
+    by_scores = [n for n in readers if n.primitive.name == "softmax_grad"]
+    if len(readers) != 2 or len(by_values) != 1 or len(by_scores) != 1:
+        return None
+    (to_values,), (to_scores,) = by_values, by_scores
+    if to_values.inputs[0] is not weights or _transposes(to_values) != (True, False):
+        return None
+    cotangent = to_values.inputs[1]
+    by_weights = to_scores.inputs[1].node
+    if (
+        to_scores.inputs[0] is not weights
+        or by_weights is None
+        or by_weights.primitive.name != "matmul"
+        or by_weights.inputs != (cotangent, forward.values)
+        or _transposes(by_weights) != (False, True)
+        or not used_once(to_scores.inputs[1], users, graph.outputs)
+    ):
+        return None
+    scaled = _scaled_gradient(to_scores.outputs[0], forward.scale, users, graph)
+    to_queries = to_keys = None
+    for node in users.get(scaled, ()) if scaled is not None else ():
+        if node.inputs == (scaled, forward.keys) and _transposes(node) == (False, True):
+            to_queries = node
+        elif node.inputs == (forward.queries, scaled) and _transposes(node) == (True, False):
+            to_keys = node
+    if scaled is None or to_queries is None or to_keys is None or len(users[scaled]) != 2:
+        return None
+    gradients = (to_queries, to_keys, to_values)
+    first = min((by_weights, to_values), key=position.__getitem__)
+    return _Attention(
+        forward.queries,
+        forward.keys,
+        forward.values,
+        forward.scale,
+        forward.result,
+        gradients,
+        first,
+        cotangent,
+    )
+
+
+def _transposes(node: Node) -> tuple[bool, bool] | None:
+    if node.primitive.name != "matmul":
+        return None
+    return node.parameters["transpose_a"], node.parameters["transpose_b"]
+
+
+def _scaled_gradient(value: Value, scale: float, users: Users, graph: Graph) -> Value | None:
+    """The cotangent of the unscaled scores, from that of the scaled ones."""
+    if scale == 1.0:
+        return value if value not in graph.outputs else None
+    node = _only(users, graph, value, "multiply")
+    if node is None or node.outputs[0] in graph.outputs:
+        return None
+    return node.outputs[0] if _unscaled_by(node, value) == scale else None
+
+
+def _unscaled_by(node: Node, value: Value) -> float | None:
+    factor = node.inputs[1] if node.inputs[0] is value else node.inputs[0]
+    if factor.node is None or factor.node.primitive.name != "full":
+        return None
+    return float(factor.node.parameters["value"])
+
+
+def _swapped(builder: GraphBuilder, node: Node, value: Value) -> Value:
+    label = {"scope": node.scope, "phase": node.phase}
+    return builder.add(get("transpose"), [value], {"permutation": _SWAP}, **label)[0]
+
+
+def _emit(builder: GraphBuilder, found: _Attention) -> tuple[Value, ...]:
+    """The forward node; its operands and results, new."""
+    queries, keys, values = (builder[v] for v in (found.queries, found.keys, found.values))
+    operands = [queries, _swapped(builder, found.result, keys), values]
+    label = {"scope": found.result.scope, "phase": found.result.phase}
+    results = builder.add(fused.ATTENTION, operands, {"scale": found.scale}, **label)
+    builder[found.result.outputs[0]] = results[0]
+    return *operands, *results
+
+
+def _emit_gradient(builder: GraphBuilder, found: _Attention, kept: tuple[Value, ...]) -> None:
+    assert found.gradients is not None
+    assert found.cotangent is not None
+    to_queries, to_keys, to_values = found.gradients
+    label = {"scope": to_queries.scope, "phase": to_queries.phase}
+    by_queries, by_keys, by_values = builder.add(
+        fused.ATTENTION_GRAD,
+        [builder[found.cotangent], *kept],
+        {"scale": found.scale},
+        **label,
+    )
+    builder[to_queries.outputs[0]] = by_queries
+    builder[to_keys.outputs[0]] = _swapped(builder, to_keys, by_keys)
+    builder[to_values.outputs[0]] = by_values
