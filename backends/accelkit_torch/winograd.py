@@ -58,6 +58,7 @@ class Workspace(threading.local):
 def workspace_bytes(nodes: Iterable[Node]) -> int:
     """Most that a :class:`Workspace` keeps after these convolutions of a program."""
     weights = block = 0
+    blocks = 2
     for node in nodes:
         form = winograd(node.parameters["tile"], _window(node))
         specs = [value.spec for value in (*node.inputs[:2], node.outputs[0])]
@@ -68,8 +69,9 @@ def workspace_bytes(nodes: Iterable[Node]) -> int:
         row_bytes = 4 * form.extent**2 * columns * max(channels)
         weights = max(weights, 4 * form.extent**2 * math.prod(channels))
         block = max(block, min(max(_BLOCK_BYTES, row_bytes), batch * rows * row_bytes))
+        blocks = max(blocks, 3 if "kernel_size" in node.parameters else 2)  # or cotangents too
     exact = min(_BLOCK_BYTES // 2, 2 * weights)
-    return weights + exact + 4 * block  # padded images, tiles, both transformed operands
+    return weights + exact + blocks * block
 
 
 def _window(node: Node) -> int:
@@ -120,6 +122,9 @@ class _Block(NamedTuple):
 class _Tiles:
     """The tiles of an (N, OH, OW) result, taken in blocks.
 
+    What is computed one after the other lies in two pieces of memory by turns, ``even`` and
+    ``odd``: padded images, tiles, transformed images, products, tiles of results.
+
     Attributes:
         transforms: The matrices.
         tile: Results per axis of a tile.
@@ -153,7 +158,7 @@ class _Tiles:
         top, left = corner
         count, rows = block.images.stop - block.images.start, block.rows.stop - block.rows.start
         height, width, channels = rows * m + n - m, self.columns * m + n - m, x.shape[3]
-        padded = self._workspace.take("padded", count, height, width, channels)
+        padded = self._workspace.take("even", count, height, width, channels)
         first = block.rows.start * m - top  # the image's row that is the first in `padded`
         inside = slice(max(first, 0), max(min(first + height, x.shape[1]), 0))
         above, below = inside.start - first, inside.stop - first
@@ -168,21 +173,21 @@ class _Tiles:
             (n, n, count, rows, self.columns, channels),
             (strides[1], strides[2], strides[0], m * strides[1], m * strides[2], 1),
         )
-        tiles = self._workspace.take("tiles", *windows.shape)
+        tiles = self._workspace.take("odd", *windows.shape)
         tiles.copy_(windows)
-        return self._apply(self.transforms.images, tiles, "images", channels)
+        return self._apply(self.transforms.images, tiles, "even", channels)
 
     def transformed_cotangents(self, g: Tensor, block: _Block) -> Tensor:
         """The cotangent of a result (N, OH, OW, O): (positions, tiles, O)."""
         m = self.tile
         features = g.shape[3]
         count, rows = block.images.stop - block.images.start, block.rows.stop - block.rows.start
-        tiles = self._workspace.take("tiles", m, m, count, rows, self.columns, features)
+        tiles = self._workspace.take("odd", m, m, count, rows, self.columns, features)
         part = g[block.images, block.rows.start * m : block.rows.stop * m]
         for inside, target in self._parts(part, tiles):
             target.copy_(inside)
         self._clear_outside(part, tiles)
-        return self._apply(self.transforms.spread_results, tiles, "products", features)
+        return self._apply(self.transforms.spread_results, tiles, "cotangents", features)
 
     def write_results(
         self, products: Tensor, y: Tensor, bias: Tensor | None, block: _Block
@@ -191,7 +196,7 @@ class _Tiles:
         m = self.tile
         features = y.shape[3]
         count, rows = block.images.stop - block.images.start, block.rows.stop - block.rows.start
-        found = self._apply(self.transforms.results, products, "tiles", features)
+        found = self._apply(self.transforms.results, products, "even", features)
         tiles = found.view(m, m, count, rows, self.columns, features)
         part = y[block.images, block.rows.start * m : block.rows.stop * m]
         for target, inside in self._parts(part, tiles):
@@ -202,7 +207,7 @@ class _Tiles:
 
     def products(self, images: Tensor, weights: Tensor) -> Tensor:
         """(positions, tiles, C) @ (positions, C, O)."""
-        out = self._workspace.take("products", *images.shape[:2], weights.shape[2])
+        out = self._workspace.take("odd", *images.shape[:2], weights.shape[2])
         return torch.bmm(images, weights, out=out)
 
     def sums(self, channels: int, features: int) -> Tensor:
