@@ -1,4 +1,8 @@
-"""Layers: frozen dataclasses with pure ``init`` and ``apply``. Images are NHWC, weights HWIO."""
+"""Layers: frozen dataclasses with pure ``init`` and ``apply``. Images are NHWC, weights HWIO.
+
+``module`` runs a layer's ``forward`` in a ``scope``: once on shapes, which collects what is
+declared and draws it by ``initializers``, and later on values, which are handed out by name.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,12 @@
-"""Passes: functions from graph to graph, and what prepares a graph for a backend."""
+"""Passes: functions from graph to graph, and what prepares a graph for a backend.
+
+The way of a training step: ``precision`` narrows its products; ``micro_batches`` merges what
+accumulation adds up. Then :func:`prepare`: ``inline`` and ``grouped_convolution`` leave only what
+the backend has, ``simplify`` and ``cleanup`` drop the rest, ``schedule`` moves updates to where
+their gradients are. If memory is short, ``rematerialisation`` repeats steps by ``editing``, guided
+by ``cost``; ``partition`` cuts a program into parts where its order must be kept. ``memory`` says
+what is alive when, and ``arena`` where it lies.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""Training: the compiled step, its state, its metrics, and evaluation."""
+"""Training: the compiled step, its state, its metrics, and evaluation.
+
+The way of a call: ``batch`` checks what the user gave and puts it on the device (``checked`` knows
+batches like the last one). ``program`` traces the ``recipe``, which is model, loss, metrics and
+optimizer, into one graph. ``compiling`` makes an executable of it, under the ``precision`` policy
+and within the limit that ``memory`` finds the means for and ``peak`` watches. ``step`` and
+``evaluation`` run it on the arrays of a ``state`` (slots come and go by ``offload``) and on the
+``step_numbers``. Its last result is the ``metrics`` vector, which is read when somebody asks;
+``recovery`` says what became of the state if the device fails.
+"""
 
 from typing import TYPE_CHECKING
 

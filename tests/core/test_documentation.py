@@ -113,15 +113,21 @@ def test_the_examples_of_the_documents_run(document: str) -> None:
         del sys.modules["document"]
 
 
-def test_places_named_for_contributors_exist() -> None:
+def test_places_named_for_contributors_are_those_there_are() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = [line for line in text.splitlines() if line.startswith("| `")]
     missing = []
+    named: set[Path] = set()
     for line in table:
         folder = ""
         for place in re.findall(r"`([\w./*]+)`", line.split("|")[1]):
             folder = place.rpartition("/")[0] if place.startswith(("accelkit", "tests")) else folder
             candidates = [place, f"accelkit/{place}", f"{folder}/{place}"]
-            if not any(list(ROOT.glob(c.rstrip("/"))) for c in candidates):
+            hits = (list(ROOT.glob(candidate.rstrip("/"))) for candidate in candidates)
+            found = next(filter(None, hits), [])
+            named.update(found)
+            if not found:
                 missing.append(place)
     assert not missing
+    modules = {p for p in (ROOT / "accelkit").iterdir() if re.match(r"[a-z]\w*(\.py)?$", p.name)}
+    assert modules <= named, f"not named: {sorted(p.name for p in modules - named)}"
