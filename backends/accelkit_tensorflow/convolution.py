@@ -27,6 +27,8 @@ def _geometry(strides: Pair, padding: Padding, dilation: Pair) -> dict[str, Any]
 
 # The weights tell TensorFlow how many groups there are.
 def _conv2d(x: Any, w: Any, *, strides: Pair, padding: Padding, dilation: Pair, groups: int) -> Any:
+    if x.shape[0] == 0:  # given unequal sides, TensorFlow's kernel returns its input
+        x, padding = _padded(x, padding), ((0, 0), (0, 0))
     return ops.Conv2D(input=x, filter=w, **_geometry(strides, padding, dilation))
 
 

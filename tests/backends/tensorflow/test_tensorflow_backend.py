@@ -18,6 +18,7 @@ from accelkit_tensorflow.framework import tf
 from backends.comparison import run
 from backends.primitive_cases import Case
 
+import accelkit as ak
 from accelkit import dtypes
 from accelkit.backend import CompileOptions
 from accelkit.device import Device
@@ -356,3 +357,19 @@ def test_other_lines_on_standard_error_are_kept() -> None:
     )
     assert result.returncode == 3
     assert result.stderr == "an important line\nunfinished"
+
+
+@pytest.mark.parametrize("padding", [((0, 1), (2, 1)), ((1, 0), (0, 0)), ((1, 1), (1, 1))])
+def test_convolutions_of_no_images(padding: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    x, w = ak.zeros((0, 8, 7, 2), device="tensorflow"), ak.ones((3, 3, 2, 4), device="tensorflow")
+
+    def convolved(x: ak.Tensor, w: ak.Tensor) -> ak.Tensor:
+        return ak.conv2d(x, w, strides=(2, 1), padding=padding)
+
+    (top, bottom), (left, right) = padding
+    expected = (0, (8 + top + bottom - 3) // 2 + 1, 7 + left + right - 2, 4)
+    assert convolved(x, w).shape == ak.jit(convolved)(x, w).shape == expected
+    image_slope, weight_slope = ak.grad(lambda *xs: ak.sum(convolved(*xs)), argnums=(0, 1))(x, w)
+    assert image_slope.shape == x.shape
+    assert not weight_slope.numpy().any()
+    assert weight_slope.shape == w.shape
