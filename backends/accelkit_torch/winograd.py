@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 import torch
@@ -60,25 +60,16 @@ def workspace_bytes(nodes: Iterable[Node]) -> int:
     weights = block = 0
     blocks = 2
     for node in nodes:
-        form = winograd(node.parameters["tile"], _window(node))
-        specs = [value.spec for value in (*node.inputs[:2], node.outputs[0])]
-        tiled = specs[1] if "kernel_size" in node.parameters else specs[2]
-        batch, height, width = tiled.shape[:3]
-        channels = (specs[2] if "kernel_size" in node.parameters else specs[1]).shape[2:]
-        rows, columns = -(-height // form.tile), -(-width // form.tile)
-        row_bytes = 4 * form.extent**2 * columns * max(channels)
-        weights = max(weights, 4 * form.extent**2 * math.prod(channels))
-        block = max(block, min(max(_BLOCK_BYTES, row_bytes), batch * rows * row_bytes))
-        blocks = max(blocks, 3 if "kernel_size" in node.parameters else 2)  # or cotangents too
+        by_weights = "kernel_size" in node.parameters
+        others, result = node.inputs[1].spec, node.outputs[0].spec
+        w, tiled = (result, others) if by_weights else (others, result)
+        tile, window, *channels = node.parameters["tile"], *w.shape[1:]
+        grid = _Grid(tile, window, tiled.shape, max(channels), _BLOCK_BYTES)
+        weights = max(weights, 4 * grid.extent**2 * math.prod(channels))
+        block = max(block, grid.block_bytes)
+        blocks = max(blocks, 3 if by_weights else 2)  # or cotangents too
     exact = min(_BLOCK_BYTES // 2, 2 * weights)
     return weights + exact + blocks * block
-
-
-def _window(node: Node) -> int:
-    """Size of the window of one of this module's convolutions."""
-    if "kernel_size" in node.parameters:
-        return int(node.parameters["kernel_size"][0])
-    return node.inputs[1].spec.shape[0]
 
 
 class _Transforms(NamedTuple):
@@ -119,38 +110,59 @@ class _Block(NamedTuple):
     rows: slice
 
 
-class _Tiles:
-    """The tiles of an (N, OH, OW) result, taken in blocks.
+class _Grid:
+    """The tiles of a convolution's result, and the blocks in which they are taken.
+
+    Args:
+        tile: Results per axis of a tile.
+        window: Size r of the window.
+        shape: The result's, (N, OH, OW, ...).
+        channels: The more of its own and the images'.
+        limit_bytes: Transformed tiles of a block, if a row of them is not more.
+
+    Attributes:
+        extent: Images per axis of a tile.
+        columns: Tiles per row.
+        block_bytes: Transformed tiles of the largest block.
+    """
+
+    def __init__(
+        self, tile: int, window: int, shape: Sequence[int], channels: int, limit_bytes: int
+    ) -> None:
+        self.tile = tile
+        self.extent = tile + window - 1
+        self._batch, height, width = shape[:3]
+        self._rows, self.columns = -(-height // tile), -(-width // tile)
+        row_bytes = 4 * self.extent**2 * self.columns * channels
+        rows = max(1, limit_bytes // row_bytes)
+        self._images_at_once = min(max(1, rows // self._rows), self._batch)
+        self._rows_at_once = min(rows, self._rows)
+        self.block_bytes = self._images_at_once * self._rows_at_once * row_bytes
+
+    def blocks(self) -> Iterator[_Block]:
+        """All of them: images one after the other, and rows from above."""
+        for image in range(0, self._batch, self._images_at_once):
+            images = slice(image, min(image + self._images_at_once, self._batch))
+            for row in range(0, self._rows, self._rows_at_once):
+                yield _Block(images, slice(row, min(row + self._rows_at_once, self._rows)))
+
+
+class _Tiles(_Grid):
+    """What is computed of the tiles, in a workspace.
 
     What is computed one after the other lies in two pieces of memory by turns, ``even`` and
     ``odd``: padded images, tiles, transformed images, products, tiles of results.
 
     Attributes:
         transforms: The matrices.
-        tile: Results per axis of a tile.
-        extent: Images per axis of a tile.
-        columns: Tiles per row.
     """
 
     def __init__(
-        self, workspace: Workspace, tile: int, window: int, shape: tuple[int, ...], channels: int
+        self, workspace: Workspace, tile: int, window: int, shape: Sequence[int], channels: int
     ) -> None:
+        super().__init__(tile, window, shape, channels, workspace.block_bytes)
         self.transforms = _transforms(tile, window)
-        self.tile = tile
-        self.extent = tile + window - 1
         self._workspace = workspace
-        self._batch, height, width = shape[:3]
-        self._rows, self.columns = -(-height // tile), -(-width // tile)
-        row_bytes = 4 * self.extent**2 * self.columns * channels
-        rows = max(1, workspace.block_bytes // row_bytes)
-        self._images_at_once = min(max(1, rows // self._rows), self._batch)
-        self._rows_at_once = min(rows, self._rows)
-
-    def blocks(self) -> Iterator[_Block]:
-        for image in range(0, self._batch, self._images_at_once):
-            images = slice(image, min(image + self._images_at_once, self._batch))
-            for row in range(0, self._rows, self._rows_at_once):
-                yield _Block(images, slice(row, min(row + self._rows_at_once, self._rows)))
 
     def transformed_images(self, x: Tensor, corner: Pair, block: _Block) -> Tensor:
         """Images (N, H, W, C) below and right of ``corner`` zeros: (positions, tiles, C)."""
@@ -277,7 +289,7 @@ def _convolve(
 ) -> Tensor:
     """Images (N, H, W, C) with transformed weights (positions, C, O)."""
     y = x.new_empty((x.shape[0], *size, weights.shape[2]))
-    tiles = _Tiles(workspace, tile, window, tuple(y.shape), max(weights.shape[1:]))
+    tiles = _Tiles(workspace, tile, window, y.shape, max(weights.shape[1:]))
     for block in tiles.blocks():
         images = tiles.transformed_images(x, corner, block)
         tiles.write_results(tiles.products(images, weights), y, bias, block)
@@ -346,7 +358,7 @@ def conv2d_weight_grad(
 ) -> Tensor:
     """The cotangent of conv2d's weights, (r, r, C, O)."""
     channels, features = x.shape[3], g.shape[3]
-    tiles = _Tiles(workspace, tile, kernel_size[0], tuple(g.shape), max(channels, features))
+    tiles = _Tiles(workspace, tile, kernel_size[0], g.shape, max(channels, features))
     sums = tiles.sums(channels, features)
     corner = (padding[0][0], padding[1][0])
     for position, block in enumerate(tiles.blocks()):

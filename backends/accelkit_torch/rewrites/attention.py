@@ -15,7 +15,7 @@ from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
 from accelkit.passes import eliminate_dead_code
 from accelkit.primitives import get
 from accelkit_torch import fused
-from accelkit_torch.rewrites.common import Users, is_result_of, used_once, users_of
+from accelkit_torch.rewrites.common import Users, is_result_of, used_once
 
 __all__ = ["fuse_attention"]
 
@@ -47,7 +47,7 @@ class _Attention:
 
 def fuse_attention(graph: Graph) -> Graph:
     """Attention without dropped weights, in four axes and one width of heads, as two nodes."""
-    users = users_of(graph)
+    users = graph.readers()
     position = {node: i for i, node in enumerate(graph.nodes)}
     found = [
         attention

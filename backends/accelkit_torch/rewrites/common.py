@@ -1,4 +1,4 @@
-"""What the rewrites share: who reads a value, and replacing a node."""
+"""What the rewrites share: finding nodes to replace, and replacing them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,6 @@ from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
 from accelkit.primitives.primitive import Primitive
 
 Users = Mapping[Value, Sequence[Node]]
-
-
-def users_of(graph: Graph) -> dict[Value, list[Node]]:
-    users: dict[Value, list[Node]] = {}
-    for node in graph.nodes:
-        for value in node.inputs:
-            users.setdefault(value, []).append(node)
-    return users
 
 
 def used_once(value: Value, users: Users, outputs: Iterable[Value]) -> bool:

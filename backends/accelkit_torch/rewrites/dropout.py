@@ -7,7 +7,7 @@ import numpy as np
 from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
 from accelkit.passes import eliminate_dead_code
 from accelkit_torch import fused
-from accelkit_torch.rewrites.common import is_result_of, replacement, used_once, users_of
+from accelkit_torch.rewrites.common import is_result_of, replacement, used_once
 
 __all__ = ["mask_by_bits"]
 
@@ -18,7 +18,7 @@ def mask_by_bits(graph: Graph) -> Graph:
     The mask's bits are made once for both passes. The result is the same to the last bit: what is
     dropped becomes +0, be it NaN or infinite.
     """
-    users = users_of(graph)
+    users = graph.readers()
     bits: dict[Value, Value] = {}
 
     def visit(builder: GraphBuilder, node: Node) -> bool:

@@ -9,7 +9,7 @@ from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
 from accelkit.primitives import get
 from accelkit_torch import fused
 from accelkit_torch.convolution import native_pool_padding
-from accelkit_torch.rewrites.common import Users, replacement, users_of
+from accelkit_torch.rewrites.common import Users, replacement
 
 __all__ = ["keep_pooling_indices", "pool_before_relu"]
 
@@ -21,7 +21,7 @@ def pool_before_relu(graph: Graph) -> Graph:
     without a positive element may choose another winner, and those pass no gradient on. The
     rectified images must have no other use.
     """
-    users = users_of(graph)
+    users = graph.readers()
     pools: dict[Value, Node] = {}  # rectified images -> the pooling
     for node in graph.nodes:
         if node.primitive.name == "relu" and node.outputs[0] not in graph.outputs:

@@ -9,7 +9,7 @@ from accelkit.passes import eliminate_dead_code
 from accelkit.primitives import get
 from accelkit.primitives.primitive import Primitive
 from accelkit_torch import fused
-from accelkit_torch.rewrites.common import is_result_of, replacement, used_once, users_of
+from accelkit_torch.rewrites.common import is_result_of, replacement, used_once
 
 __all__ = [
     "add_bias_in_convolution",
@@ -33,7 +33,7 @@ def _add_bias(
 
     A product of stacked rows is reshaped before its bias is added: here it is afterwards.
     """
-    users = users_of(graph)
+    users = graph.readers()
 
     def visit(builder: GraphBuilder, node: Node) -> bool:
         if node.primitive.name != "add":
@@ -94,7 +94,7 @@ def add_bias_in_matmul(graph: Graph) -> Graph:
 
 def rectify_in_matmul(graph: Graph) -> Graph:
     """``relu(bias + product)`` as one call, for host memory: it is two kernels there, NaN kept."""
-    users = users_of(graph)
+    users = graph.readers()
 
     def visit(builder: GraphBuilder, node: Node) -> bool:
         if node.primitive.name != "relu":
@@ -118,7 +118,7 @@ def rectify_in_matmul(graph: Graph) -> Graph:
 def merge_convolution_gradients(graph: Graph) -> Graph:
     """Gradients of one convolution by its images, weights and bias: one call for all of them."""
     position = {node: i for i, node in enumerate(graph.nodes)}
-    users = users_of(graph)
+    users = graph.readers()
     groups: dict[Node, tuple[tuple[Node | None, Node, Node | None], Value]] = {}
     for node in graph.nodes:
         if node.primitive.name != "conv2d_weight_grad":

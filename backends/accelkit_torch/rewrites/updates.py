@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple
 from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
 from accelkit.primitives import get
 from accelkit_torch import fused
-from accelkit_torch.rewrites.common import is_result_of, used_once, users_of
+from accelkit_torch.rewrites.common import is_result_of, used_once
 
 __all__ = ["accumulate_into_momentum", "fuse_updates", "split_product_updates"]
 
@@ -41,7 +41,7 @@ def accumulate_into_momentum(graph: Graph, donate: frozenset[int]) -> Graph:
     the parameter, is never stored. The update multiplies the sum by ``momentum``; a product that
     did so itself would pass over ``v`` once more before it adds to it.
     """
-    users = users_of(graph)
+    users = graph.readers()
     donated = {graph.inputs[i] for i in donate}
 
     def applies(node: Node) -> bool:
@@ -125,7 +125,7 @@ class _Condition(NamedTuple):
 
 def _conditions(graph: Graph) -> dict[Node, _Condition]:
     """Updates of which every result is only used by ``select(condition, new, old)``."""
-    users = users_of(graph)
+    users = graph.readers()
     outputs = set(graph.outputs)
     found: dict[Node, _Condition] = {}
     for node in graph.nodes:
