@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -31,19 +32,24 @@ class Question(NamedTuple):
     answer: list[float] | list[bool]
 
 
-def questions(*, float64: bool) -> Iterator[Question]:
-    """Whole blocks as uniforms, and as masks whose threshold is a word or just above it."""
-    for key in _KEYS:
-        for block in _BLOCKS:
-            words = _words(key, block)
-            offset = 4 * block
-            yield _uniform(key, offset, words)
-            if float64:
-                yield _uniform_float64(key, offset, words)
-            seen = words if words == ZERO_VECTOR else words[1:2]
-            for word in seen:
-                yield _mask(key, offset, words, word)
-                yield _mask(key, offset, words, word + 1)
+def questions(*, float64: bool, every_key: bool = True) -> Iterator[Question]:
+    """Whole blocks as uniforms, and as masks whose threshold is a word or just above it.
+
+    Args:
+        float64: Whether there are such numbers.
+        every_key: Whether to draw each block with each key, or with the keys in turn.
+    """
+    turns = zip(itertools.cycle(_KEYS), _BLOCKS, strict=False)
+    for key, block in itertools.product(_KEYS, _BLOCKS) if every_key else turns:
+        words = _words(key, block)
+        offset = 4 * block
+        yield _uniform(key, offset, words)
+        if float64:
+            yield _uniform_float64(key, offset, words)
+        seen = words if words == ZERO_VECTOR else words[1:2]
+        for word in seen:
+            yield _mask(key, offset, words, word)
+            yield _mask(key, offset, words, word + 1)
 
 
 def check(device: Device, *, compiled: bool) -> None:
@@ -52,7 +58,9 @@ def check(device: Device, *, compiled: bool) -> None:
     Raises:
         ParityError: naming the draw and both results.
     """
-    asked = list(questions(float64=dtypes.float64 in checks.available_dtypes(device)))
+    has_float64 = dtypes.float64 in checks.available_dtypes(device)
+    # Eagerly, each draw is a program of its own, which XLA takes half a second to compile.
+    asked = list(questions(float64=has_float64, every_key=compiled))
     cases = [question.case for question in asked]
     if compiled:
         joined = graphs.join([graphs.value_graph(case) for case in cases])

@@ -21,8 +21,4 @@ def build(
     workload: Workload, weights: dict[str, np.ndarray]
 ) -> TrainingProgram | EvaluationProgram:
     """Ready to step."""
-    model, inputs, labels = prepare(workload, weights)
-    model = model.to(memory_format=torch.channels_last)
-    if inputs.ndim == 4:
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-    return program(workload, model, inputs, labels)
+    return program(workload, *prepare(workload, weights, layout=torch.channels_last))

@@ -173,17 +173,20 @@ def _load(model: nn.Sequential, workload: Workload, arrays: dict[str, np.ndarray
 
 
 def prepare(
-    workload: Workload, weights: dict[str, np.ndarray]
+    workload: Workload,
+    weights: dict[str, np.ndarray],
+    *,
+    layout: torch.memory_format = torch.contiguous_format,
 ) -> tuple[nn.Sequential, torch.Tensor, torch.Tensor]:
-    """The model in its mode with its weights, and the batch (images in NCHW)."""
+    """The model in its mode with its weights, and the batch (images in NCHW, in this layout)."""
     torch.set_num_threads(workload.threads)
     torch.manual_seed(workload.seed)
     model = _sequence(workload.network().layers).train(workload.is_training)
     _load(model, workload, weights)
     inputs, labels = map(torch.from_numpy, workload.batch())
     if inputs.ndim == 4:
-        inputs = inputs.permute(0, 3, 1, 2)
-    return model, inputs.contiguous(), labels.long()
+        inputs = inputs.permute(0, 3, 1, 2).contiguous(memory_format=layout)
+    return model.to(memory_format=layout), inputs, labels.long()
 
 
 class TrainingProgram:

@@ -22,8 +22,5 @@ def build(
 ) -> TrainingProgram | EvaluationProgram:
     """Ready to step; the first step compiles."""
     torch._dynamo.reset()
-    model, inputs, labels = prepare(workload, weights)
-    model = model.to(memory_format=torch.channels_last)
-    if inputs.ndim == 4:
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    model, inputs, labels = prepare(workload, weights, layout=torch.channels_last)
     return program(workload, torch.compile(model, dynamic=False), inputs, labels)
