@@ -18,7 +18,7 @@ import re
 from typing import Final
 
 from accelkit_opencl.kernels.polynomials import POLYNOMIALS, horner
-from accelkit_opencl.kernels.powers import POWERS, SINGLE_POWERS
+from accelkit_opencl.kernels.powers import DOUBLE_POWERS, POWERS, SINGLE_POWERS
 
 __all__ = ["FUNCTIONS", "NEAR_MOST", "RANGED"]
 
@@ -37,6 +37,8 @@ _CONSTANTS: Final[dict[str, tuple[str, str]]] = {
     "INTEGER": ("0x4b000000U", "0x4330000000000000UL"),  # bits of ...
     "INTEGER_BIAS": ("8388735.0", "4503599627371519.0"),  # ... this minus the bias
     "TINY": ("1.17549435e-38", "2.2250738585072014e-308"),
+    "TINY_BITS": ("0x00800000U", "0x0010000000000000UL"),
+    "NORMALS": ("0x7f000000U", "0x7fe0000000000000UL"),  # positive numbers from TINY on
     "UP": ("33554432.0", "18014398509481984.0"),  # 2^25, 2^54: makes subnormals normal
     "UP_BITS": ("25.0", "54.0"),
     "LOG2E": ("1.4426950408889634", "1.4426950408889634"),
@@ -54,6 +56,7 @@ _CONSTANTS: Final[dict[str, tuple[str, str]]] = {
     "ERF_SWITCH": ("0.93", "1.0"),
     "ERF_MOST": ("3.95", "6.0"),
     "SQUARE_MOST": ("1e9", "1e17"),  # beyond, x^2 + 1 is x^2 and may overflow
+    "POWER_LEAST": ("0x3f3126e9U", ""),  # of a significand, 0.692
     "POWER_MOST": ("1e12", "1e21"),  # an exponent beyond acts like this one
     "TWO_OVER_PI": ("0.6366197723675814", "0.6366197723675814"),
     # pi / 2 in four pieces; multiples up to 2^12 (2^20) of the first three are exact
@@ -67,6 +70,7 @@ _CONSTANTS: Final[dict[str, tuple[str, str]]] = {
     "TAN_PIO8": ("0.41421356237309503", "0.41421356237309503"),
     "TAN_3PIO8": ("2.414213562373095", "2.414213562373095"),
     "LARGE": ("1e38", "1e308"),
+    "THIRD": ("0.3333333333333333", "0.3333333333333333"),
     "TWO_THIRDS_LOW": ("-0x1.555556p-26", "0x1.5555555555555p-55"),
     "TWO_THIRDS": ("0x1.555556p-1", "0x1.5555555555555p-1"),
 }
@@ -264,15 +268,27 @@ _TEMPLATES: Final[dict[str, str]] = {
 }
 """,
     "sin": """static inline T ak_sin(T x) {
-  return as_T(as_U(x) & ~$SIGN) > $NEAR_MOST ? sin(x) : ak_sin_near(x);
+  return ak_sin_far(x) ? sin(x) : ak_sin_near(x);
 }
 """,
     "cos": """static inline T ak_cos(T x) {
-  return as_T(as_U(x) & ~$SIGN) > $NEAR_MOST ? cos(x) : ak_cos_near(x);
+  return ak_sin_far(x) ? cos(x) : ak_cos_near(x);
 }
 """,
     "tan": """static inline T ak_tan(T x) {
-  return as_T(as_U(x) & ~$SIGN) > $NEAR_MOST ? tan(x) : ak_tan_near(x);
+  return ak_sin_far(x) ? tan(x) : ak_tan_near(x);
+}
+""",
+    "sin_far": """static inline int ak_sin_far(T x) {
+  return as_T(as_U(x) & ~$SIGN) > $NEAR_MOST;
+}
+""",
+    "cos_far": """static inline int ak_cos_far(T x) {
+  return ak_sin_far(x);
+}
+""",
+    "tan_far": """static inline int ak_tan_far(T x) {
+  return ak_sin_far(x);
 }
 """,
     # Near 0 an odd polynomial, elsewhere 1 minus what is missing.
@@ -334,7 +350,6 @@ def _instance(code: str, precision: int) -> str:
     return re.sub(r"\bU\b", unsigned, re.sub(r"\bT\b", kind, code))
 
 
-RANGED: Final = ("sin", "cos", "tan")  # they have forms for arguments near 0
 NEAR_MOST: Final = dict(zip("fd", _CONSTANTS["NEAR_MOST"], strict=True))
 FUNCTIONS: Final[dict[str, str]] = {
     f"{name}_{suffix}": _instance(template, precision)
@@ -342,6 +357,10 @@ FUNCTIONS: Final[dict[str, str]] = {
     for name, template in {
         **_TEMPLATES,
         **POWERS,
-        **(SINGLE_POWERS if not precision else {}),
+        **(DOUBLE_POWERS if precision else SINGLE_POWERS),
     }.items()
 }
+# Functions with a shorter form, ``ak_NAME_near``, for arguments of which ``ak_NAME_far`` says 0.
+RANGED: Final = frozenset(
+    name.replace("_far", "") for name in FUNCTIONS if name.endswith(("_far_f", "_far_d"))
+)

@@ -4,10 +4,12 @@ Two things keep a compiler from using the machine's widest vectors. Some prefer 
 fear of a lower clock, where arithmetic has to hide behind memory; a hint tells the width. And a
 function that is polynomial near 0 but needs a long reduction for large arguments would need a
 branch per element. Its loop runs in blocks instead: a first pass over a block looks for large
-arguments, and only a block that has some takes the slow form. Random numbers come several at a
-time; a loop draws those of a short run of elements before it goes through it. Where there is much
-to compute per element, a processor's own looking ahead stops when as many instructions wait as it
-can hold, short of the memory to come; there, too, loops run in blocks and ask for the next one.
+arguments, and only a block that has some takes the slow form. So do powers, of which positive
+normal numbers need a third less than what infinities, zeros and NaN ask for. Random numbers come
+several at a time; a loop draws those of a short run of elements before it goes through it. Where
+there is much to compute per element, a processor's own looking ahead stops when as many
+instructions wait as it can hold, short of the memory to come; there, too, loops run in blocks and
+ask for one to come.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from accelkit_opencl.kernels.elementary import NEAR_MOST, RANGED
+from accelkit_opencl.kernels.elementary import RANGED
 from accelkit_opencl.kernels.source import itemsize_of
 
 __all__ = ["FETCH", "RUN", "Run", "element_loop", "needs_blocks", "vector_hint", "with_runs"]
@@ -24,8 +26,11 @@ __all__ = ["FETCH", "RUN", "Run", "element_loop", "needs_blocks", "vector_hint",
 _LINE_BYTES = 64  # of a cache
 _VECTOR_BYTES = 64  # narrower machines take two or four vectors at a time
 _BLOCK = 512  # elements between looks for large arguments: small beside a first-level cache
-RUN = 256  # elements whose random numbers are drawn together: as long as memory takes to answer
-_CALL = re.compile(rf"\bak_({'|'.join(RANGED)})_([fd])\((\w+)\)")
+RUN = 256  # elements whose random numbers are drawn together
+_AHEAD = 1024  # elements from one that is computed to one that memory is asked for
+_CALL = re.compile(rf"\bak_(?:{'|'.join(sorted(RANGED))})\((\w+)(?:, (\w+))?\)")
+_KIND = re.compile(r"_([fd])\(")
+_SCALAR = re.compile(r"\bak_(?:sin|cos|tan)_[fd]\(")  # whose general forms have no vector form
 _DECLARATION = re.compile(r"const (\w+) (\w+) = (.*);")
 _LONG = re.compile(r"\bak_(?!(?:sqrt|fabs|floor|ceil|trunc|rint)_)\w+_[fd]\(")  # to compute
 _DEEP = re.compile(r"\bak_power(?:_small)?_[fd]\(")  # most operations wait for the one before
@@ -75,15 +80,15 @@ def element_loop(
         strided: Whether memory is accessed other than in order; the compiler then chooses.
         runs: Variables that are made for many elements together, in place of their lines.
         streams: Address of element 0 and bytes per element of what is read in order from memory,
-            which is asked for a run ahead where that helps; needs :data:`FETCH`.
+            which is asked for ahead of time where that helps; needs :data:`FETCH`.
     """
     lines = with_runs(lines, runs)
     code = "\n".join(lines) + "\n" + store
     hint = "" if strided else vector_hint(lines)
-    calls = _CALL.findall(code)
+    calls = _ranged_calls(lines)
     ahead = [
         f"for (int k = 0; k < {RUN}; k += {_LINE_BYTES // itemsize}) "
-        f"FETCH({address} + block + {RUN} + k);\n"
+        f"FETCH({address} + block + {_AHEAD} + k);\n"
         for address, itemsize in (streams if runs or _LONG.search(code) else ())
     ]
     if not calls and not runs and not ahead:
@@ -91,7 +96,9 @@ def element_loop(
     first, last = bounds
     size = RUN if runs or ahead else _BLOCK
     inner = (
-        _ranged(lines, code, index, hint) if calls else hint + _loop(index, "block", "stop", code)
+        _ranged(lines, code, index, hint, calls)
+        if calls
+        else hint + _loop(index, "block", "stop", code)
     )
     return f"""for ({index} block = {first}; block < {last}; block += {size}) {{
   const {index} stop = block + {size} < {last} ? block + {size} : {last};
@@ -111,26 +118,36 @@ def with_runs(lines: Sequence[str], runs: Sequence[Run]) -> list[str]:
     return found
 
 
-def _ranged(lines: Sequence[str], code: str, index: str, hint: str) -> str:
-    """Loops over a block that first look for large arguments."""
-    calls = _CALL.findall(code)
-    near = _near(code)
-    search = "".join(
-        f"far |= ak_fabs_{kind}({argument}) > {NEAR_MOST[kind]}{'f' if kind == 'f' else ''};\n"
-        for argument, kind in dict.fromkeys((argument, kind) for _, kind, argument in calls)
-    )
-    needed = _needed(lines, {argument for _, _, argument in calls})
-    look = _near("\n".join(needed) + "\n") + search
+def _ranged_calls(lines: Sequence[str]) -> list[re.Match[str]]:
+    """Calls whose arguments are worth a look at: not if these take long to compute, and once more.
+
+    What has no vector form otherwise is always worth it.
+    """
+    calls = [call for line in lines for call in _CALL.finditer(line)]
+    looked_at = _needed(lines, {name for call in calls for name in call.groups() if name})
+    if needs_blocks(lines) or not any(_LONG.search(line) for line in looked_at):
+        return calls
+    return []
+
+
+def _ranged(
+    lines: Sequence[str], code: str, index: str, hint: str, calls: Sequence[re.Match[str]]
+) -> str:
+    """Loops over a block that first look for arguments that are far."""
+    looks = dict.fromkeys(f"far |= {_form('far', call[0])};\n" for call in calls)
+    needed = _needed(lines, {name for call in calls for name in call.groups() if name})
+    look = _near("\n".join(needed) + "\n") + "".join(looks)
+    general = "" if needs_blocks(lines) else hint
     return f"""  int far = 0;
-{_loop(index, "block", "stop", look)}  if (far) {{
-{_loop(index, "block", "stop", code)}  }} else {{
-{hint}{_loop(index, "block", "stop", near)}  }}
+{general}{_loop(index, "block", "stop", look)}  if (far) {{
+{general}{_loop(index, "block", "stop", code)}  }} else {{
+{hint}{_loop(index, "block", "stop", _near(code))}  }}
 """
 
 
 def needs_blocks(lines: Sequence[str]) -> bool:
-    """Whether :func:`element_loop` looks for large arguments before it runs these lines."""
-    return any(_CALL.search(line) for line in lines)
+    """Whether these lines vectorise only where :func:`element_loop` finds no large arguments."""
+    return any(_SCALAR.search(line) for line in lines)
 
 
 def _loop(index: str, first: str, last: str, code: str) -> str:
@@ -138,8 +155,13 @@ def _loop(index: str, first: str, last: str, code: str) -> str:
 
 
 def _near(code: str) -> str:
-    """The code with the forms that hold for arguments near 0."""
-    return _CALL.sub(r"ak_\1_near_\2(\3)", code)
+    """The code with the forms that hold for arguments that are not far."""
+    return _CALL.sub(lambda call: _form("near", call[0]), code)
+
+
+def _form(form: str, call: str) -> str:
+    """The call of another form of the function."""
+    return _KIND.sub(rf"_{form}_\1(", call)
 
 
 def _needed(lines: Sequence[str], variables: set[str]) -> list[str]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["POWERS", "SINGLE_POWERS", "constant_power"]
+__all__ = ["DOUBLE_POWERS", "POWERS", "SINGLE_POWERS", "constant_power"]
 
 _SMALL: Final = 2.0  # exponents up to this have errors below 1.5 units of the last place
 
@@ -28,6 +28,18 @@ static inline T ak_product_error(T a, T b, T p) {
 }
 #endif
 """,
+}
+
+# What powers are for arguments that are no positive normal numbers, by C99's Annex F: ``sized`` is
+# |x|^y for finite numbers.
+_ENDS: Final = """const T half_y = 0.5 * y;
+  const int whole = ak_floor(y) == y, odd = whole & (ak_floor(half_y) != half_y);
+  const T ended = ((a == 0) | (a == INFINITY)) ? ((a == 0) == (y < 0) ? INFINITY : 0.0) : sized;
+  const T valid = ((x < 0) & !whole & (a != INFINITY)) ? NAN : ended;
+  const T found = odd ? as_T(as_U(valid) | (as_U(x) & $SIGN)) : valid;
+  return ((y == 0) | (x == 1.0)) ? 1.0 : (((x != x) | (y != y)) ? x + y : found);"""
+
+DOUBLE_POWERS: Final[dict[str, str]] = {
     # x^y = e^(y log x), with log x and its product in two words (high + low): what is rounded off
     # them shows in the result, up to EXP_MOST times. log(1 + f) = head + tail of terms
     # 2 s + (2/3) s^3 + s^5 p(s^2); the second is at most 1 % and still takes two words.
@@ -60,24 +72,76 @@ static inline T ak_product_error(T a, T b, T p) {
   const T p = ($EXPM1(r) * r + 1.0) * r + 1.0;
   const T normal = as_T(as_U(p) + (as_U(t) << $MANTISSA));
   const T sized = w <= $EXP_MOST ? (w < $EXP_LEAST ? 0.0 : normal) : INFINITY;
-  const T half_y = 0.5 * y;
-  const int whole = ak_floor(y) == y, odd = whole & (ak_floor(half_y) != half_y);
-  const T ended = ((a == 0) | (a == INFINITY)) ? ((a == 0) == (y < 0) ? INFINITY : 0.0) : sized;
-  const T valid = ((x < 0) & !whole & (a != INFINITY)) ? NAN : ended;
-  const T found = odd ? as_T(as_U(valid) | (as_U(x) & $SIGN)) : valid;
-  return ((y == 0) | (x == 1.0)) ? 1.0 : (((x != x) | (y != y)) ? x + y : found);
+  """
+    + _ENDS
+    + """
 }
 """,
 }
 
-# In float only, for finite exponents up to 2 that are no integers.
 SINGLE_POWERS: Final[dict[str, str]] = {
-    # log(1 + f) = f - f^2 / 2 + f^3 p(f) = g; then y log2 x = n + r.
-    "power_small": """static inline T ak_power_small(T x, T y) {
+    # a + b c, exactly, where 12 bits of b times c have no more bits than a number, nor has the sum.
+    "add_product": """#if defined(__FMA__) && !defined(AK_STANDARD_FUNCTIONS)
+static inline T ak_add_product(T a, T b, T c) {
+  return $FMA(b, c, a);
+}
+#else
+static inline T ak_add_product(T a, T b, T c) {
+  const T bh = as_T(as_U(b) & $UPPER_HALF);
+  return (a + bh * c) + (b - bh) * c;
+}
+#endif
+""",
+    # x^y for x 2^e0 positive and normal: x = 2^e m, m (1 + d) = 1 + r with one of three d, so that
+    # log x = e log 2 - log(1 + d) + log(1 + r), the first two of them short and exact in their sum.
+    # Of log(1 + r) = r - r^2 / 2 + r^2 c the last term is below 0.6 % of the first and takes one
+    # word.
+    "power_normal": """static inline T ak_power_normal(T x, T e0, T y) {
+  const int i = as_int(x), j = i - (int)$POWER_LEAST;
+  const T e = (T)(j >> $MANTISSA) - e0;
+  const T m = as_T(i - (j & (int)$SIGN_EXPONENT));
+  const int below = m < 0.894, above = m > 1.109;
+  const T d = below ? 0.25 : (above ? -0.1875 : 0.0);
+  const T head = below ? -0x1.c9p-3 : (above ? 0x1.a94p-3 : 0.0);
+  const T head_low = below ? 9.79935790242e-7 : (above ? -2.2367842555e-6 : 0.0);
+  const T r = ak_add_product(m - 1.0, m, d);
+  const T z = r * r, z_low = ak_product_error(r, r, z);
+  const T c = r * $THIRD + z * $LOG_SHORT(r);
+  const T g = r - 0.5 * z, g_low = (((r - g) - 0.5 * z) + z * c) + z_low * (c - 0.5);
+  const T lead = e * $LN2_HIGH + head, high = lead + g;
+  const T low = ((g - (high - lead)) + g_low) + (e * $LN2_LOW + head_low);
+  const T w = y * high, w_low = ak_product_error(y, high, w) + y * low, v = w + w_low;
+  const T t = v * $LOG2E + $SHIFT;
+  const T n = t - $SHIFT;
+  const T q = ((w - n * $LN2_HIGH) - n * $LN2_LOW) + w_low;
+  const T p = ($EXPM1(q) * q + 1.0) * q + 1.0;
+  const T normal = as_T(as_U(p) + (as_U(t) << $MANTISSA));
+  return v <= $EXP_MOST ? (v < $EXP_LEAST ? 0.0 : normal) : INFINITY;
+}
+""",
+    "power_near": """static inline T ak_power_near(T x, T y) {
+  return ak_power_normal(x, 0.0, y);
+}
+""",
+    "power_far": """static inline int ak_power_far(T x, T y) {
+  return (as_U(x) - $TINY_BITS >= $NORMALS) | !(as_T(as_U(y) & ~$SIGN) <= $POWER_MOST);
+}
+""",
+    "power": """static inline T ak_power(T x, T y) {
   const T a = as_T(as_U(x) & ~$SIGN);
   const int tiny = a < $TINY;
-  const int i = as_int(tiny ? a * $UP : a), j = i - (int)$SQRT_HALF;
-  const T whole = (T)(j >> $MANTISSA), e = tiny ? whole - $UP_BITS : whole;
+  const T b = y > $POWER_MOST ? $POWER_MOST : (y < -$POWER_MOST ? -$POWER_MOST : y);
+  const T sized = ak_power_normal(tiny ? a * $UP : a, tiny ? $UP_BITS : 0.0, b);
+  """
+    + _ENDS
+    + """
+}
+""",
+    # For finite exponents up to 2 that are no integers:
+    # log(1 + f) = f - f^2 / 2 + f^3 p(f) = g; then y log2 x = n + r.
+    "power_small_normal": """static inline T ak_power_small_normal(T x, T e0, T y) {
+  const int i = as_int(x), j = i - (int)$SQRT_HALF;
+  const T e = (T)(j >> $MANTISSA) - e0;
   const T f = as_T(i - (j & (int)$SIGN_EXPONENT)) - 1.0;
   const T g = f - f * f * (0.5 - f * $LOG_DIRECT(f));
   const T y_high = as_T(as_U(y) & $UPPER_HALF), y_low = y - y_high;
@@ -91,7 +155,21 @@ SINGLE_POWERS: Final[dict[str, str]] = {
   const int bits = as_int(as_U(p) + (as_U(above) << $MANTISSA));
   const int finite = bits < 0x7f800000 ? bits : 0x7f800000;
   const T sized = as_T(finite < 0x00800000 ? 0 : finite);
-  const T normal = t > $SHIFT + 128.0 ? INFINITY : sized;
+  return t > $SHIFT + 128.0 ? INFINITY : sized;
+}
+""",
+    "power_small_near": """static inline T ak_power_small_near(T x, T y) {
+  return ak_power_small_normal(x, 0.0, y);
+}
+""",
+    "power_small_far": """static inline int ak_power_small_far(T x, T y) {
+  return as_U(x) - $TINY_BITS >= $NORMALS;
+}
+""",
+    "power_small": """static inline T ak_power_small(T x, T y) {
+  const T a = as_T(as_U(x) & ~$SIGN);
+  const int tiny = a < $TINY;
+  const T normal = ak_power_small_normal(tiny ? a * $UP : a, tiny ? $UP_BITS : 0.0, y);
   const T ended = y > 0 ? a : (a == 0 ? INFINITY : (a == INFINITY ? 0.0 : a));
   const T other = ((x < 0) & (a != INFINITY)) ? NAN : ended;
   return as_U(x) - 1U < 0x7f7fffffU ? normal : other;

@@ -189,7 +189,8 @@ def test_special_values(name: str, results: Results) -> None:
 def test_every_function_of_one_argument_is_tested() -> None:
     kernels = {"arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "arctan": "atan",
                "arcsin": "asin", "arccos": "acos"}  # fmt: skip
-    parts = ("core", "half", "quarter", "quadrant", "near", "nonpositive", "ratio", "error")
+    parts = ("core", "half", "quarter", "quadrant", "near", "far", "nonpositive", "normal",
+             "ratio", "error", "add_product")  # fmt: skip
     whole = {n[:-2] for n in FUNCTIONS if not n[:-2].endswith(parts)}
     binary = {"power", "power_small", "arctan2", "remainder", "floor_divide"}
     assert {kernels.get(name, name) for name in whole - binary} <= set(FUNCTIONS_TESTED)
@@ -217,6 +218,31 @@ def test_power(runtime: Runtime, dtype: type) -> None:
         exact = [mpmath.mpf(float(a)) ** mpmath.mpf(float(b)) for a, b in zip(x, y, strict=True)]
         worst, at = max(zip(errors(found, exact), zip(x, y, strict=True), strict=True))
     assert worst <= 1.5, f"{worst:.2f} ulp at {at!r}"
+
+
+@pytest.mark.parametrize("exponent", [None, 1.7, 11.3, 3.0])
+@np.errstate(all="ignore")
+def test_few_special_arguments_of_powers_among_many(
+    runtime: Runtime, exponent: float | None
+) -> None:
+    """Blocks of positive normal numbers take the short form, others the general one."""
+    rng = np.random.default_rng(17)
+    x = np.exp(rng.uniform(-5, 5, 2000)).astype(np.float32)
+    y = rng.uniform(-8, 8, x.size).astype(np.float32) if exponent is None else np.full_like(x, 1)
+    tiny = np.finfo(np.float32).tiny
+    x[600 : 600 + len(SPECIAL)] = SPECIAL
+    x[1000:1004] = tiny, np.nextafter(tiny, np.float32(0)), np.finfo(np.float32).max, 1.0
+    x[1999] = -2.0
+    if exponent is None:
+        y[1300 : 1300 + len(SPECIAL)], y[1600] = SPECIAL, 1e13
+        found, wanted = on_device(runtime, ak.pow, x, y), np.power(x.astype(np.float64), y)
+    else:
+        found = on_device(runtime, lambda x: ak.pow(x, exponent), x)
+        wanted = np.power(x.astype(np.float64), np.float32(exponent))
+    wanted = wanted.astype(np.float32)
+    small = np.abs(wanted) < tiny
+    np.testing.assert_allclose(found[~small], wanted[~small], rtol=1e-6)
+    assert (np.abs(found[small]) <= tiny).all()
 
 
 # With forms of their own, within the short form's bounds, beyond them.
@@ -360,6 +386,19 @@ def test_large_arguments_do_not_disturb_what_is_computed_in_place(runtime: Runti
 
 
 @pytest.mark.parametrize(
+    ("expression", "looked_at"),
+    [("x * x + 1", True), ("ak_sqrt_f(x)", True), ("ak_exp_f(x)", False), ("ak_sin_f(x)", True)],
+)
+def test_arguments_are_looked_at_unless_they_take_long(expression: str, looked_at: bool) -> None:
+    lines = ["const float x = p[o + k];", f"const float u = {expression};"]
+    lines.append("const float v = ak_power_f(u, x);")
+    loop = element_loop(lines, "w[k] = v;\n", ("start", "end"), "int", strided=False)
+    assert ("far |= ak_power_far_f(u, x);" in loop) == looked_at
+    assert ("= ak_power_near_f(u, x);" in loop) == looked_at
+    assert "= ak_power_f(u, x);" in loop
+
+
+@pytest.mark.parametrize(
     ("expression", "ahead", "beside"),
     [
         ("x < 0 ? 0 : x", False, False),
@@ -378,6 +417,6 @@ def test_loops_with_much_to_compute_ask_for_memory_ahead(
     loop = element_loop(
         lines, "w[k] = v;\n", ("start", "end"), "int", strided=False, streams=streams
     )
-    assert ("for (int k = 0; k < 256; k += 16) FETCH(p + o + block + 256 + k);" in loop) == ahead
+    assert ("for (int k = 0; k < 256; k += 16) FETCH(p + o + block + 1024 + k);" in loop) == ahead
     assert ("block += 256" in loop) == ahead
     assert ("interleave_count(4)" in loop) == beside  # several chains of operations at a time
