@@ -14,7 +14,10 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command line; returns the exit status: 1 if the backend cannot be loaded."""
+    """Run a command line; returns its exit status.
+
+    1 if the backend cannot be loaded, 130 when interrupted, else that of the command.
+    """
     try:
         registry.backend("opencl")
     except AccelkitError as error:
@@ -22,7 +25,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     from accelkit_opencl.command import main as run
 
-    return run(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return run(sys.argv[1:] if arguments is None else arguments)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

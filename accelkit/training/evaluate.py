@@ -23,7 +23,11 @@ _AVERAGES = f"optimizer.{AVERAGE}."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command: 0 on success, 1 if the evaluation failed, 2 if it could not begin."""
+    """Run the command.
+
+    Returns:
+        0 on success, 1 if the evaluation failed, 2 if it could not begin, 130 when interrupted.
+    """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     options = _parser().parse_args(arguments)
     status = 2
@@ -36,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AccelkitError as error:
         print(f"error: {error}", file=sys.stderr)
         return status
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     count = len(loader.plan.source) - loader.skipped
     if options.json:
         print(json.dumps({"samples": count, **values}))
@@ -50,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m accelkit.evaluate",
         description="Evaluate a checkpoint on a data set.",
         epilog="exit status: 0 evaluated; 1 the evaluation failed; 2 it could not begin: bad "
-        "options, or a checkpoint, data or device that cannot be used",
+        "options, or a checkpoint, data or device that cannot be used; 130 interrupted",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )

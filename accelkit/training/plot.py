@@ -21,13 +21,16 @@ _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command: 0 on success, 2 for what cannot be drawn."""
+    """Run the command: 0 on success, 2 for what cannot be drawn, 130 when interrupted."""
     options = _parser().parse_args(arguments)
     try:
         draw(options)
     except AccelkitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     print(options.output)
     return 0
 
@@ -36,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m accelkit.plot",
         description="Draw the curves of several runs.",
-        epilog="exit status: 0 drawn; 2 bad options, or a log that cannot be read",
+        epilog="exit status: 0 drawn; 2 bad options, or a log that cannot be read; 130 interrupted",
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )

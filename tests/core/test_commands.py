@@ -151,6 +151,33 @@ def test_mistakes_of_the_opencl_command(
     assert re.search(message, said), said
 
 
+@pytest.mark.parametrize(
+    ("words", "interrupted"),
+    [
+        (("evaluate", "runs"), "accelkit.training.evaluate.load_checkpoint"),
+        (("plot", "log"), "accelkit.training.plot.draw"),
+        (("parity",), "accelkit.parity.command.parse"),
+        (("data", "info", "digits"), "accelkit.data.__main__.open_source"),
+        (("opencl", "devices"), "accelkit_opencl.command._parser"),
+    ],
+)
+def test_an_interrupt_is_no_traceback(
+    words: tuple[str, ...],
+    interrupted: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if words[0] == "opencl":
+        pytest.importorskip("pyopencl")
+
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(interrupted, interrupt)
+    assert run(*words) == 130
+    assert capsys.readouterr().err.startswith("interrupted")
+
+
 def test_the_opencl_command_without_its_packages_says_how_to_get_them(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
