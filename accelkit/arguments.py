@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,15 @@ import numpy as np
 from accelkit.errors import OptionError
 
 __all__ = [
+    "as_positions",
     "require_bool",
+    "require_callable",
     "require_finite",
     "require_fraction",
     "require_instance",
     "require_integer",
     "require_number",
+    "require_path",
 ]
 
 _NUMBERS = (int, float, np.integer, np.floating)
@@ -30,6 +35,44 @@ def require_bool(name: str, value: Any) -> None:
     """
     if not isinstance(value, bool | np.bool_):
         raise OptionError(f"`{name}` must be True or False, got {value!r}.")
+
+
+def require_callable(name: str, value: Any) -> None:
+    """Refuse what is no function.
+
+    Raises:
+        OptionError: with the name and what was given.
+    """
+    if not callable(value):
+        raise OptionError(f"`{name}` must be a function, got {type(value).__name__}.")
+
+
+def require_path(name: str, value: Any) -> None:
+    """Refuse what names no place in the file system.
+
+    Raises:
+        OptionError: with the name and what was given.
+    """
+    if not isinstance(value, str | os.PathLike):
+        raise OptionError(f"`{name}` must be a path, got {type(value).__name__}.")
+
+
+def as_positions(name: str, value: Any) -> tuple[int, ...]:
+    """Positions of arguments, from one or several; negative ones count from the end.
+
+    Raises:
+        OptionError: with the name and the value.
+    """
+    is_several = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    given = value if is_several else (value,)
+    try:
+        if any(isinstance(position, bool) for position in given):
+            raise TypeError
+        return tuple(operator.index(position) for position in given)
+    except TypeError:
+        raise OptionError(
+            f"`{name}` must be an integer or a list of integers, got {value!r}."
+        ) from None
 
 
 def require_integer(name: str, value: Any, *, least: int = 1) -> None:

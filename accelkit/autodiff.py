@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from accelkit import tracing, tree
+from accelkit.arguments import as_positions
 from accelkit.device import current_device, default_device
 from accelkit.errors import DifferentiationError, DTypeError, OptionError, ShapeError
 from accelkit.graph import Node, Value
@@ -194,7 +195,7 @@ def value_and_grad(
         (5.0, [2.0, 4.0])
     """
     _require_function("grad", function)
-    positions = (argnums,) if isinstance(argnums, int) else tuple(argnums)
+    positions = as_positions("argnums", argnums)
 
     def differentiated(*args: Any, **kwargs: Any) -> Any:
         chosen = [_argument(args, position) for position in positions]
@@ -218,7 +219,7 @@ def value_and_grad(
 
         result, gradients = tracing_call(primal, tensors)
         parts = tree.unflatten(structure, gradients)
-        return result, parts[0] if isinstance(argnums, int) else tuple(parts)
+        return result, tuple(parts) if isinstance(argnums, Sequence) else parts[0]
 
     return differentiated
 
@@ -261,6 +262,7 @@ def vjp(function: Callable[..., Any], *inputs: Tensor) -> tuple[Any, Callable[[A
         >>> product(ak.asarray([1.0, 10.0]))[0].tolist()
         [3.0, 30.0]
     """
+    _require_function("vjp", function)
     points = [_differentiable(x) for x in inputs]
     value = function(*points)
     leaves, structure = tree.flatten(value)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from accelkit import registry, tree
+from accelkit.arguments import as_positions
 from accelkit.backend import CompileOptions, Executable, translated
 from accelkit.device import Device, current_device
 from accelkit.errors import CompileError, DeviceMismatchError, OptionError, OutOfMemoryError
@@ -336,7 +337,7 @@ def jit(
         )
     if not callable(function):
         raise OptionError(f"jit takes a function, got {type(function).__name__}.")
-    positions = (donate_argnums,) if isinstance(donate_argnums, int) else tuple(donate_argnums)
+    positions = as_positions("donate_argnums", donate_argnums)
     options = CompileOptions(check_precision(precision), deterministic)
     return Jitted(function, donate_argnums=positions, options=options)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from accelkit import tree
+from accelkit.arguments import require_callable, require_integer
 from accelkit.errors import OptionError, ShapeError
 from accelkit.graph import Graph, TensorSpec, Value
 from accelkit.ops.coercion import asarray, tensor
@@ -63,6 +64,8 @@ def cond(
         >>> float(ak.cond(x > 0.0, lambda v: v * 10.0, lambda v: -v, x))
         20.0
     """
+    require_callable("true_function", true_function)
+    require_callable("false_function", false_function)
     leaves, structure = tree.flatten(operands)
     condition, *tensors = _together([predicate, *leaves])
     specs = [t.spec for t in tensors]
@@ -111,6 +114,7 @@ def scan(
         >>> float(total), running.tolist()
         (6.0, [1.0, 3.0, 6.0])
     """
+    require_callable("function", function)
     carry_leaves, carry_structure = tree.flatten(initial)
     x_leaves, x_structure = tree.flatten(xs)
     leaves = _together([*carry_leaves, *x_leaves])
@@ -161,8 +165,8 @@ def scan(
 
 
 def _length(elements: list[Tensor], length: int | None) -> int:
-    if length is not None and length < 0:
-        raise OptionError(f"scan needs a length of at least 0, got {length}.")
+    if length is not None:
+        require_integer("length", length, least=0)
     if any(t.ndim == 0 for t in elements):
         raise ShapeError("scan runs over the leading axis of its inputs; a scalar has none.")
     extents = {t.shape[0] for t in elements} | ({length} if length is not None else set())

@@ -164,7 +164,7 @@ def _find(spec: object) -> DType:
     if name is None:
         try:
             name = np.dtype(spec).name  # type: ignore[call-overload]
-        except TypeError:
+        except (TypeError, ValueError):
             name = str(spec)
     found = _BY_NAME.get(name)
     if found is None:

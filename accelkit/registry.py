@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from accelkit.arguments import require_instance
 from accelkit.errors import BackendUnavailableError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -131,6 +132,7 @@ def model_factory(name: str) -> Callable[..., Any]:
     Raises:
         UnknownNameError: if nobody registered the name.
     """
+    require_instance("name", name, str, "Models are named as in `python -m accelkit.bench --list`.")
     if name in _registered_models:
         return _registered_models[name]
     points = _entry_points("accelkit.models")

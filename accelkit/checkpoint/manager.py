@@ -15,7 +15,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from accelkit.arguments import require_bool, require_integer
+from accelkit.arguments import require_bool, require_integer, require_path
 from accelkit.checkpoint.filesystem import DirectoryLock, FileSystem
 from accelkit.checkpoint.manifest import CheckpointInfo, Metric
 from accelkit.checkpoint.storage import (
@@ -77,6 +77,7 @@ class CheckpointManager:
         background: bool = True,
         filesystem: FileSystem | None = None,
     ) -> None:
+        require_path("directory", directory)
         require_integer("keep_last", keep_last)
         require_integer("keep_best", keep_best, least=0)
         require_bool("background", background)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from accelkit.arguments import require_path
 from accelkit.checkpoint.filesystem import FileSystem
 from accelkit.checkpoint.manifest import (
     CheckpointInfo,
@@ -301,6 +302,7 @@ def load_checkpoint(
         CheckpointError: as :func:`read_checkpoint`; or if there is none. A damaged newest
             checkpoint is an error here: use ``CheckpointManager.restore`` to fall back.
     """
+    require_path("path", path)
     place = Path(path)
     if place.is_dir() and not (place / _MANIFEST).exists():
         found = list_checkpoints(place)

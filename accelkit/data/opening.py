@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
+from accelkit.arguments import require_path
 from accelkit.data.arrays import load_npz
 from accelkit.data.digits import digits
 from accelkit.data.folder import ImageFolder
@@ -38,6 +39,7 @@ def open_source(
     Raises:
         DataError: if it names nothing that can be opened.
     """
+    require_path("specification", specification)
     text = os.fspath(specification)
     name, *arguments = text.split(":")
     if name == "digits" and not arguments:

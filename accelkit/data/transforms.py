@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from accelkit.arguments import require_finite, require_integer
 from accelkit.data.finishing import Finish, mirrored
 from accelkit.data.images import Image
 from accelkit.data.randomness import SampleRandom, integers
@@ -63,6 +64,13 @@ class PlainCrops:
             apply(images)
 
 
+def _require_pair(name: str, value: object) -> None:
+    if not isinstance(value, tuple | list) or len(value) != 2:
+        raise OptionError(f"`{name}` must be a pair of numbers, got {value!r}.")
+    for bound in value:
+        require_finite(name, bound)
+
+
 @dataclass(frozen=True)
 class TrainingTransform:
     """A random crop, a random flip, and the paper's colour noise.
@@ -99,6 +107,12 @@ class TrainingTransform:
     def __post_init__(self) -> None:
         if self.crop not in ("alexnet", "random_resized"):
             raise OptionError(f"crop is {self.crop!r}, expected 'alexnet' or 'random_resized'.")
+        require_integer("size", self.size)
+        require_integer("resize", self.resize)
+        for name in ("scale", "ratio"):
+            _require_pair(name, getattr(self, name))
+        for name in ("flip", "color_noise"):
+            require_finite(name, getattr(self, name))
         if self.size < 1 or (self.crop == "alexnet" and self.resize < self.size):
             raise OptionError(
                 f"size is {self.size} and resize is {self.resize}; expected 1 <= size <= resize."
@@ -191,6 +205,8 @@ class EvaluationTransform:
     crops: Literal[1, 10] = 1
 
     def __post_init__(self) -> None:
+        require_integer("size", self.size)
+        require_integer("resize", self.resize)
         if not 1 <= self.size <= self.resize:
             raise OptionError(
                 f"size is {self.size} and resize is {self.resize}; expected 1 <= size <= resize."

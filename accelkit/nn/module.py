@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from accelkit import dtypes, tree
+from accelkit.arguments import require_instance
 from accelkit.device import Device, current_device, default_device
 from accelkit.device import device as find_device
 from accelkit.dtypes import DType
@@ -208,8 +209,15 @@ class Module:
                     f"on a device with accelkit.asarray."
                 )
         dtype = next((p.dtype for p in flat.values() if p.dtype.is_floating), dtypes.float32)
+        if state is not None and not isinstance(state, Mapping):
+            raise OptionError(
+                f"`state` must be a dict as `model.init_state` makes it, got "
+                f"{type(state).__name__}."
+            )
         old_state = dict(flatten_names(state or {}))
         random = Stream(random) if isinstance(random, Tensor) else random
+        if random is not None:
+            require_instance("random", random, Stream, "Give accelkit.random.key(seed, step=step).")
         session = Session(training, dtype, random, flat, old_state, first_sample)
         with _on_device_of([*flat.values(), *inputs]):
             given = (asarray(x) if isinstance(x, np.ndarray) else x for x in inputs)

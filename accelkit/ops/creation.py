@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from accelkit import dtypes
+from accelkit.arguments import require_finite
 from accelkit.device import Device
 from accelkit.device import device as find_device
 from accelkit.dispatch import bind
@@ -126,14 +127,26 @@ def arange(
     Raises:
         OptionError: if step is 0.
     """
-    first, last = (0, start) if stop is None else (start, stop)
+    chosen = _range_dtype(start, stop, step) if dtype is None else dtypes.dtype(dtype)
+    start, step = _finite("start", start), _finite("step", step)
+    first, last = (0, start) if stop is None else (start, _finite("stop", stop))
     if step == 0:
         raise OptionError("arange needs a step other than 0.")
-    chosen = result_type(first, last, step) if dtype is None else dtypes.dtype(dtype)
     if all(isinstance(n, int) for n in (first, last, step)):
         return _integer_range(range(int(first), int(last), int(step)), chosen, device)
     count = max(0, math.ceil((last - first) / step))
     return asarray((np.arange(count) * step + first).astype(chosen.numpy), device=device)
+
+
+def _range_dtype(*numbers: Any) -> DType:
+    return result_type(0, *(n for n in numbers if n is not None))
+
+
+def _finite(name: str, value: Any) -> Any:
+    """A bound or step of arange; a tensor of one element is read."""
+    number = value.item() if isinstance(value, Tensor | np.generic) else value
+    require_finite(name, number)
+    return number
 
 
 def _integer_range(numbers: range, dtype: DType, device: DeviceLike) -> Tensor:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from accelkit import dtypes
-from accelkit.arguments import require_integer
+from accelkit.arguments import require_instance, require_integer
 from accelkit.errors import OptionError, ShapeError
 from accelkit.ops.coercion import as_axes, as_axis, as_number, as_shape, asarray, cast, tensor
 from accelkit.primitives import shaping
@@ -140,6 +140,7 @@ def broadcast_arrays(*arrays: Tensor) -> list[Tensor]:
 
 
 def _promoted(arrays: Sequence[Tensor]) -> list[Tensor]:
+    require_instance("arrays", arrays, Iterable, "Give a list of tensors.")
     tensors = [tensor(a) for a in arrays]
     if not tensors:
         raise OptionError("Expected at least one tensor to join, got none.")

@@ -301,8 +301,7 @@ def diff(
     append: Tensor | None = None,
 ) -> Tensor:
     """Differences of neighbours along axis, n times, of x with something joined to its ends."""
-    if n < 0:
-        raise OptionError(f"diff is applied n >= 0 times, got {n}.")
+    require_integer("n", n, least=0)
     x = tensor(x)
     position = as_axis(axis, x.ndim)
     ends = [part for part in (prepend, x, append) if part is not None]
@@ -310,6 +309,8 @@ def diff(
         x = concat(ends, axis=position)
     before = (slice(None),) * position
     for _ in range(n):
+        if not x.shape[position]:
+            break
         x = x[(*before, slice(1, None))] - x[(*before, slice(None, -1))]
     return x
 

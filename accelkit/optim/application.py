@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from accelkit import ops, tree
+from accelkit.arguments import require_integer
 from accelkit.device import Device
 from accelkit.dtypes import DType
 from accelkit.dtypes import dtype as as_dtype
@@ -82,6 +83,7 @@ def numbers(
     optimizer: Optimizer, step: int, dtype: DType | str, device: str | Device | None
 ) -> dict[str, Tensor]:
     """See :meth:`accelkit.optim.Optimizer.numbers`."""
+    require_integer("step", step, least=0)
     kind = as_dtype(dtype).numpy
     return {
         name: ops.asarray(np.array(value, kind), device=device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from accelkit import ops, tree
-from accelkit.arguments import require_number
+from accelkit.arguments import require_instance, require_number
 from accelkit.errors import OptionError
 from accelkit.tensor import Tensor
 
@@ -21,6 +21,8 @@ def global_norm(tensors: Any) -> Tensor:
     leaves = tree.flatten(tensors)[0]
     if not leaves:
         raise OptionError("The norm of no tensors was asked for; give at least one.")
+    for leaf in leaves:
+        require_instance("tensors", leaf, Tensor, "Give tensors, or dicts and lists of them.")
     return ops.sqrt(ops.sum(ops.stack([ops.sum(t * t) for t in leaves])))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from accelkit.arguments import require_instance
+from accelkit.arguments import require_finite, require_instance
 from accelkit.dtypes import DType
 from accelkit.errors import OptionError
 from accelkit.random.philox import subkey
@@ -82,6 +82,7 @@ def key(seed: int, *, step: int = 0, path: str = "", device: Any = None) -> Any:
     """
     from accelkit.ops.coercion import asarray
 
+    require_instance("path", path, str)
     return asarray(np.array(subkey(seed, step, path, 0), np.uint32), device=device)
 
 
@@ -90,16 +91,29 @@ def _require_key(given: Any) -> None:
 
 
 def uniform(
-    key: Any, shape: Any, *, dtype: DType | str = "float32", low: float = 0.0, high: float = 1.0
+    key: Any,
+    shape: Any,
+    *,
+    dtype: DType | str = "float32",
+    low: float | Tensor = 0.0,
+    high: float | Tensor = 1.0,
 ) -> Any:
-    """Uniform numbers in [low, high), the same bits on every device for low 0 and high 1."""
+    """Uniform numbers in [low, high), the same bits on every device for low 0 and high 1.
+
+    The bounds are numbers, or tensors that broadcast to the shape.
+    """
     from accelkit.dtypes import dtype as as_dtype
     from accelkit.ops.coercion import as_shape
     from accelkit.primitives.random import random_uniform
 
     _require_key(key)
+    for name, bound in (("low", low), ("high", high)):
+        if not isinstance(bound, Tensor):
+            require_finite(name, bound)
     drawn = random_uniform(key, shape=as_shape(shape), dtype=as_dtype(dtype), offset=0)
-    return drawn if (low, high) == (0.0, 1.0) else drawn * (high - low) + low
+    if not isinstance(low, Tensor) and not isinstance(high, Tensor) and (low, high) == (0.0, 1.0):
+        return drawn
+    return drawn * (high - low) + low
 
 
 def normal(key: Any, shape: Any, *, dtype: DType | str = "float32") -> Any:

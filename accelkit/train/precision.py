@@ -49,7 +49,7 @@ def policy(precision: str, device: Device) -> Policy:
         OptionError: for an unknown name.
         CapabilityError: if the device lacks a dtype.
     """
-    found = POLICIES.get(precision)
+    found = POLICIES.get(precision) if isinstance(precision, str) else None
     if found is None:
         raise OptionError(f"precision must be one of {', '.join(POLICIES)}, got {precision!r}.")
     for dtype in (found.dtype, found.narrow):

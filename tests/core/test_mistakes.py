@@ -134,6 +134,105 @@ MISTAKES: dict[str, tuple[Any, type[AccelkitError], str]] = {
         OptionError,
         r"defvjp takes two functions, got NoneType",
     ),
+    "argnums that are none": (
+        lambda x: ak.grad(lambda y: y.sum(), argnums="x")(x),
+        OptionError,
+        r"`argnums` must be an integer or a list of integers, got 'x'",
+    ),
+    "donated by name": (
+        lambda x: ak.jit(lambda y: y, donate_argnums=None)(x),
+        OptionError,
+        r"`donate_argnums` must be an integer or a list of integers, got None",
+    ),
+    "function of vjp": (lambda x: ak.vjp(None, x), OptionError, r"vjp takes a function, got NoneT"),
+    "function of scan": (
+        lambda x: ak.scan(None, x, x),
+        OptionError,
+        r"`function` must be a function, got NoneType",
+    ),
+    "branch": (
+        lambda x: ak.cond(True, x, lambda y: y, x),
+        OptionError,
+        r"`true_function` must be a function, got Tensor",
+    ),
+    "length": (
+        lambda x: ak.scan(lambda c, y: (c, y), x, length="3"),
+        OptionError,
+        r"`length` must be an integer of at least 0, got '3'",
+    ),
+    "dtype that is a tensor": (lambda x: x.astype(x), DTypeError, r"Unsupported dtype Tensor\("),
+    "range without end": (
+        lambda x: ak.arange(np.inf),
+        OptionError,
+        r"`start` must be a finite number, got inf",
+    ),
+    "range of a class": (
+        lambda x: ak.arange(int),
+        OptionError,
+        r"`start` must be a finite number, got <cl",
+    ),
+    "tensors to join": (
+        lambda x: ak.concat(3),
+        OptionError,
+        r"`arrays` must be an Iterable, got int\. Give a list of tensors",
+    ),
+    "number of differences": (lambda x: ak.diff(x, n="2"), OptionError, r"`n` must be an integer"),
+    "bound of uniform": (
+        lambda x: ak.random.uniform(ak.random.key(0), (2,), high="1"),
+        OptionError,
+        r"`high` must be a finite number, got '1'",
+    ),
+    "path of a key": (
+        lambda x: ak.random.key(0, path=[1]),
+        OptionError,
+        r"`path` must be a str, got list",
+    ),
+    "model": (lambda x: ak.models.build(None), OptionError, r"`name` must be a str, got NoneType"),
+    "place of checkpoints": (
+        lambda x: ak.checkpoint.CheckpointManager(None),
+        OptionError,
+        r"`directory` must be a path, got NoneType",
+    ),
+    "place of data": (
+        lambda x: ak.data.open_source(3),
+        OptionError,
+        r"`specification` must be a path, got int",
+    ),
+    "size of crops": (
+        lambda x: ak.data.TrainingTransform(size="224"),
+        OptionError,
+        r"`size` must be a positive integer, got '224'",
+    ),
+    "scale of crops": (
+        lambda x: ak.data.TrainingTransform(scale=0.5),
+        OptionError,
+        r"`scale` must be a pair of numbers, got 0\.5",
+    ),
+    "randomness": (
+        lambda x: ak.nn.Dropout().apply({}, x, training=True, random=3),
+        OptionError,
+        r"`random` must be a Stream, got int\. Give accelkit\.random\.key",
+    ),
+    "state of a model": (
+        lambda x: ak.nn.ReLU().apply({}, x, state="x"),
+        OptionError,
+        r"`state` must be a dict as `model\.init_state` makes it, got str",
+    ),
+    "gradients to clip": (
+        lambda x: ak.optim.clip_by_global_norm("x", 1.0),
+        OptionError,
+        r"`tensors` must be a Tensor, got str",
+    ),
+    "step of numbers": (
+        lambda x: ak.optim.adam().numbers("3"),
+        OptionError,
+        r"`step` must be an integer of at least 0, got '3'",
+    ),
+    "precision": (
+        lambda x: ak.train.EvalStep(ak.nn.ReLU(), ak.losses.MeanSquaredError(), precision=[1]),
+        OptionError,
+        r"precision must be one of .*, got \[1\]",
+    ),
     "pickle of a trace": (lambda x: pickle.dumps(leaked()), TraceError, r"used outside of that"),
     "copy of a trace": (lambda x: copy.deepcopy(leaked()), TraceError, r"used outside of that"),
 }

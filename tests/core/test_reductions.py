@@ -258,7 +258,7 @@ def test_ties_share_the_derivative_of_an_extremum() -> None:
         (lambda x: ak.cumulative_sum(x), ShapeError, "cumulative_sum needs an axis"),
         (lambda x: ak.searchsorted(x, x), ShapeError, "needs a sorted vector, got shape"),
         (lambda x: ak.searchsorted(x[0], x, side="up"), OptionError, "side must be 'left'"),
-        (lambda x: ak.diff(x, n=-1), OptionError, "diff is applied n >= 0 times, got -1"),
+        (lambda x: ak.diff(x, n=-1), OptionError, "`n` must be an integer of at least 0, got -1"),
     ],
 )
 def test_refusals(call: Any, error: type[Exception], text: str) -> None:
