@@ -12,7 +12,8 @@ infinity (Toom and Cook). As the form is trilinear, the same three matrices give
 by weights ``G^T [(B^T d B) * (A g A^T)] G``, by images another convolution, with the window turned
 around.
 
-Here a transform of both axes is one matrix, the Kronecker product of one axis' with itself.
+A transform of both axes is one after the other, or one matrix, the Kronecker product of one axis'
+with itself: there are both here.
 
 The points decide the rounding errors (Barabasz and others, "Error analysis and improving the
 accuracy of Winograd convolution for deep neural networks", 2018, arXiv:1803.10986). Those below
@@ -32,14 +33,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from accelkit import dtypes
 from accelkit.dtypes import DType
 
-__all__ = ["Winograd", "choose", "winograd"]
+__all__ = ["TRANSFORM_FLOPS", "Axis", "Winograd", "choose", "winograd"]
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
@@ -58,27 +59,52 @@ _TILES: Final = {3: 4, 5: 3}
 # Multiply-adds count twice. Transforming an element of images or results, with the copies into and
 # out of tiles, takes as long as this many operations of a large matrix product: fitted to AlexNet's
 # and ResNet-18's convolutions on two cores with AVX-512, where it tells their times within 10 %.
-_TRANSFORM_FLOPS_PER_ELEMENT: Final = 200.0
+TRANSFORM_FLOPS: Final = 200.0
 _LEAST_ADVANTAGE: Final = 1.15
+
+
+class Axis(NamedTuple):
+    """The transforms of one axis of a tile, float64.
+
+    Attributes:
+        images: ``B^T``: (n, n), from images in the tile to positions.
+        weights: ``G``: (n, r), from weights to positions.
+        results: ``A^T``: (m, n), from positions to results.
+    """
+
+    images: np.ndarray
+    weights: np.ndarray
+    results: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class Winograd:
-    """The transforms of tiles, float64, both axes as one in row-major order.
+    """The transforms of tiles, float64, of one axis and of both as one in row-major order.
 
     Attributes:
         tile: Results per axis of a tile, m.
         window: Size r of the window.
-        images: ``B^T``: (n^2, n^2), from images in the tile to positions.
-        weights: ``G``: (n^2, r^2), from weights to positions.
-        results: ``A^T``: (m^2, n^2), from positions to results.
+        axis: The transforms of one axis.
+        images: ``B^T`` of both: (n^2, n^2), from images in the tile to positions.
+        weights: ``G`` of both: (n^2, r^2), from weights to positions.
+        results: ``A^T`` of both: (m^2, n^2), from positions to results.
     """
 
     tile: int
     window: int
-    images: np.ndarray
-    weights: np.ndarray
-    results: np.ndarray
+    axis: Axis
+
+    @functools.cached_property
+    def images(self) -> np.ndarray:
+        return np.kron(self.axis.images, self.axis.images)
+
+    @functools.cached_property
+    def weights(self) -> np.ndarray:
+        return np.kron(self.axis.weights, self.axis.weights)
+
+    @functools.cached_property
+    def results(self) -> np.ndarray:
+        return np.kron(self.axis.results, self.axis.results)
 
     @property
     def extent(self) -> int:
@@ -95,9 +121,8 @@ def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
     return found
 
 
-def _both_axes(rows: Sequence[Sequence[Fraction]]) -> np.ndarray:
-    matrix = np.array([[float(entry) for entry in row] for row in rows])
-    return np.kron(matrix, matrix)
+def _matrix(rows: Sequence[Sequence[Fraction]]) -> np.ndarray:
+    return np.array([[float(entry) for entry in row] for row in rows])
 
 
 @functools.cache
@@ -114,20 +139,17 @@ def winograd(tile: int, window: int) -> Winograd:
         math.prod((a - b for b in rest), start=Fraction(1))
         for a, rest in zip(points, others, strict=True)
     ]
-    return Winograd(
-        tile,
-        window,
-        images=_both_axes(
+    axis = Axis(
+        images=_matrix(
             [[*_polynomial(rest), Fraction(0)] for rest in others] + [_polynomial(points)]
         ),
-        weights=_both_axes(
+        weights=_matrix(
             [[a**k / scale for k in range(window)] for a, scale in zip(points, scales, strict=True)]
             + [[Fraction(k == window - 1) for k in range(window)]]
         ),
-        results=_both_axes(
-            [[a**k for a in points] + [Fraction(k == tile - 1)] for k in range(tile)]
-        ),
+        results=_matrix([[a**k for a in points] + [Fraction(k == tile - 1)] for k in range(tile)]),
     )
+    return Winograd(tile, window, axis)
 
 
 def choose(
@@ -142,6 +164,8 @@ def choose(
     strides: Pair = (1, 1),
     dilation: Pair = (1, 1),
     groups: int = 1,
+    transform_flops: float = TRANSFORM_FLOPS,
+    weights_flops: float = TRANSFORM_FLOPS,
 ) -> Winograd | None:
     """The transforms with which a convolution takes clearly less time on a CPU, None if none do.
 
@@ -159,6 +183,9 @@ def choose(
         strides: Of the window.
         dilation: Of the window.
         groups: Of channels.
+        transform_flops: Operations of a large matrix product that take as long as the transform of
+            one element of images or results, with its way into and out of tiles.
+        weights_flops: The same of one element of weights.
     """
     tile = _TILES.get(window[0])
     if (
@@ -173,6 +200,6 @@ def choose(
     tiles = batch * math.prod(-(-extent // tile) for extent in size)
     pairs = channels * features
     direct = 2.0 * batch * math.prod(size) * math.prod(window) * pairs
-    transformed = positions * (tiles * (channels + features) + pairs)
-    faster = 2.0 * positions * tiles * pairs + _TRANSFORM_FLOPS_PER_ELEMENT * transformed
+    transforms = transform_flops * tiles * (channels + features) + weights_flops * pairs
+    faster = positions * (2.0 * tiles * pairs + transforms)
     return winograd(tile, window[0]) if direct > _LEAST_ADVANTAGE * faster else None

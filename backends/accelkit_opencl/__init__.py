@@ -264,8 +264,17 @@ class OpenclBackend(Backend):
             device: An OpenCL device.
             choices: What the tuner found; empty for the defaults.
         """
+        self.use_profile(device, replace(self.profile(device), choices=choices))
+
+    def use_profile(self, device: Device, profile: Profile) -> None:
+        """Choose kernels by this profile from now on.
+
+        Args:
+            device: An OpenCL device.
+            profile: From :meth:`profile`, changed.
+        """
         with self._lock:
-            self._profiles[device] = replace(self.profile(device), choices=choices)
+            self._profiles[device] = profile
 
     def _provider(self, runtime: Runtime) -> Provider:
         with self._lock:
@@ -295,6 +304,7 @@ def profile_of(runtime: Runtime) -> Profile:
         compute_units=handle.max_compute_units,
         max_group=handle.max_work_group_size,
         local_bytes=handle.local_mem_size,
+        winograd=runtime.has_winograd,
         choices={}
         if os.environ.get("ACCELKIT_OPENCL_NO_TUNE", "0") != "0"
         else load_choices(runtime),

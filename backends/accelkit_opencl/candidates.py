@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from accelkit_opencl.kernels.convolution import Convolution
 from accelkit_opencl.kernels.matmul_cpu import Matmul
 from accelkit_opencl.kernels.source import ceil_div
 from accelkit_opencl.kernels.tile import MOST_VECTORS, Tile, tiled_cost
 from accelkit_opencl.lowering import Choice, Profile
 from accelkit_opencl.products import weight_gradient_shares
+from accelkit_opencl.products_winograd import transforms
 from accelkit_opencl.shares import heights
 
 __all__ = ["candidates"]
@@ -17,7 +20,22 @@ _MOST_OTHERS = 4  # that are tried beside the default
 
 
 def candidates(kind: str, product: Matmul | Convolution, profile: Profile) -> list[Choice]:
-    """Choices worth trying for a product: the default, then the likeliest first."""
+    """Choices worth trying for a product: the default, then the likeliest first.
+
+    A convolution that both algorithms can compute is tried with the other one second.
+    """
+    found = _direct_candidates(kind, product, profile)
+    if isinstance(product, Matmul):
+        return found
+    other = Choice(algorithm="winograd")
+    if transforms(kind, product, profile, other) is None:
+        return found
+    if transforms(kind, product, profile, Choice()) is None:
+        return [Choice(), other, *found[1:]]
+    return [Choice(), *(replace(choice, algorithm="direct") for choice in found)]
+
+
+def _direct_candidates(kind: str, product: Matmul | Convolution, profile: Profile) -> list[Choice]:
     rows, columns = _extents(kind, product)
     found = []
     for vectors in range(1, MOST_VECTORS + 1):

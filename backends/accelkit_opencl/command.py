@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         description="OpenCL devices, tuning, ahead-of-time bundles, and a check of all primitives.",
         epilog="Programs use what the tuner found; with ACCELKIT_OPENCL_NO_TUNE=1 in the "
         "environment any program takes the defaults. Exit status: 0 done; 1 a program or a "
-        "check failed; 2 bad options, or no such device.",
+        "check failed; 2 bad options, or no such device; 130 interrupted.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -244,6 +245,9 @@ def _bundle(options: argparse.Namespace) -> int:
     runtime = open_device(device)
     start = time.perf_counter()
     training = _training(options)
+    if options.emit_sources:  # for accelerators: see Runtime.has_winograd
+        profile = _backend().profile(device)
+        _backend().use_profile(device, replace(profile, winograd=False))
     if not options.tune:
         _backend().use_choices(device, {})
     elif not options.emit_sources:

@@ -23,6 +23,7 @@ class Choice:
         taps: Filter taps of one work-item (weight gradient), 0 for the default by estimate.
         block_bytes: Size of a convolution's cache blocks, 0 for the default: of the source image
             (forward, input gradient), or of a panel of the output gradient (weight gradient).
+        algorithm: Of a convolution: "direct", "winograd", or "" for what its shape suggests.
     """
 
     rows: int = 0
@@ -30,6 +31,7 @@ class Choice:
     unroll: int = 0
     taps: int = 0
     block_bytes: int = 0
+    algorithm: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Profile:
         compute_units: Of the device.
         max_group: Most work-items of a group.
         local_bytes: Local memory of a group.
+        winograd: Whether convolutions may be computed by Winograd's transforms.
         choices: What the tuner found, by :func:`choice_key`.
     """
 
@@ -52,6 +55,7 @@ class Profile:
     compute_units: int = 1
     max_group: int = 256
     local_bytes: int = 32768
+    winograd: bool = True
     choices: Mapping[str, Choice] = field(default_factory=dict, compare=False)
 
     def width(self, dtype: str) -> int:

@@ -16,6 +16,7 @@ from accelkit_opencl.kernels.source import KernelSource, itemsize_of
 from accelkit_opencl.kernels.tile import Tile, best_tile
 from accelkit_opencl.lowering import Choice, Launch, Lowering, Profile
 from accelkit_opencl.products_gpu import lower_blocked
+from accelkit_opencl.products_winograd import lower_gather, lower_sums, transforms
 from accelkit_opencl.shares import Shares, best_shares, heights
 
 __all__ = [
@@ -147,6 +148,9 @@ def lower_forward(
     if not profile.cpu:
         return lower_blocked(blocked_gpu.forward_product(conv), ("x", "w"), profile, epilogue)
     choice = choice or profile.choice("forward", conv)
+    tiling = transforms("forward", conv, profile, choice)
+    if tiling is not None:
+        return lower_gather(("x", "w"), tiling, profile, choice, epilogue=epilogue)
     return _gathers("x", [conv.forward()], profile, choice, epilogue)
 
 
@@ -162,6 +166,9 @@ def lower_input_gradient(
         product = blocked_gpu.input_gradient_product(conv)
         return lower_blocked(product, ("g", "w"), profile, epilogue)
     choice = choice or profile.choice("input gradient", conv)
+    tiling = transforms("input gradient", conv, profile, choice)
+    if tiling is not None:
+        return lower_gather(("g", "w"), tiling, profile, choice, epilogue=epilogue)
     return _gathers("g", list(conv.input_gradient()), profile, choice, epilogue)
 
 
@@ -210,6 +217,9 @@ def lower_weight_gradient(
     if not profile.cpu:
         return lower_blocked(blocked_gpu.weight_gradient_product(conv), ("x", "g"), profile)
     choice = choice or profile.choice("weight gradient", conv)
+    tiling = transforms("weight gradient", conv, profile, choice)
+    if tiling is not None:
+        return lower_sums(tiling, profile, choice)
     gather, block_bytes, shares = weight_gradient_shares(conv, profile, choice)
     launches, scratch, padded = [], {}, "x"
     if gather.needs_padding:

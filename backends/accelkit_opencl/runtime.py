@@ -162,6 +162,9 @@ class Runtime:
         vector_bytes: Width of the widest native vectors.
         alignment_bytes: Of buffers, and of host memory that can be one.
         has_float64: Whether it computes in double precision.
+        has_winograd: Whether Winograd's transforms suit it: a processor that computes their weights
+            in double precision. In an accelerator's circuit their many small sums take room that
+            multipliers need.
     """
 
     def __init__(self, device: Device, handle: cl.Device) -> None:
@@ -180,6 +183,7 @@ class Runtime:
         self.vector_bytes = 4 * max(1, handle.native_vector_width_float)
         self.alignment_bytes = max(1, handle.mem_base_addr_align // 8)
         self.has_float64 = bool(handle.double_fp_config)
+        self.has_winograd = self.has_float64 and bool(handle.type & cl.device_type.CPU)
 
     def use_host_memory(self, shares: bool) -> None:
         """Choose between mapped transfers and staged ones, which work on every device."""

@@ -98,3 +98,12 @@ def test_large_convolutions_are_transformed(
 def test_others_are_summed_directly(options: dict[str, Any]) -> None:
     assert chosen() is not None
     assert chosen(**options) is None
+
+
+def test_cheaper_transforms_suit_more_shapes() -> None:
+    narrow = {"extent": 56, "channels": 64, "features": 64}
+    assert chosen(**narrow) is None
+    assert chosen(**narrow, transform_flops=50.0) is winograd(4, 3)
+    assert chosen(batch=1) is None
+    assert chosen(batch=1, transform_flops=50.0) is None
+    assert chosen(batch=1, transform_flops=50.0, weights_flops=0.0) is winograd(4, 3)

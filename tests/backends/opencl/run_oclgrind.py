@@ -20,7 +20,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FOLDER = HERE.parents[2] / ".opencl-runtimes" / "oclgrind"
-SUITE = ("test_oclgrind.py", "test_table.py", "test_products.py")
+SUITE = ("test_oclgrind.py", "test_table.py", "test_products.py", "test_winograd.py")
 # Without optimisation: the interpreter lacks instructions that optimisation introduces, and the
 # vendor's intrinsics (see accelkit_opencl.kernels.mathematics).
 BUILD_OPTIONS = "-cl-opt-disable -DAK_STANDARD_FUNCTIONS"
