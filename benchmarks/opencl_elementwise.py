@@ -142,6 +142,8 @@ CASES: Final = (
     Case("cos", ak.cos),
     Case("atan", ak.atan),
     Case("power", lambda x: ak.pow(x, 1.7), "p"),
+    Case("power, large", lambda x: ak.pow(x, 11.3), "p"),
+    Case("power, of two arrays", ak.pow, "px"),
     Case("float64 exp", ak.exp, "d"),
     Case("float64 tanh", ak.tanh, "d"),
     Case("float64 erf", ak.erf, "d"),
