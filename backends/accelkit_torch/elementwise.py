@@ -49,7 +49,7 @@ _FORMS: Final = {False: "none", True: "tanh"}
 
 
 def gelu(x: Tensor, *, approximate: bool, out: Tensor | None = None) -> Tensor:
-    """torch's own kernel; ``out`` may be ``x``."""
+    """torch's own kernel; ``out`` may be ``x``. At infinity oneDNN's, on CPUs, gives NaN."""
     if out is None:
         return torch._C._nn.gelu(x, approximate=_FORMS[approximate])
     return torch._C._nn.gelu(x, approximate=_FORMS[approximate], out=out)
