@@ -21,8 +21,8 @@ LATER = {
 # What `import accelkit` needs of accelkit itself: tensors, operations and how they are traced.
 EAGER = {
     "arguments", "autodiff", "backend", "compilation", "control", "custom_derivative", "device",
-    "dispatch", "dtypes", "errors", "graph", "ops", "primitives", "registry", "tensor", "tensor_methods", "tracing",
-    "tree",
+    "dispatch", "dtypes", "errors", "graph", "ops", "primitives", "registry", "tensor",
+    "tensor_methods", "tracing", "tree",
 }  # fmt: skip
 
 
