@@ -221,7 +221,7 @@ def value_and_grad(
         parts = tree.unflatten(structure, gradients)
         return result, tuple(parts) if isinstance(argnums, Sequence) else parts[0]
 
-    return differentiated
+    return _named(differentiated, "value_and_grad", function)
 
 
 def grad(
@@ -242,7 +242,16 @@ def grad(
         value, gradient = both(*args, **kwargs)
         return (gradient, value[1]) if has_aux else gradient
 
-    return differentiated
+    return _named(differentiated, "grad", function)
+
+
+def _named(
+    derivative: Callable[..., Any], transform: str, function: Callable[..., Any]
+) -> Callable[..., Any]:
+    """The derivative under a name that says of what: programs and errors show it."""
+    name = getattr(function, "__name__", type(function).__name__)
+    derivative.__name__ = derivative.__qualname__ = f"{transform}({name})"
+    return derivative
 
 
 def vjp(function: Callable[..., Any], *inputs: Tensor) -> tuple[Any, Callable[[Any], Any]]:

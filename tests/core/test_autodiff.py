@@ -337,3 +337,13 @@ def test_unhashable_parameters_of_a_primitive_still_compile(new_primitive: Any) 
     scaled.lowering("numpy")(lambda x, *, factors: x * factors["a"])
     compiled = ak.jit(lambda x: scaled(x, factors={"a": 2}) + scaled(x, factors={"a": 3}))
     assert compiled(ak.ones(2)).tolist() == [5.0, 5.0]
+
+
+def test_derivatives_say_of_what() -> None:
+    def loss(x: ak.Tensor) -> ak.Tensor:
+        return ak.sum(x * x)
+
+    assert repr(ak.jit(ak.grad(loss))) == "<jit grad(loss), 0 programs compiled>"
+    twice = ak.jit(ak.value_and_grad(lambda x: ak.sum(ak.grad(loss)(x))))
+    assert twice.__name__ == "value_and_grad(<lambda>)"
+    assert str(ak.trace(ak.grad(loss), ak.ones(2))).startswith("graph grad(loss)(")
