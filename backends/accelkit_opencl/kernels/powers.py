@@ -189,6 +189,8 @@ def constant_power(x: str, exponent: float, literal: str, kind: str) -> str:
     """
     if exponent == 2.0:
         return f"{x} * {x}"
+    if exponent == 3.0:
+        return f"{x} * {x} * {x}"
     if exponent == -1.0:
         return f"1 / {x}"
     if exponent == 0.5:  # unlike a square root's, the power of -0 is +0 and that of -inf is inf

@@ -246,7 +246,23 @@ def test_few_special_arguments_of_powers_among_many(
 
 
 # With forms of their own, within the short form's bounds, beyond them.
-EXPONENTS = (0.5, -1.0, 2.0, -0.5, 0.1, 0.75, -0.75, 1.7, 1.999, -1.999, 1e-30, 2.5, -3.0, 11.3)
+EXPONENTS = (
+    0.5,
+    -1.0,
+    2.0,
+    3.0,
+    -0.5,
+    0.1,
+    0.75,
+    -0.75,
+    1.7,
+    1.999,
+    -1.999,
+    1e-30,
+    2.5,
+    -3.0,
+    11.3,
+)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
