@@ -8,9 +8,9 @@ from typing import Any
 from accelkit.backend import evaluate
 from accelkit.graph import Graph, Node, TensorSpec, Value
 from accelkit.passes import Part
-from accelkit_tensorflow.convolution import KERNEL_CONVOLUTION
 from accelkit_tensorflow.framework import tf
 from accelkit_tensorflow.placement import PlacedPart
+from accelkit_tensorflow.table import KERNEL_TABLE
 
 __all__ = ["Implementation", "PlacedProgram", "read"]
 
@@ -78,18 +78,10 @@ class PlacedProgram:
         return [tf.identity(values[graph.outputs[i]]) for i in self._returned]
 
     def _run_kernels(self, part: Part, values: Mapping[Value, Any]) -> dict[Value, Any]:
-        """One kernel after the other: each has all threads, and their caches, for itself."""
-        previous: list[Any] = []
+        """In the executor's order: what one kernel leaves idle, another uses."""
 
         def find(node: Node) -> Callable[..., Any]:
-            own = KERNEL_CONVOLUTION.get(node.primitive.name) or self._implementation(node)
-
-            def run(*operands: Any, **parameters: Any) -> Any:
-                with tf.control_dependencies(previous):
-                    previous[:] = [own(*operands, **parameters)]
-                return previous[0]
-
-            return run
+            return KERNEL_TABLE.get(node.primitive.name) or self._implementation(node)
 
         found = evaluate(part.graph, [values[v] for v in part.inputs], find)
         return dict(zip(part.outputs, found, strict=True))

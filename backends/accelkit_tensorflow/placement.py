@@ -1,13 +1,15 @@
 """Which nodes of a program on a CPU run on TensorFlow's kernels, and which XLA compiles.
 
 XLA fuses elementwise chains, but computes convolutions by Eigen's contractions; TensorFlow's own
-kernels are oneDNN's, which take about four fifths of the time. So a program with large convolutions
-is cut: the *products* for which TensorFlow's kernels are faster run one by one, and everything
-between two products is compiled as one cluster. Programs without them stay one cluster.
+kernels are oneDNN's, which take about four fifths of the time. Batch normalisation's sums per
+channel, and the winners of max-pooling's windows, for which it makes a pass per position, take XLA
+longer too. So a program with large convolutions is cut: what TensorFlow's kernels do faster is run
+by them node by node, and everything between is compiled as one cluster. Programs without large
+convolutions stay one cluster.
 
 A cut costs a launch and the traffic of what crosses it, so that clusters should be few. The *level*
-of a node is the largest number of products on a path to it: no path between two nodes of the same
-level leads through a product, so that all other nodes of a level can be one cluster.
+of a node is the largest number of kernels on a path to it: no path between two nodes of the same
+level leads through a kernel, so that all other nodes of a level can be one cluster.
 """
 
 from __future__ import annotations
@@ -21,17 +23,28 @@ from accelkit import dtypes
 from accelkit.graph import Graph, Node, Value, node_flops
 from accelkit.passes import Part, partition
 
-__all__ = ["LEAST_FLOPS", "LEAST_INTENSITY", "PlacedPart", "place", "runs_on_kernel"]
+__all__ = [
+    "COMPOSITES",
+    "LEAST_BYTES",
+    "LEAST_FLOPS",
+    "LEAST_INTENSITY",
+    "PlacedPart",
+    "place",
+    "runs_on_kernel",
+]
 
 # A millisecond on a CPU core or two: a product of that size gains more than the cut costs.
 LEAST_FLOPS: Final = 2**28
-# Products' FLOPs for each byte that crosses a cut, from which on cutting pays. A fifth of the
-# products' time is spared; a crossing byte is written and read, and takes the time of 15 FLOPs each
-# way, which makes 150, and launches come on top. Measured on two cores, against programs that stay
-# the same: cutting takes AlexNet's step (272) from 1.12 to 0.92, ResNet-18's (159) from 1.14 to
-# 1.26.
+# A tensor of that size is not in the first caches any more, and a pass over it worth a launch.
+LEAST_BYTES: Final = 2**18
+# Products' FLOPs for each byte that passes from one cluster to another, from which on cutting pays.
+# Products' operands and results are stored in any case; but what passes from cluster to cluster
+# might have stayed in registers. A fifth of the products' time is spared; a byte that passes is
+# written and read, and takes the time of 15 FLOPs each way, which makes 150, and launches come on
+# top. AlexNet's step has 8,000, ResNet-18's 1,100, that of AlexNet of 2012 600.
 LEAST_INTENSITY: Final = 200
 _CONVOLUTIONS: Final = frozenset({"conv2d", "conv2d_input_grad", "conv2d_weight_grad"})
+COMPOSITES: Final = frozenset({"batch_norm", "batch_norm_grad", "max_pool2d_grad"})
 
 
 @dataclass(frozen=True)
@@ -46,12 +59,14 @@ def runs_on_kernel(node: Node) -> bool:
     """Whether TensorFlow's kernel computes this node faster than XLA does.
 
     Those are convolutions and their gradients, but for dilated and grouped ones, for which
-    TensorFlow has no gradients; and matrix products, but for those with the second operand
-    transposed, which XLA computes faster.
+    TensorFlow has no gradients; matrix products, but for those with the second operand transposed,
+    which XLA computes faster; batch normalisation and the gradient of max-pooling.
     """
     name = node.primitive.name
     if any(v.spec.dtype is not dtypes.float32 for v in node.inputs):
         return False
+    if name in COMPOSITES:
+        return node.inputs[0].spec.memory_bytes >= LEAST_BYTES
     if name in _CONVOLUTIONS:
         parameters = node.parameters
         if parameters["dilation"] != (1, 1) or parameters["groups"] != 1:
@@ -71,19 +86,20 @@ def place(graph: Graph) -> list[PlacedPart]:
         One part for XLA if the graph has no convolution for TensorFlow's kernels, or if too much
         would cross the cuts.
     """
-    products = {n for n in graph.nodes if runs_on_kernel(n)}
-    if any(n.primitive.name in _CONVOLUTIONS for n in products):
-        parts = _cut(graph, products)
-        if sum(map(node_flops, products)) >= LEAST_INTENSITY * _crossing_bytes(parts):
-            kernels = [any(runs_on_kernel(n) for n in part.graph.nodes) for part in parts]
-            return [PlacedPart(*pair) for pair in zip(parts, kernels, strict=True)]
+    kernels = {n for n in graph.nodes if runs_on_kernel(n)}
+    if any(n.primitive.name in _CONVOLUTIONS for n in kernels):
+        cut = _cut(graph, kernels)
+        parts = [PlacedPart(p, any(map(runs_on_kernel, p.graph.nodes))) for p in cut]
+        flops = sum(node_flops(n) for n in kernels if n.primitive.name not in COMPOSITES)
+        if flops >= LEAST_INTENSITY * _passing_bytes(parts):
+            return parts
     return [PlacedPart(part, False) for part in partition(graph, [])]
 
 
-def _cut(graph: Graph, products: set[Node]) -> list[Part]:
-    level = _levels(graph, products)
-    # Products of a level come before its cluster, which reads their results.
-    key = {n: (level[n], n not in products) for n in graph.nodes}
+def _cut(graph: Graph, kernels: set[Node]) -> list[Part]:
+    level = _levels(graph, kernels)
+    # Kernels of a level come before its cluster, which reads their results.
+    key = {n: (level[n], n not in kernels) for n in graph.nodes}
     nodes = sorted(graph.nodes, key=key.__getitem__)
     cuts = [
         position + 1
@@ -93,33 +109,34 @@ def _cut(graph: Graph, products: set[Node]) -> list[Part]:
     return partition(graph.replace(nodes=nodes), cuts)
 
 
-def _crossing_bytes(parts: Sequence[Part]) -> int:
-    """Size of what parts read of other parts' results."""
-    made = {v for part in parts for v in part.outputs}
-    return sum(v.spec.memory_bytes for part in parts for v in part.inputs if v in made)
+def _passing_bytes(parts: Sequence[PlacedPart]) -> int:
+    """Size of what clusters read of other clusters' results."""
+    clusters = [p.part for p in parts if not p.on_kernels]
+    made = {v for part in clusters for v in part.outputs}
+    return sum(v.spec.memory_bytes for part in clusters for v in part.inputs if v in made)
 
 
-def _levels(graph: Graph, products: set[Node]) -> dict[Node, int]:
+def _levels(graph: Graph, kernels: set[Node]) -> dict[Node, int]:
     """The level at which each node runs.
 
     The earliest possible; but nodes are put off until they are needed, where that keeps none of
-    their operands alive for longer. What depends on no product, such as the weight decay, is always
+    their operands alive for longer. What depends on no kernel, such as the weight decay, is always
     put off: at the worst, that keeps what the inputs give in place of what is made of it.
     """
     level: dict[Node, int] = {}
     for node in graph.nodes:
         before = [level[v.node] for v in node.inputs if v.node is not None]
-        level[node] = max(before, default=0) + (node in products)
+        level[node] = max(before, default=0) + (node in kernels)
     persistent = {*graph.inputs, *(v for n in graph.nodes if not level[n] for v in n.outputs)}
     last_use: dict[Value, int] = {}
     needed: dict[Value, int] = {}
     returned = set(graph.outputs)
     for node in reversed(graph.nodes):
-        if node not in products and returned.isdisjoint(node.outputs):
+        if node not in kernels and returned.isdisjoint(node.outputs):
             latest = min((needed[v] for v in node.outputs if v in needed), default=level[node])
             if all(v in persistent or last_use.get(v, -1) >= latest for v in node.inputs):
                 level[node] = max(level[node], latest)
-        own = level[node] - (node in products)  # a product reads what the level before has made
+        own = level[node] - (node in kernels)  # a kernel reads what the level before has made
         for value in node.inputs:
             last_use[value] = max(last_use.get(value, -1), level[node])
             needed[value] = min(needed.get(value, own), own)

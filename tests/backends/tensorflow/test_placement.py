@@ -211,3 +211,80 @@ def test_clusters_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     (operations,) = found
     assert {"Conv2D", "Conv2DBackpropFilter", "Conv2DBackpropInput"} <= operations
     assert not operations & {"Mul", "AddV2", "Sub", "SelectV2", "Less", "Sum", "AssignVariableOp"}
+
+
+def _normalised(shape: tuple[int, ...]) -> Graph:
+    """A convolution beside batch normalisation of ``shape``, and its gradient."""
+    builder = GraphBuilder()
+    shapes = (IMAGES, WEIGHTS[0], shape, shape[-1:], shape[-1:], shape)
+    for position, given in enumerate(shapes):
+        builder.inputs.append(Value(TensorSpec(given, dtypes.float32), None, position))
+    images, w, x, scale, bias, g = builder.inputs
+    (convolved,) = builder.add(get("conv2d"), [images, w], FIRST)
+    y, mean, var = builder.add(get("batch_norm"), [x, scale, bias], {"epsilon": 1e-3})
+    gradients = builder.add(get("batch_norm_grad"), [x, scale, mean, var, g], {"epsilon": 1e-3})
+    outputs = [convolved, y, mean, var, *gradients]
+    return Graph(builder.inputs, builder.nodes, outputs, name="normalised")
+
+
+def _pooled(geometry: dict[str, object]) -> Graph:
+    """A convolution beside the gradient of max-pooling."""
+    builder = GraphBuilder()
+    for position, given in enumerate((IMAGES, WEIGHTS[0], (2, 7, 8, 3))):
+        builder.inputs.append(Value(TensorSpec(given, dtypes.float32), None, position))
+    images, w, x = builder.inputs
+    (convolved,) = builder.add(get("conv2d"), [images, w], FIRST)
+    (y,) = builder.add(get("max_pool2d"), [x], geometry)
+    (g,) = builder.add(get("multiply"), [y, y], {})
+    (dx,) = builder.add(get("max_pool2d_grad"), [x, y, g], geometry)
+    return Graph(builder.inputs, builder.nodes, [convolved, y, dx], name="pooled")
+
+
+COMPOSITES = {
+    "images": _normalised((3, 4, 5, 6)),
+    "rows": _normalised((9, 6)),
+    "pooling": _pooled({"window": (3, 3), "strides": (2, 2), "padding": ((0, 0), (0, 0))}),
+    "padded pooling": _pooled({"window": (3, 2), "strides": (2, 1), "padding": ((1, 0), (0, 1))}),
+}
+
+
+@pytest.mark.usefixtures("everything_is_large")
+@pytest.mark.parametrize("name", COMPOSITES)
+def test_composites(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batch normalisation and the gradient of max-pooling, ties included, on their kernels."""
+    monkeypatch.setattr(placement, "LEAST_BYTES", 1)
+    graph = COMPOSITES[name]
+    prepared = prepare(graph, TENSORFLOW)
+    composites = {n.primitive.name for n in graph.nodes} & placement.COMPOSITES
+    assert composites <= {name for part in _names(prepared) for name in part}
+    random = np.random.default_rng(7)
+    values = [
+        # few different values, so that windows have several maxima
+        np.round(random.standard_normal(v.spec.shape) * 2).astype(np.float32) / 2
+        for v in graph.inputs
+    ]
+    values[-1] += np.float32(0.25)
+    found = TENSORFLOW.compile(prepared, CPU)([TENSORFLOW.put(a, CPU) for a in values])
+    device = REFERENCE.devices()[0].device
+    expected = REFERENCE.compile(prepare(graph, REFERENCE), device)(
+        [REFERENCE.put(a, device) for a in values]
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        assert_close(TENSORFLOW.get(ours), REFERENCE.get(theirs), exact=False)
+
+
+def test_composites_without_large_convolutions_are_left_to_xla() -> None:
+    for graph in COMPOSITES.values():
+        assert [p.on_kernels for p in place(prepare(graph, TENSORFLOW))] == [False]
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_values_between_clusters_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a kernel reads or gives is stored in any case, and is no reason against a cut."""
+    graph = COMPOSITES["pooling"]
+    monkeypatch.setattr(placement, "LEAST_BYTES", 1)
+    monkeypatch.setattr(placement, "LEAST_INTENSITY", 10**9)
+    kernels_only = prepare(_normalised((3, 4, 5, 6)), TENSORFLOW)
+    assert any(p.on_kernels for p in place(kernels_only))
+    assert any(p.on_kernels for p in place(prepare(graph, TENSORFLOW)))
+    assert [p.on_kernels for p in place(prepare(_step(), TENSORFLOW))] == [False]
