@@ -19,6 +19,7 @@ from accelkit.random.stream import Stream
 from accelkit.tensor import Tensor
 from accelkit.tracing import active_trace, trace_graph
 from accelkit.train.recipe import Recipe
+from accelkit.train.state import below
 
 __all__ = ["StepProgram", "build_eval_program", "build_train_program"]
 
@@ -115,11 +116,6 @@ def foreign_state(difference: str) -> StateError:
         f"This state does not fit the step: {difference}. Use a state that `step.init` of a step "
         f"with the same model, optimizer and precision made."
     )
-
-
-def _strip(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    start = prefix + "."
-    return {n[len(start) :]: t for n, t in tensors.items() if n.startswith(start)}
 
 
 def build_train_program(
@@ -226,7 +222,7 @@ def _train_step(
     scalar_names: Sequence[str],
     details: dict[str, Any],
 ) -> tuple[dict[str, Tensor], Tensor]:
-    parameters = _strip(tensors, "parameters")
+    parameters = below(tensors, "parameters")
     trainable = {n: p for n, p in parameters.items() if recipe.is_trainable(n)}
     if not trainable:
         raise OptionError("No parameter is trainable: `trainable` refused every name.")
@@ -271,8 +267,8 @@ def _forward_and_backward(
             f"accumulate={count} does not divide the batch of {size}. Choose one of: "
             f"{', '.join(str(k) for k in range(1, size + 1) if size % k == 0)}."
         )
-    frozen = {n: p for n, p in _strip(tensors, "parameters").items() if n not in trainable}
-    old_state = nest(_strip(tensors, "state"))
+    frozen = {n: p for n, p in below(tensors, "parameters").items() if n not in trainable}
+    old_state = nest(below(tensors, "state"))
     weight = ops.sum(batch[2])
     shares = batch[2] / weight
     micro = size // count
@@ -380,9 +376,9 @@ def build_eval_program(
         inputs, targets, weights = flat[len(names) :]
         weights = recipe.weigh(weights, targets)
         outputs, _ = recipe.model.apply(
-            nest(_strip(tensors, "parameters")),
+            nest(below(tensors, "parameters")),
             recipe.model_input(inputs),
-            state=nest(_strip(tensors, "state")),
+            state=nest(below(tensors, "state")),
         )
         values = {"loss": recipe.evaluate(outputs, targets), **recipe.measure(outputs, targets)}
         details["metrics"] = tuple(values)

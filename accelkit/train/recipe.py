@@ -20,6 +20,7 @@ from accelkit.nn.module import Module, flatten_names
 from accelkit.ops.coercion import put
 from accelkit.optim import Optimizer
 from accelkit.tensor import Tensor
+from accelkit.train.state import below
 
 __all__ = ["Recipe"]
 
@@ -140,8 +141,7 @@ class Recipe:
             StateError: naming what differs.
         """
         assert self.optimizer is not None
-        start = "parameters."
-        parameters = {n[len(start) :]: s for n, s in specs.items() if n.startswith(start)}
+        parameters = below(specs, "parameters")
         trained = [n for n in parameters if self.is_trainable(n)]
         expected = {f"optimizer.{s}.{n}" for s in self.optimizer.slot_names() for n in trained}
         found = {n for n in specs if n.startswith("optimizer.")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -15,7 +15,15 @@ from accelkit.ops.coercion import put
 from accelkit.optim.averaging import AVERAGE
 from accelkit.tensor import Tensor
 
-__all__ = ["Layout", "TrainState", "averaged_names"]
+__all__ = ["Layout", "TrainState", "averaged_names", "below"]
+
+T = TypeVar("T")
+
+
+def below(named: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """What has a dotted name that begins with a prefix, by the rest of the name."""
+    start = f"{prefix}."
+    return {n[len(start) :]: value for n, value in named.items() if n.startswith(start)}
 
 
 def averaged_names(names: Iterable[str], available: Container[str]) -> dict[str, str]:
@@ -155,24 +163,20 @@ class TrainState:
         """Mark the tensors as destroyed by a failed step."""
         self._lost = reason
 
-    def _part(self, prefix: str) -> dict[str, Any]:
-        start = prefix + "."
-        return nest({n[len(start) :]: t for n, t in self.tensors.items() if n.startswith(start)})
-
     @property
     def parameters(self) -> dict[str, Any]:
         """The parameters as the model takes them."""
-        return self._part("parameters")
+        return nest(below(self.tensors, "parameters"))
 
     @property
     def model_state(self) -> dict[str, Any]:
         """The model's statistics as the model takes them."""
-        return self._part("state")
+        return nest(below(self.tensors, "state"))
 
     @property
     def optimizer_state(self) -> dict[str, Any]:
         """The optimizer's slots, by slot name and parameter."""
-        return self._part("optimizer")
+        return nest(below(self.tensors, "optimizer"))
 
     @property
     def averaged_parameters(self) -> dict[str, Any]:
@@ -181,9 +185,9 @@ class TrainState:
         Raises:
             StateError: if the optimizer keeps none; see :func:`accelkit.optim.averaged`.
         """
-        start = "parameters."
-        names = averaged_names([n for n in self.tensors if n.startswith(start)], self.tensors)
-        return nest({n[len(start) :]: self.tensors[at] for n, at in names.items()})
+        named = [n for n in self.tensors if n.startswith("parameters.")]
+        found = {n: self.tensors[at] for n, at in averaged_names(named, self.tensors).items()}
+        return nest(below(found, "parameters"))
 
     def copy(self) -> TrainState:
         """An independent copy on the same device."""
