@@ -135,10 +135,10 @@ def tiles_code(
     return f"""for (int t = 0; t < count; t++) {{
 const int number = first_tile + t < {tiling.tiles} ? first_tile + t : {tiling.tiles - 1};
 {place_code(tiling, "number")}const int y = top - {above}, x = left - {before};
-for (int channel = {first}; channel < {end}; channel += {width}) {{
+for (int at_channel = {first}; at_channel < {end}; at_channel += {width}) {{
 const __global real* const from = {buffer}
-    + ((long)(image * {height} + y) * {breadth} + x) * {depth} + channel;
-__global real* const to = {target} + (size_t)t * {strides[1]} + (channel - {first});
+    + ((long)(image * {height} + y) * {breadth} + x) * {depth} + at_channel;
+__global real* const to = {target} + (size_t)t * {strides[1]} + (at_channel - {first});
 {transform(matrix, width, load, store)}}} }}
 """
 

@@ -71,12 +71,12 @@ def sums_kernel(tiling: Tiling, tile: Tile, shares: Shares, *, unroll: int = 4) 
     last = channels - (parts[1] - 1) * depth
 
     def body(panel_tile: Tile, count: int) -> str:
-        code = f"""int channel = first_channel;
-for (; channel + {tile.rows} <= end_channel; channel += {tile.rows}) {{
+        code = f"""int at_channel = first_channel;
+for (; at_channel + {tile.rows} <= end_channel; at_channel += {tile.rows}) {{
 {at(panel_tile, count)}}}
 """
         for rest in sorted({depth % tile.rows, last % tile.rows} - {0}):
-            code += f"if (end_channel - channel == {rest}) {{\n"
+            code += f"if (end_channel - at_channel == {rest}) {{\n"
             code += f"{at(panel_tile.with_rows(rest), count)}}}\n"
         return code
 
@@ -88,11 +88,11 @@ for (; channel + {tile.rows} <= end_channel; channel += {tile.rows}) {{
         # A block's sum is complete before it is added: long chains of additions lose digits.
         earlier = "".join(f"c{r}_{v} += LOAD({place(r, v)});\n" for r, v in part.cells())
         return f"""const __global real* a = tiles + (size_t)position * {of_images}
-    + (channel - first_channel);
+    + (at_channel - first_channel);
 const __global real* b = gradients + (size_t)position * {of_gradients}
     + (panel - first_panel) * {tile.columns};
 __global real* const c = sums
-    + (((size_t)position * {panels} + panel) * {channels} + channel) * {tile.columns};
+    + (((size_t)position * {panels} + panel) * {channels} + at_channel) * {tile.columns};
 {part.declare()}
 #pragma unroll {unroll}
 for (int t = 0; t < count; t++) {{
@@ -165,11 +165,11 @@ def gather_weights_kernel(tiling: Tiling, tile: Tile) -> KernelSource:
     code = transform(tiling.form.axis.weights.T, width, load, store)
     source = f"""{prelude(tile.dtype, width)}{LOAD_PRIVATE}
 {ONE_ITEM}void KERNEL(const __global real* restrict sums, __global real* restrict out) {{
-  const int channel = get_global_id(0), panel = get_global_id(1);
+  const int at_channel = get_global_id(0), panel = get_global_id(1);
   const int rest = {features} - panel * {nr}, columns = rest < {nr} ? rest : {nr};
   for (int e = 0; e < columns; e += {width}) {{
-    const __global real* const from = sums + ((size_t)panel * {channels} + channel) * {nr} + e;
-    __global real* const to = out + (size_t)channel * {features} + panel * {nr} + e;
+    const __global real* const from = sums + ((size_t)panel * {channels} + at_channel) * {nr} + e;
+    __global real* const to = out + (size_t)at_channel * {features} + panel * {nr} + e;
 {code}  }}
 }}
 """

@@ -136,9 +136,16 @@ def test_points_that_are_opposite_share_half_of_their_terms(tile: int, window: i
         assert len(re.findall(r"\*", code)) <= 0.7 * np.count_nonzero(matrix)
 
 
+@pytest.fixture
+def processor(runtime: Runtime) -> None:
+    if not runtime.has_winograd:
+        pytest.skip("Winograd's transforms are for processors: see Runtime.has_winograd")
+
+
 # --- the kernels ---------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("processor")
 @pytest.mark.parametrize("case", CASES)
 def test_tiles_give_the_direct_sum(lab: Any, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     profile, conv = CASES[case]
@@ -156,6 +163,7 @@ def test_tiles_give_the_direct_sum(lab: Any, case: str, monkeypatch: pytest.Monk
         assert is_near(kind, conv, found, expected), kind
 
 
+@pytest.mark.usefixtures("processor")
 def test_blocks_change_no_bits_and_neither_do_single_work_items(lab: Any) -> None:
     """A tile's sums do not depend on the tiles beside it."""
     profile, conv = CASES["tiles stick out"]
@@ -222,6 +230,7 @@ def test_the_workspace_does_not_grow_with_the_batch(kind: str) -> None:
     assert len(many.launches) == 2
 
 
+@pytest.mark.usefixtures("processor")
 @pytest.mark.skipif("OCLGRIND_LOG" in os.environ, reason="too large for an interpreter")
 def test_a_layer_and_its_gradients_are_transformed_with_bias_and_activation(
     runtime: Runtime,
