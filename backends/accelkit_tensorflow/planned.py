@@ -50,7 +50,8 @@ def planned_bytes(
     lives: list[tuple[int, int, int]] = []
     for number, placed in enumerate(parts):
         if placed.on_kernels:
-            found: int | None = max(map(_workspace_bytes, placed.part.graph.nodes))
+            # the kernels of a part may run at the same time
+            found: int | None = sum(map(_workspace_bytes, placed.part.graph.nodes))
         else:
             found = _cluster_bytes(placed.part, updates, implementation, device)
         if found is None:
