@@ -132,10 +132,11 @@ def test_checkpoint_of_another_model(images: Path, capsys: pytest.CaptureFixture
     assert main([*MODEL, f"--data={images}", place]) == 0
     capsys.readouterr()
     wider = fails(capsys, f"--data={images}", place, "--resume", "--image-size=40")
-    assert "parameters.fc1.weight is float32[400, 120], expected float32[784, 120]" in wider
+    assert "started with other options (image_size: 32, now 40)" in wider
+    assert "Continue it with --image-size 32" in wider
     other = fails(capsys, f"--data={images}", place, "--resume", "--optimizer=adam")
-    assert "missing" in other
-    assert "optimizer." in other
+    assert "(optimizer: 'sgd', now 'adam')" in other
+    assert "Continue it with --optimizer sgd" in other
 
 
 def test_checkpoint_from_a_newer_version(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
