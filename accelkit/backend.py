@@ -57,10 +57,13 @@ class CompileOptions(NamedTuple):
         matmul_precision: ``"float32"`` (full, the default) or ``"tf32"``: how float32 matrix
             products and convolutions may be computed on devices with reduced-precision units.
         deterministic: Ask for algorithms that give the same bits every time.
+        workspaces: Whether kernels may take memory of their own to be faster, as Winograd's
+            transforms do. Backends with the capability of this name heed it.
     """
 
     matmul_precision: str = "float32"
     deterministic: bool = False
+    workspaces: bool = True
 
 
 class Executable(ABC):
@@ -113,7 +116,8 @@ class Backend(ABC):
             - ``"donation"``: donated inputs are reused for outputs,
             - ``"fusion"``: chains of elementwise primitives become one kernel, and what is
               between them takes no memory,
-            - ``"native_control_flow"``: cond and scan are not unrolled.
+            - ``"native_control_flow"``: cond and scan are not unrolled,
+            - ``"workspaces"``: kernels that take memory to be faster can be left out.
     """
 
     name: ClassVar[str]
@@ -174,7 +178,13 @@ class Backend(ABC):
             options: Precision and determinism.
         """
 
-    def planned_bytes(self, graph: Graph, device: Device, donate: frozenset[int]) -> int | None:
+    def planned_bytes(
+        self,
+        graph: Graph,
+        device: Device,
+        donate: frozenset[int],
+        options: CompileOptions | None = None,
+    ) -> int | None:
         """Memory that a prepared graph would take beyond its inputs, if this backend plans it
         itself and can tell without compiling; None otherwise."""
         return None

@@ -38,7 +38,7 @@ def compile_step(
         means.before_preparation(narrowed(program.graph, precision)),
         device,
         donate=donate,
-        options=precision.options,
+        options=precision.options._replace(workspaces=means.workspaces),
         finish=lambda graph: means.after_preparation(graph, runs_on, donate),
         host=program.slots if means.host_state else None,
     )

@@ -10,7 +10,8 @@ those of the whole batch:
 - *early updates*: a gradient is consumed as soon as it exists, that of a large matrix without
   ever existing as a whole (:func:`accelkit.passes.update_by_products`); those of micro-batches go
   into the momentum one by one (:func:`accelkit.passes.accumulate_in_momentum`);
-- *host state* (:mod:`accelkit.train.offload`): optimizer slots stay in the host's memory.
+- *host state* (:mod:`accelkit.train.offload`): optimizer slots stay in the host's memory;
+- *no workspaces*: if nothing else suffices, kernels do without memory of their own.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from accelkit import passes
-from accelkit.backend import Backend
+from accelkit.backend import Backend, CompileOptions
 from accelkit.device import Device
 from accelkit.errors import OptionError
 from accelkit.graph import Graph, Node, Value
@@ -100,18 +101,21 @@ class MemoryMeans:
             down to; names of layers; or, as an integer, a number of bytes for intermediates.
         early_update: Whether large gradients go into their update piece by piece.
         host_state: Whether optimizer slots are kept on the host.
+        workspaces: Whether kernels may take memory of their own to be faster.
     """
 
     accumulate: int = 1
     remat: Remat | int = False
     early_update: bool = False
     host_state: bool = False
+    workspaces: bool = True
 
     def __str__(self) -> str:
         found = [f"{self.accumulate} micro-batches"] if self.accumulate > 1 else []
         found += ["rematerialisation"] if self.remat is not False else []
         found += ["early updates"] if self.early_update else []
         found += ["optimizer state on the host"] if self.host_state else []
+        found += [] if self.workspaces else ["kernels without workspaces"]
         return ", ".join(found) or "nothing to be done"
 
     def before_preparation(self, graph: Graph) -> Graph:
@@ -210,11 +214,13 @@ def predicted_peak_bytes(
 
     As the backend plans it, or else by liveness.
     """
-    return graph.input_bytes + _arena_bytes(graph, backend, device, donate)
+    return graph.input_bytes + _arena_bytes(graph, backend, device, donate, CompileOptions())
 
 
-def _arena_bytes(graph: Graph, backend: Backend, device: Device, donate: Sequence[int]) -> int:
-    exact = backend.planned_bytes(graph, device, frozenset(donate))
+def _arena_bytes(
+    graph: Graph, backend: Backend, device: Device, donate: Sequence[int], options: CompileOptions
+) -> int:
+    exact = backend.planned_bytes(graph, device, frozenset(donate), options)
     if exact is not None:
         return exact
     fused = "fusion" in backend.capabilities
@@ -298,11 +304,23 @@ class Planner:
 
     def _options(self, limit_bytes: int, scale: float) -> Iterator[_Option]:
         """Options from the fastest to the smallest; the first one is to do nothing."""
+        fits = False
+        for option in self._options_with(MemoryMeans(), limit_bytes, scale):
+            fits = fits or option.peak_bytes <= limit_bytes
+            yield option
+        # What kernels without workspaces cost is not known, but it is more than a little.
+        if not fits and "workspaces" in self._backend.capabilities:
+            yield from self._options_with(MemoryMeans(workspaces=False), limit_bytes, scale)
+
+    def _options_with(
+        self, least: MemoryMeans, limit_bytes: int, scale: float
+    ) -> Iterator[_Option]:
+        """Options that do what ``least`` does, and more."""
         for count in self._counts:
             program, traced = self._build(count)
-            early = MemoryMeans(count, early_update=True)
+            early = replace(least, accumulate=count, early_update=True)
             # Of micro-batches the gradients go where the updates want them at no cost.
-            for means in (early,) if count > 1 else (MemoryMeans(), early):
+            for means in (early,) if count > 1 else (least, early):
                 graph = passes.prepare(means.before_preparation(traced), self._backend)
                 option = self._evaluate(means, graph, program, scale)
                 yield option
@@ -330,21 +348,24 @@ class Planner:
         kept = graph.input_bytes - (_spared_bytes(program) if means.host_state else 0)
         arena = max(0, int((limit_bytes - kept) / scale))
         before: int | None = None
-        for _ in range(_ATTEMPTS):
+        for attempt in range(_ATTEMPTS):
             chosen = replace(means, remat=arena)
             changed = chosen.after_preparation(graph, self._backend, program.donated)
             option = self._evaluate(chosen, changed, program, scale)
             yield option
             excess = option.peak_bytes - limit_bytes
-            if excess <= 0 or arena == 0 or option.peak_bytes == before:
+            if excess <= 0 or arena == 0:
                 return
+            # The smallest of all comes last, and whatever else was tried in vain.
+            last = attempt + 2 == _ATTEMPTS or option.peak_bytes == before
             before = option.peak_bytes
-            arena = max(0, arena - int(excess / scale))
+            arena = 0 if last else max(0, arena - int(excess / scale))
 
     def _evaluate(
         self, means: MemoryMeans, graph: Graph, program: StepProgram, scale: float
     ) -> _Option:
-        arena = _arena_bytes(graph, self._backend, self._device, program.donated)
+        options = CompileOptions(workspaces=means.workspaces)
+        arena = _arena_bytes(graph, self._backend, self._device, program.donated, options)
         cost = passes.graph_cost(graph, fused="fusion" in self._backend.capabilities)
         kept = graph.input_bytes
         if means.host_state:

@@ -69,6 +69,7 @@ class OpenclBackend(Backend):
             "donation",
             "fast_grouped_convolution",
             "fusion",
+            "workspaces",
         }
     )
 
@@ -157,7 +158,7 @@ class OpenclBackend(Backend):
         options: CompileOptions | None = None,
     ) -> Executable:
         start = time.perf_counter()
-        program = self._program(graph, device, donate)
+        program = self._program(graph, device, donate, options or CompileOptions())
         return OpenclExecutable(graph, device, program, started_s=start)
 
     def run(
@@ -182,7 +183,7 @@ class OpenclBackend(Backend):
             inputs = [Value(spec, None, i) for i, spec in enumerate(specs)]
             node = Node(primitive, inputs, parameters, primitive.infer(specs, parameters))
             graph = Graph(inputs, [node], node.outputs, name=primitive.name)
-            program = self._eager[key] = self._program(graph, device, frozenset())
+            program = self._eager[key] = self._program(graph, device, frozenset(), CompileOptions())
         results = program.run(arrays)
         return tuple(results) if primitive.multiple_outputs else results[0]
 
@@ -226,29 +227,42 @@ class OpenclBackend(Backend):
             self._profiles[device] = provider.profile
             self._eager = {key: p for key, p in self._eager.items() if key[1] is not device}
 
-    def planned_bytes(self, graph: Graph, device: Device, donate: frozenset[int]) -> int:
-        return self._plan(graph, device, donate).memory_bytes
+    def planned_bytes(
+        self,
+        graph: Graph,
+        device: Device,
+        donate: frozenset[int],
+        options: CompileOptions | None = None,
+    ) -> int:
+        return self._plan(graph, device, donate, options or CompileOptions()).memory_bytes
 
     def has_own_memory(self, device: Device) -> bool:
         return not open_device(device).shares_host_memory
 
-    def _plan(self, graph: Graph, device: Device, donate: frozenset[int]) -> Plan:
+    def _plan(
+        self, graph: Graph, device: Device, donate: frozenset[int], options: CompileOptions
+    ) -> Plan:
         limit = open_device(device).handle.max_mem_alloc_size
-        return make_plan(graph, donate, self.profile(device), limit_bytes=limit)
+        profile = self.profile(device)
+        if not options.workspaces:
+            profile = replace(profile, winograd=False)
+        return make_plan(graph, donate, profile, limit_bytes=limit)
 
-    def _program(self, graph: Graph, device: Device, donate: frozenset[int]) -> Program:
+    def _program(
+        self, graph: Graph, device: Device, donate: frozenset[int], options: CompileOptions
+    ) -> Program:
         self._check_dtypes(graph, device)
         runtime = open_device(device)
         provider = self._provider(runtime)
         try:
-            return Program(self._plan(graph, device, donate), runtime, provider)
+            return Program(self._plan(graph, device, donate, options), runtime, provider)
         except GroupTooLargeError as error:
             profile = self.profile(device)
             if isinstance(provider, BundleProvider) or error.limit >= profile.max_group:
                 raise
             with self._lock:  # smaller tiles from now on
                 self._profiles[device] = replace(profile, max_group=error.limit)
-        return self._program(graph, device, donate)
+        return self._program(graph, device, donate, options)
 
     def profile(self, device: Device) -> Profile:
         """What the choice of kernels on a device depends on, the tuner's results included."""

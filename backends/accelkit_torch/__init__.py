@@ -54,6 +54,7 @@ class TorchBackend(Backend):
             "donation",
             "fast_grouped_convolution",
             "native_control_flow",
+            "workspaces",
         }
     )
 
@@ -133,10 +134,16 @@ class TorchBackend(Backend):
 
         return TorchExecutable(self, graph, device, donate, options or CompileOptions())
 
-    def planned_bytes(self, graph: Graph, device: Device, donate: frozenset[int]) -> int:
+    def planned_bytes(
+        self,
+        graph: Graph,
+        device: Device,
+        donate: frozenset[int],
+        options: CompileOptions | None = None,
+    ) -> int:
         from accelkit_torch.memory import planned_bytes
 
-        return planned_bytes(graph, donate)
+        return planned_bytes(graph, donate, options or CompileOptions())
 
     def synchronize(self, device: Device) -> None:
         torch_devices.synchronize(device)

@@ -105,6 +105,7 @@ class TorchExecutable(Executable):
             donate,
             use_pooling_indices=not self._in_order,
             in_host_memory=device.kind == "cpu",
+            workspaces=options.workspaces,
         )
         self.workspace = Workspace()
         self._options = options

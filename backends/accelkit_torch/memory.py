@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
+from accelkit.backend import CompileOptions
 from accelkit.graph import Graph, Node, Value
 from accelkit.passes.memory import Lives
 from accelkit_torch import fused
 from accelkit_torch.compile import OVERWRITING
+from accelkit_torch.precision import FULL
 from accelkit_torch.reuse import Reuse
 from accelkit_torch.rewrites import rewrite_for_torch
 from accelkit_torch.winograd import workspace_bytes
@@ -29,12 +31,12 @@ _WEIGHT_COPIES: Final = {
 _KEPT_SHARE: Final = 1 / 96
 
 
-def planned_bytes(graph: Graph, donate: frozenset[int]) -> int:
+def planned_bytes(graph: Graph, donate: frozenset[int], options: CompileOptions = FULL) -> int:
     """Memory for intermediates of a prepared graph, workspaces of kernels included.
 
     By the life of each piece of memory, as results are written over operands and views share it.
     """
-    program = rewrite_for_torch(graph, donate)
+    program = rewrite_for_torch(graph, donate, workspaces=options.workspaces)
     reuse = Reuse(program, donate, OVERWRITING)
     lives = Lives({}, {v: v for v in program.inputs})
     last = program.last_uses()

@@ -157,6 +157,35 @@ def test_the_smallest_limit_is_told_and_can_be_met() -> None:
     assert np.isfinite(report["loss"])
 
 
+@pytest.mark.parametrize(
+    "device",
+    [name for name in BACKENDS if "workspaces" in registry.backend(name).capabilities],
+)
+def test_a_tight_limit_leaves_workspaces_out(device: str) -> None:
+    model = nn.Sequential(nn.Conv2d(256, 3, padding=1), nn.Flatten(), nn.Linear(4))
+    shape = (1, 32, 32, 256)  # nothing to accumulate, and Winograd's weights are most of it
+    batch = np.full(shape, 0.5, np.float32), np.array([2])
+
+    def step(limit: int | str) -> train.TrainStep:
+        loss, rule = losses.SoftmaxCrossEntropy(), optim.sgd(0.05, momentum=0.9)
+        return train.TrainStep(model, loss, rule, device=device, memory_limit=limit)
+
+    roomy = step("8GiB")
+    _state, report = roomy(roomy.init(0, shape), batch)
+    assert roomy.memory_choice is not None
+    assert roomy.memory_choice.means.workspaces
+    with pytest.raises(OptionError, match="smallest limit") as caught:
+        step("10KiB").compile(step("8GiB").init(0, shape), batch)
+    found = re.search(r"with every means it needs (\S+ MiB)", str(caught.value))
+    assert found is not None
+    tight = step(found[1])
+    _state, same = tight(tight.init(0, shape), batch)
+    assert tight.memory_choice is not None
+    assert not tight.memory_choice.means.workspaces
+    assert peak_of(tight) <= parse_bytes(found[1])
+    np.testing.assert_allclose(float(same["loss"]), float(report["loss"]), rtol=1e-5)
+
+
 @pytest.mark.parametrize("device", BACKENDS)
 def test_a_limit_changes_nothing_but_memory(device: str) -> None:
     free = wide_step(device, precision="float64")

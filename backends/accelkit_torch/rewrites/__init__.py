@@ -34,6 +34,7 @@ def rewrite_for_torch(
     *,
     use_pooling_indices: bool = True,
     in_host_memory: bool = True,
+    workspaces: bool = True,
 ) -> Graph:
     """All rewrites, in order.
 
@@ -42,11 +43,12 @@ def rewrite_for_torch(
         donate: Positions of the inputs that may be overwritten.
         use_pooling_indices: Whether gradients of max-pooling may use torch's own kernel.
         in_host_memory: Whether torch computes before it returns, on the host's processor.
+        workspaces: Whether kernels may take memory of their own.
     """
     graph = drop_identities(graph)
     graph = split_product_updates(graph)
     graph = add_bias_in_convolution(graph)
-    if in_host_memory:
+    if in_host_memory and workspaces:
         graph = transform_convolutions(graph)
     graph = merge_convolution_gradients(graph)
     graph = pool_before_relu(graph)
