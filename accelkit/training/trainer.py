@@ -13,7 +13,7 @@ from accelkit import registry
 from accelkit.checkpoint import CheckpointManager, Metric, restore_state, save_state
 from accelkit.checkpoint.storage import read_info
 from accelkit.data import Batch, Prefetcher, to_device
-from accelkit.errors import CorruptCheckpointError, IncompatibleCheckpointError
+from accelkit.errors import CheckpointError, IncompatibleCheckpointError
 from accelkit.train import StepMetrics, TrainState
 from accelkit.training.assembly import Parts
 from accelkit.training.display import Display, Progress
@@ -122,7 +122,7 @@ class Trainer:
             IncompatibleCheckpointError: naming the options that differ, and how to give them.
         """
         for path in reversed(manager.paths()):
-            with contextlib.suppress(CorruptCheckpointError):
+            with contextlib.suppress(CheckpointError):  # restoring will say what is wrong with it
                 recorded = dict(read_info(path).metadata.get("options", {}))
                 break
         else:

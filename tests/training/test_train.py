@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -15,6 +16,7 @@ import PIL.Image
 import pytest
 from training.commands import SMALL, result, run
 
+from accelkit.checkpoint import CheckpointWarning, list_checkpoints
 from accelkit.train import TrainStep
 from accelkit.training.interruption import Interruption
 from accelkit.training.logs import read_log
@@ -71,6 +73,25 @@ def test_stopped_run_continues_to_the_same_bytes(
     assert run(tmp_path) == 128 + signal.SIGTERM
     assert result(tmp_path)[2] == steps
     assert run(tmp_path, "--resume") == 0
+    assert result(tmp_path) == result(reference)
+
+
+def test_a_run_continues_from_an_older_checkpoint_if_the_newest_cannot_be_read(
+    tmp_path: Path, reference: Path, stop_after: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(5)
+    run(tmp_path, "--checkpoint-every=3")
+    newest = list_checkpoints(tmp_path / "ck")[-1]
+    read = Path.open
+
+    def damaged(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path == newest / "manifest.json":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", damaged)
+    with pytest.warns(CheckpointWarning, match="-step-3 is used instead.*Input/output error"):
+        assert run(tmp_path, "--resume") == 0
     assert result(tmp_path) == result(reference)
 
 
