@@ -125,9 +125,8 @@ class Recipe:
         model_state = dict(flatten_names(self.model.init_state(input_shape, **where)))
         tensors = {f"parameters.{n}": p for n, p in parameters.items()}
         trained = {n: p for n, p in parameters.items() if self.is_trainable(n)}
-        slots = {n: self.optimizer.initial_slots(p) for n, p in trained.items()}
-        for slot in self.optimizer.slot_names():
-            tensors |= {f"optimizer.{slot}.{n}": kept[slot] for n, kept in slots.items()}
+        slots = self.optimizer.init(trained)
+        tensors |= {f"optimizer.{s}.{n}": kept[n] for s, kept in slots.items() for n in trained}
         tensors |= {f"state.{n}": t for n, t in model_state.items()}
         tensors["watch"] = put(np.full(2, -1, np.int32), device)
         if self.scale_loss:
