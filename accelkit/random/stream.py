@@ -58,7 +58,10 @@ class Stream:
         return path, ordinal
 
     def key(self, path: str = "") -> Any:
-        """The next key of this place: a uint32 tensor of shape (2,) on the default device."""
+        """The next key of this place: a uint32 tensor of shape (2,).
+
+        It is where the stream's key is; on the default device for a seed.
+        """
         from accelkit.ops import bitwise_xor
         from accelkit.ops.coercion import asarray
 
