@@ -7,8 +7,7 @@ makes them again from the logarithm of each row's sum.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
@@ -30,9 +29,7 @@ class _Attention:
         queries, keys, values: (N, heads, T, d), (N, heads, d, S), (N, heads, S, d).
         scale: Of the scores.
         result: The node of the last product.
-        gradients: The nodes that give the cotangents of queries, keys and values, or None.
-        first: The first node of the gradient, which knows all its operands.
-        cotangent: Of the result.
+        gradients: The nodes that give the cotangents of queries, keys and values, or none.
     """
 
     queries: Value
@@ -40,39 +37,29 @@ class _Attention:
     values: Value
     scale: float
     result: Node
-    gradients: tuple[Node, Node, Node] | None = None
-    first: Node | None = None
-    cotangent: Value | None = None
+    gradients: tuple[Node, ...] = ()
 
 
 def fuse_attention(graph: Graph) -> Graph:
     """Attention without dropped weights, in four axes and one width of heads, as two nodes."""
     users = graph.readers()
-    position = {node: i for i, node in enumerate(graph.nodes)}
     found = [
-        attention
-        for node in graph.nodes
-        if (attention := _match(node, users, graph, position)) is not None
+        attention for node in graph.nodes if (attention := _match(node, users, graph)) is not None
     ]
     forward = {attention.result: attention for attention in found}
-    backward = {a.first: a for a in found if a.first is not None}
-    members = {node for a in found for node in a.gradients or ()}
-    kept: dict[_Attention, tuple[Value, ...]] = {}
+    backward = {node: attention for attention in found for node in attention.gradients}
 
     def visit(builder: GraphBuilder, node: Node) -> bool:
         if node in forward:
-            kept[forward[node]] = _emit(builder, forward[node])
-            return True
-        if node in backward:
-            _emit_gradient(builder, backward[node], kept[backward[node]])
-        return node in members
+            _emit(builder, forward[node])
+        elif node in backward and node.outputs[0] not in builder:
+            _emit_gradient(builder, backward[node])
+        return node in forward or node in backward
 
     return eliminate_dead_code(rewrite(graph, visit))
 
 
-def _match(
-    node: Node, users: Users, graph: Graph, position: Mapping[Node, int]
-) -> _Attention | None:
+def _match(node: Node, users: Users, graph: Graph) -> _Attention | None:
     """The attention whose softmax ``node`` is."""
     if node.primitive.name != "softmax" or node.parameters["axis"] != 3:
         return None
@@ -89,7 +76,7 @@ def _match(
         return None
     forward = _Attention(queries, keys, values, scale, products[0])
     readers = set(users[weights]) - {products[0]}
-    return _with_gradient(forward, weights, readers, users, graph, position) if readers else forward
+    return _with_gradient(forward, weights, readers, users, graph) if readers else forward
 
 
 def _is_product(node: Node, weights: Value, operand: int) -> bool:
@@ -132,7 +119,6 @@ def _with_gradient(
     readers: set[Node],
     users: Users,
     graph: Graph,
-    position: Mapping[Node, int],
 ) -> _Attention | None:
     """The whole of it, if everything else that reads the weights is its gradient."""
     by_values = [n for n in readers if n.primitive.name == "matmul"]
@@ -162,18 +148,7 @@ def _with_gradient(
             to_keys = node
     if scaled is None or to_queries is None or to_keys is None or len(users[scaled]) != 2:
         return None
-    gradients = (to_queries, to_keys, to_values)
-    first = min((by_weights, to_values), key=position.__getitem__)
-    return _Attention(
-        forward.queries,
-        forward.keys,
-        forward.values,
-        forward.scale,
-        forward.result,
-        gradients,
-        first,
-        cotangent,
-    )
+    return replace(forward, gradients=(to_queries, to_keys, to_values))
 
 
 def _transposes(node: Node) -> tuple[bool, bool] | None:
@@ -204,25 +179,24 @@ def _swapped(builder: GraphBuilder, node: Node, value: Value) -> Value:
     return builder.add(get("transpose"), [value], {"permutation": _SWAP}, **label)[0]
 
 
-def _emit(builder: GraphBuilder, found: _Attention) -> tuple[Value, ...]:
-    """The forward node; its operands and results, new."""
+def _emit(builder: GraphBuilder, found: _Attention) -> None:
     queries, keys, values = (builder[v] for v in (found.queries, found.keys, found.values))
     operands = [queries, _swapped(builder, found.result, keys), values]
     label = {"scope": found.result.scope, "phase": found.result.phase}
     results = builder.add(fused.ATTENTION, operands, {"scale": found.scale}, **label)
     builder[found.result.outputs[0]] = results[0]
-    return *operands, *results
 
 
-def _emit_gradient(builder: GraphBuilder, found: _Attention, kept: tuple[Value, ...]) -> None:
-    assert found.gradients is not None
-    assert found.cotangent is not None
+def _emit_gradient(builder: GraphBuilder, found: _Attention) -> None:
+    forward = builder[found.result.outputs[0]].node
+    assert forward is not None
     to_queries, to_keys, to_values = found.gradients
+    cotangent = builder[to_values.inputs[1]]
     label = {"scope": to_queries.scope, "phase": to_queries.phase}
     by_queries, by_keys, by_values = builder.add(
         fused.ATTENTION_GRAD,
-        [builder[found.cotangent], *kept],
-        {"scale": found.scale},
+        [cotangent, *forward.inputs, *forward.outputs],
+        forward.parameters,
         **label,
     )
     builder[to_queries.outputs[0]] = by_queries
