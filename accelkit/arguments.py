@@ -75,8 +75,10 @@ def as_positions(name: str, value: Any) -> tuple[int, ...]:
         ) from None
 
 
-def require_integer(name: str, value: Any, *, least: int = 1) -> None:
+def require_integer(name: str, value: Any, *, least: float = 1) -> None:
     """Refuse what is no integer of at least ``least``; NumPy's integers are fine, bools are not.
+
+    With ``least=-math.inf`` any integer will do.
 
     Raises:
         OptionError: with the name, the bound and the value.
@@ -86,8 +88,8 @@ def require_integer(name: str, value: Any, *, least: int = 1) -> None:
     except TypeError:
         fits = False
     if not fits:
-        kind = {0: "an integer of at least 0", 1: "a positive integer"}.get(least)
-        expected = kind or f"an integer of at least {least}"
+        kinds = {-math.inf: "an integer", 1: "a positive integer"}
+        expected = kinds.get(least, f"an integer of at least {least}")
         raise OptionError(f"`{name}` must be {expected}, got {value!r}.")
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 
-from accelkit.arguments import require_finite, require_instance
+from accelkit.arguments import require_finite, require_instance, require_integer
 from accelkit.dtypes import DType
 from accelkit.errors import OptionError
 from accelkit.random.philox import subkey
@@ -148,8 +149,7 @@ def integers(key: Any, shape: Any, *, low: int = 0, high: int, dtype: DType | st
     from accelkit.ops import astype, floor
 
     for name, value in (("low", low), ("high", high)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer):
-            raise OptionError(f"`{name}` must be an integer, got {value!r}.")
+        require_integer(name, value, least=-math.inf)
     if not 0 < high - low <= _INTEGERS:
         raise OptionError(
             f"`high` must be above `low`, by at most 2^24; got low={low} and high={high}."
