@@ -111,7 +111,7 @@ class BatchPlan:
                 "positive multiple of the number of shards (it counts the samples of all)."
             )
         require_integer("shard_index", self.shard_index, least=0)
-        if not 0 <= self.shard_index < self.shard_count:
+        if self.shard_index >= self.shard_count:
             raise OptionError(
                 f"shard_index is {self.shard_index}, expected 0 to {self.shard_count - 1}."
             )

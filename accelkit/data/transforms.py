@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from accelkit.arguments import require_finite, require_integer
+from accelkit.arguments import require_finite, require_integer, require_number
 from accelkit.data.finishing import Finish, mirrored
 from accelkit.data.images import Image
 from accelkit.data.randomness import SampleRandom, integers
@@ -71,6 +71,12 @@ def _require_pair(name: str, value: object) -> None:
         require_finite(name, bound)
 
 
+def _require_room(size: int, resize: int) -> None:
+    """A crop is cut from the resized image."""
+    if size > resize:
+        raise OptionError(f"size is {size} and resize is {resize}; expected size <= resize.")
+
+
 @dataclass(frozen=True)
 class TrainingTransform:
     """A random crop, a random flip, and the paper's colour noise.
@@ -112,21 +118,16 @@ class TrainingTransform:
         for name in ("scale", "ratio"):
             _require_pair(name, getattr(self, name))
         for name in ("flip", "color_noise"):
-            require_finite(name, getattr(self, name))
-        if self.size < 1 or (self.crop == "alexnet" and self.resize < self.size):
-            raise OptionError(
-                f"size is {self.size} and resize is {self.resize}; expected 1 <= size <= resize."
-            )
+            require_number(name, getattr(self, name))
+        if self.crop == "alexnet":
+            _require_room(self.size, self.resize)
         if not (0 < self.scale[0] <= self.scale[1] <= 1 and 0 < self.ratio[0] <= self.ratio[1]):
             raise OptionError(
                 f"scale is {self.scale} and ratio is {self.ratio}; expected increasing positive "
                 "pairs, and scale at most 1."
             )
-        if not 0 <= self.flip <= 1 or self.color_noise < 0:
-            raise OptionError(
-                f"flip is {self.flip} and color_noise is {self.color_noise}; expected a "
-                "probability and a standard deviation."
-            )
+        if self.flip > 1:
+            raise OptionError(f"flip is {self.flip}, expected a probability.")
         if self.finish not in ("host", "step"):
             raise OptionError(f"finish is {self.finish!r}, expected 'host' or 'step'.")
 
@@ -207,10 +208,7 @@ class EvaluationTransform:
     def __post_init__(self) -> None:
         require_integer("size", self.size)
         require_integer("resize", self.resize)
-        if not 1 <= self.size <= self.resize:
-            raise OptionError(
-                f"size is {self.size} and resize is {self.resize}; expected 1 <= size <= resize."
-            )
+        _require_room(self.size, self.resize)
         if self.crops not in (1, 10):
             raise OptionError(f"crops is {self.crops}, expected 1 or 10.")
 

@@ -176,20 +176,22 @@ def test_encoded_and_decoded_images_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    "make",
+    ("make", "message"),
     [
-        lambda: TrainingTransform(size=0),
-        lambda: TrainingTransform(size=224, resize=200, crop="alexnet"),
-        lambda: TrainingTransform(crop="middle"),
-        lambda: TrainingTransform(scale=(0.5, 0.2)),
-        lambda: TrainingTransform(scale=(0.5, 1.2)),
-        lambda: TrainingTransform(ratio=(0, 1)),
-        lambda: TrainingTransform(flip=1.5),
-        lambda: TrainingTransform(color_noise=-1),
-        lambda: EvaluationTransform(size=224, resize=200),
-        lambda: EvaluationTransform(crops=5),
+        (lambda: TrainingTransform(size=0), "`size` must be a positive integer, got 0"),
+        (lambda: TrainingTransform(224, "alexnet", 200), "expected size <= resize"),
+        (lambda: TrainingTransform(crop="middle"), "expected 'alexnet' or 'random_resized'"),
+        (lambda: TrainingTransform(scale=(0.5, 0.2)), "expected increasing positive pairs"),
+        (lambda: TrainingTransform(scale=(0.5, 1.2)), "and scale at most 1"),
+        (lambda: TrainingTransform(scale=0.5), "`scale` must be a pair of numbers, got 0.5"),
+        (lambda: TrainingTransform(ratio=(0, 1)), "expected increasing positive pairs"),
+        (lambda: TrainingTransform(flip=1.5), "flip is 1.5, expected a probability"),
+        (lambda: TrainingTransform(flip=-0.5), "`flip` must be a finite number of at least 0"),
+        (lambda: TrainingTransform(color_noise=-1), "`color_noise` must be a finite number of at"),
+        (lambda: EvaluationTransform(size=224, resize=200), "expected size <= resize"),
+        (lambda: EvaluationTransform(crops=5), "expected 1 or 10"),
     ],
 )
-def test_options_out_of_range(make: Callable[[], object]) -> None:
-    with pytest.raises(OptionError, match=r"expected|must be"):
+def test_options_out_of_range(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
         make()
