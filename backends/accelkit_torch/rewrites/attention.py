@@ -14,7 +14,7 @@ from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
 from accelkit.passes import eliminate_dead_code
 from accelkit.primitives import get
 from accelkit_torch import fused
-from accelkit_torch.rewrites.common import Users, is_result_of, used_once
+from accelkit_torch.rewrites.common import Users, is_result_of, unscaled, used_once
 
 __all__ = ["fuse_attention"]
 
@@ -65,13 +65,14 @@ def _match(node: Node, users: Users, graph: Graph) -> _Attention | None:
         return None
     weights = node.outputs[0]
     products = [n for n in users.get(weights, ()) if _is_product(n, weights, 0)]
-    scores, scale = _unscaled(node.inputs[0], users, graph)
+    scores, scale = unscaled(node.inputs[0])
     if len(products) != 1 or not is_result_of(scores, "matmul") or weights in graph.outputs:
         return None
     assert scores.node is not None
     queries, keys = scores.node.inputs
     values = products[0].inputs[1]
-    plain = not any(scores.node.parameters.values()) and used_once(scores, users, graph.outputs)
+    inner = all(used_once(v, users, graph.outputs) for v in (scores, node.inputs[0]))
+    plain = inner and not any(scores.node.parameters.values())
     if not plain or queries.spec.ndim != 4 or values.spec.shape[3] != queries.spec.shape[3]:
         return None
     forward = _Attention(queries, keys, values, scale, products[0])
@@ -87,30 +88,6 @@ def _is_product(node: Node, weights: Value, operand: int) -> bool:
         and node.inputs[1 - operand] is not weights
         and not any(node.parameters.values())
     )
-
-
-def _unscaled(value: Value, users: Users, graph: Graph) -> tuple[Value, float]:
-    """``x`` and ``c`` of ``x * c``, or the value itself and 1."""
-    node = value.node
-    if node is None or node.primitive.name != "multiply":
-        return value, 1.0
-    for x, factor in (node.inputs, node.inputs[::-1]):
-        number = factor.node
-        if (
-            number is not None
-            and number.primitive.name == "full"
-            and x.spec == value.spec
-            and used_once(value, users, graph.outputs)
-        ):
-            return x, float(number.parameters["value"])
-    return value, 1.0
-
-
-def _only(users: Users, graph: Graph, value: Value, name: str) -> Node | None:
-    """The one node that reads ``value``, if it is of this primitive."""
-    readers = users.get(value, ())
-    single = len(readers) == 1 and value not in graph.outputs
-    return readers[0] if single and readers[0].primitive.name == name else None
 
 
 def _with_gradient(
@@ -161,17 +138,10 @@ def _scaled_gradient(value: Value, scale: float, users: Users, graph: Graph) -> 
     """The cotangent of the unscaled scores, from that of the scaled ones."""
     if scale == 1.0:
         return value if value not in graph.outputs else None
-    node = _only(users, graph, value, "multiply")
-    if node is None or node.outputs[0] in graph.outputs:
+    if not used_once(value, users, graph.outputs):
         return None
-    return node.outputs[0] if _unscaled_by(node, value) == scale else None
-
-
-def _unscaled_by(node: Node, value: Value) -> float | None:
-    factor = node.inputs[1] if node.inputs[0] is value else node.inputs[0]
-    if factor.node is None or factor.node.primitive.name != "full":
-        return None
-    return float(factor.node.parameters["value"])
+    scaled = users[value][0].outputs[0]
+    return scaled if unscaled(scaled) == (value, scale) and scaled not in graph.outputs else None
 
 
 def _swapped(builder: GraphBuilder, node: Node, value: Value) -> Value:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
 from accelkit.primitives.primitive import Primitive
 
@@ -17,6 +19,17 @@ def used_once(value: Value, users: Users, outputs: Iterable[Value]) -> bool:
 
 def is_result_of(value: Value, name: str) -> bool:
     return value.node is not None and value.node.primitive.name == name
+
+
+def unscaled(value: Value) -> tuple[Value, float]:
+    """``x`` and ``c``, rounded to the dtype, of ``x * c``; else the value itself and 1."""
+    node = value.node
+    if node is not None and node.primitive.name == "multiply":
+        for x, factor in (node.inputs, node.inputs[::-1]):
+            if x.spec == value.spec and is_result_of(factor, "full") and factor.node is not None:
+                rounded = np.asarray(factor.node.parameters["value"], value.spec.dtype.numpy)
+                return x, float(rounded)
+    return value, 1.0
 
 
 def replacement(

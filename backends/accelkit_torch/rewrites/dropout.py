@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
 from accelkit.passes import eliminate_dead_code
 from accelkit_torch import fused
-from accelkit_torch.rewrites.common import is_result_of, replacement, used_once
+from accelkit_torch.rewrites.common import is_result_of, replacement, unscaled, used_once
 
 __all__ = ["mask_by_bits"]
 
@@ -29,7 +27,7 @@ def mask_by_bits(graph: Graph) -> Graph:
             (bits[mask],) = replacement(builder, node, fused.MASK_BITS, [mask])
         x, scale = scaled, 1.0
         if used_once(scaled, users, graph.outputs):
-            x, scale = _unscaled(scaled)
+            x, scale = unscaled(scaled)
         (builder[node.outputs[0]],) = builder.add(
             fused.KEEP,
             [builder[x], bits[mask]],
@@ -40,17 +38,6 @@ def mask_by_bits(graph: Graph) -> Graph:
         return True
 
     return eliminate_dead_code(rewrite(graph, visit))
-
-
-def _unscaled(value: Value) -> tuple[Value, float]:
-    """``x`` and ``c``, rounded to the dtype, of ``x * c``; else the value itself and 1."""
-    node = value.node
-    if node is not None and node.primitive.name == "multiply":
-        for x, factor in (node.inputs, node.inputs[::-1]):
-            if x.spec == value.spec and is_result_of(factor, "full") and factor.node is not None:
-                rounded = np.asarray(factor.node.parameters["value"], value.spec.dtype.numpy)
-                return x, float(rounded)
-    return value, 1.0
 
 
 def _drops_at_random(node: Node) -> bool:
