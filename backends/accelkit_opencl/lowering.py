@@ -22,7 +22,8 @@ class Choice:
         unroll: Of the reduction loop, 0 for the default by estimate.
         taps: Filter taps of one work-item (weight gradient), 0 for the default by estimate.
         block_bytes: Size of a convolution's cache blocks, 0 for the default: of the source image
-            (forward, input gradient), or of a panel of the output gradient (weight gradient).
+            (forward, input gradient), or of a panel of the output gradient (weight gradient); by
+            Winograd's transforms, of the transformed images of a block of tiles.
         algorithm: Of a convolution: "direct", "winograd", or "" for what its shape suggests.
     """
 

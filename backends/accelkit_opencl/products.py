@@ -219,7 +219,7 @@ def lower_weight_gradient(
     choice = choice or profile.choice("weight gradient", conv)
     tiling = transforms("weight gradient", conv, profile, choice)
     if tiling is not None:
-        return lower_sums(tiling, profile, choice)
+        return lower_sums(tiling, profile)
     gather, block_bytes, shares = weight_gradient_shares(conv, profile, choice)
     launches, scratch, padded = [], {}, "x"
     if gather.needs_padding:

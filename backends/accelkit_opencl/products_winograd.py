@@ -29,7 +29,6 @@ _SUMMED_TILES = 64  # of a block, so that sums are seldom fetched
 # that are transformed come from memory again for every block of tiles; their gradients do not.
 _TRANSFORM_FLOPS = 50.0
 _WEIGHTS_FLOPS = {"forward": 150.0, "input gradient": 150.0, "weight gradient": 75.0}
-_UNROLL = 4
 
 
 def transforms(kind: str, conv: Convolution, profile: Profile, choice: Choice) -> Tiling | None:
@@ -87,12 +86,8 @@ def lower_gather(
     """Buffers ``names``, the images and the weights, and "out" or the epilogue's instead."""
     dtype, features = "float", tiling.out[2]
     tile = best_tile(tiling.tiles, features, profile.width(dtype), profile.registers, dtype)
-    if choice.rows:
-        tile = Tile(choice.rows, choice.vectors, profile.width(dtype), dtype)
     blocking = _blocking(tiling, tile, profile, choice)
-    kernel = winograd_cpu.convolution_kernel(
-        tiling, tile, blocking, unroll=choice.unroll or _UNROLL, epilogue=epilogue
-    )
+    kernel = winograd_cpu.convolution_kernel(tiling, tile, blocking, epilogue=epilogue)
     slot = sum(winograd_cpu.convolution_slot(tiling, tile, blocking))
     scratch = {
         "transformed": winograd_cpu.transformed_weights_size(tiling, tile),
@@ -123,18 +118,16 @@ def _blocking(tiling: Tiling, tile: Tile, profile: Profile, choice: Choice) -> B
     return Blocking(slots, parts, block * tile.rows, min(waiting, ceil_div(panels, parts)))
 
 
-def lower_sums(tiling: Tiling, profile: Profile, choice: Choice) -> Lowering:
+def lower_sums(tiling: Tiling, profile: Profile) -> Lowering:
     """Buffers "x", "g" and "out"."""
-    tile, shares = _shares(tiling, profile, choice)
+    tile, shares = _shares(tiling, profile)
     items = math.prod(shares.counts(tiling, tile))
     slot = sum(winograd_gradient_cpu.gradient_slot(tiling, tile, shares))
     scratch = {
         "sums": winograd_gradient_cpu.sums_size(tiling, tile),
         "workspace": items * slot,
     }
-    kernel = winograd_gradient_cpu.sums_kernel(
-        tiling, tile, shares, unroll=choice.unroll or _UNROLL
-    )
+    kernel = winograd_gradient_cpu.sums_kernel(tiling, tile, shares)
     gather = winograd_gradient_cpu.gather_weights_kernel(tiling, tile)
     return Lowering(
         (
@@ -145,7 +138,7 @@ def lower_sums(tiling: Tiling, profile: Profile, choice: Choice) -> Lowering:
     )
 
 
-def _shares(tiling: Tiling, profile: Profile, choice: Choice) -> tuple[Tile, Shares]:
+def _shares(tiling: Tiling, profile: Profile) -> tuple[Tile, Shares]:
     """The register tile, and the parts of features (and channels) that keep all units busy."""
     dtype, units = "float", profile.compute_units
     width, channels, features = profile.width(dtype), tiling.source[2], tiling.out[2]
@@ -153,8 +146,6 @@ def _shares(tiling: Tiling, profile: Profile, choice: Choice) -> tuple[Tile, Sha
         best_tile(channels, min(features, vectors * width), width, profile.registers, dtype)
         for vectors in range(1, MOST_VECTORS + 1)
     ]
-    if choice.rows:
-        tiles = [Tile(min(choice.rows, channels), choice.vectors, width, dtype)]
 
     def shared(tile: Tile) -> Shares:
         panels = ceil_div(features, tile.columns)

@@ -231,7 +231,6 @@ def convolution_kernel(
     tile: Tile,
     blocking: Blocking,
     *,
-    unroll: int = 4,
     epilogue: Epilogue | None = None,
 ) -> KernelSource:
     """``(source, weights, workspace, out)`` with transformed weights.
@@ -240,7 +239,6 @@ def convolution_kernel(
         tiling: The convolution.
         tile: Rows run over tiles, columns over features.
         blocking: How the work is shared.
-        unroll: Unrolling of the reduction loop.
         epilogue: What becomes of the result; its arguments then take the place of ``out``.
     """
     channels, features = tiling.source[2], tiling.out[2]
@@ -263,7 +261,7 @@ const __global real* b = weights
 __global real* const c = products + (size_t)position * {of_products} + row * {group}
     + (panel - first_panel) * {tile.columns};
 {panel_tile.declare()}
-#pragma unroll {unroll}
+#pragma unroll 4
 for (int k = 0; k < {channels}; k++) {{
 {step}a++; b += {tile.columns}; }}
 {last}}}

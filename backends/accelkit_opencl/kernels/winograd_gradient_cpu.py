@@ -52,14 +52,13 @@ def gradient_slot(tiling: Tiling, tile: Tile, shares: Shares) -> tuple[int, int]
     )
 
 
-def sums_kernel(tiling: Tiling, tile: Tile, shares: Shares, *, unroll: int = 4) -> KernelSource:
+def sums_kernel(tiling: Tiling, tile: Tile, shares: Shares) -> KernelSource:
     """``(source, gradient, workspace, sums)``: sums over tiles, [position][panel][channel][column].
 
     Args:
         tiling: The forward convolution.
         tile: Rows run over channels, columns over features.
         shares: How the work is shared.
-        unroll: Unrolling of the loop over tiles.
     """
     channels, features = tiling.source[2], tiling.out[2]
     panels, width = ceil_div(features, tile.columns), tile.width
@@ -94,7 +93,7 @@ const __global real* b = gradients + (size_t)position * {of_gradients}
 __global real* const c = sums
     + (((size_t)position * {panels} + panel) * {channels} + at_channel) * {tile.columns};
 {part.declare()}
-#pragma unroll {unroll}
+#pragma unroll 4
 for (int t = 0; t < count; t++) {{
 {step}a += {depth}; b += {breadth}; }}
 if (first_tile) {{
