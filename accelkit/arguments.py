@@ -37,14 +37,20 @@ def require_bool(name: str, value: Any) -> None:
         raise OptionError(f"`{name}` must be True or False, got {value!r}.")
 
 
-def require_callable(name: str, value: Any) -> None:
+def require_callable(name: str, value: Any, hint: str = "") -> None:
     """Refuse what is no function.
 
+    Args:
+        name: The argument's name.
+        value: What was given.
+        hint: What to do instead.
+
     Raises:
-        OptionError: with the name and what was given.
+        OptionError: with the name, what was given and the hint.
     """
     if not callable(value):
-        raise OptionError(f"`{name}` must be a function, got {type(value).__name__}.")
+        given = type(value).__name__
+        raise OptionError(f"`{name}` must be a function, got {given}." + f" {hint}".rstrip())
 
 
 def require_path(name: str, value: Any) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from accelkit import tracing, tree
-from accelkit.arguments import as_positions
+from accelkit.arguments import as_positions, require_callable
 from accelkit.device import current_device, default_device
 from accelkit.errors import DifferentiationError, DTypeError, OptionError, ShapeError
 from accelkit.graph import Node, Value
@@ -194,7 +194,7 @@ def value_and_grad(
         >>> float(value), slope.tolist()
         (5.0, [2.0, 4.0])
     """
-    _require_function("grad", function)
+    require_callable("function", function, "grad takes it uncalled: grad(f)(x), not grad(f(x)).")
     positions = as_positions("argnums", argnums)
 
     def differentiated(*args: Any, **kwargs: Any) -> Any:
@@ -271,7 +271,7 @@ def vjp(function: Callable[..., Any], *inputs: Tensor) -> tuple[Any, Callable[[A
         >>> product(ak.asarray([1.0, 10.0]))[0].tolist()
         [3.0, 30.0]
     """
-    _require_function("vjp", function)
+    require_callable("function", function, "vjp takes it uncalled: vjp(f, x), not vjp(f(x)).")
     points = [_differentiable(x) for x in inputs]
     value = function(*points)
     leaves, structure = tree.flatten(value)
@@ -308,11 +308,6 @@ def _same_spec(given: Any, expected: Tensor) -> bool:
 
 def _specs(leaves: Sequence[Any]) -> str:
     return ", ".join(str(x.spec) if isinstance(x, Tensor) else repr(x) for x in leaves)
-
-
-def _require_function(name: str, function: Any) -> None:
-    if not callable(function):
-        raise OptionError(f"{name} takes a function, got {type(function).__name__}.")
 
 
 def _argument(args: Sequence[Any], position: int) -> Any:

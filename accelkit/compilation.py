@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from accelkit import registry, tree
-from accelkit.arguments import as_positions
+from accelkit.arguments import as_positions, require_callable
 from accelkit.backend import CompileOptions, Executable, translated
 from accelkit.device import Device, current_device
 from accelkit.errors import CompileError, DeviceMismatchError, OptionError, OutOfMemoryError
@@ -335,8 +335,7 @@ def jit(
         return functools.partial(
             jit, donate_argnums=donate_argnums, precision=precision, deterministic=deterministic
         )
-    if not callable(function):
-        raise OptionError(f"jit takes a function, got {type(function).__name__}.")
+    require_callable("function", function, "jit takes it uncalled: jit(f)(x), not jit(f(x)).")
     positions = as_positions("donate_argnums", donate_argnums)
     options = CompileOptions(check_precision(precision), deterministic)
     return Jitted(function, donate_argnums=positions, options=options)

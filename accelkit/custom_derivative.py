@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Generic, ParamSpec, TypeVar
 
 from accelkit import tree
+from accelkit.arguments import require_callable
 from accelkit.errors import DifferentiationError, OptionError
 from accelkit.graph import TensorSpec
 from accelkit.primitives.primitive import Primitive
@@ -136,9 +137,8 @@ class custom_vjp(Generic[P, R]):
 
     def defvjp(self, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
         """Set the forward function, which also returns residuals, and the backward rule."""
-        for function in (forward, backward):
-            if not callable(function):
-                raise OptionError(f"defvjp takes two functions, got {type(function).__name__}.")
+        require_callable("forward", forward)
+        require_callable("backward", backward)
         self._forward, self._backward = forward, backward
 
     def __repr__(self) -> str:

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO, Final, Literal
 
 import numpy as np
 
+from accelkit.arguments import require_integer
 from accelkit.checkpoint.filesystem import DirectoryLock, FileSystem
 from accelkit.data.batches import Batch, Position
 from accelkit.data.loader import Loader
@@ -29,7 +30,7 @@ from accelkit.data.packed import (
 )
 from accelkit.data.records import Source
 from accelkit.data.transforms import EvaluationTransform
-from accelkit.errors import DataError, OptionError
+from accelkit.errors import DataError
 
 __all__ = ["pack"]
 
@@ -67,8 +68,8 @@ def pack(
         DataError: if the destination holds something else, the disk is full or fails, or a sample
             cannot be packed. What has been written stays, to be continued.
     """
-    if size is not None and size < 1:
-        raise OptionError(f"size is {size}, expected at least 1.")
+    if size is not None:
+        require_integer("size", size)
     place = Path(destination)
     if place.exists() and not place.is_dir():
         raise DataError(f"{place} is a file. Give a directory that is absent or empty.")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from accelkit import dtypes, registry
+from accelkit.arguments import require_callable, require_integer
 from accelkit.backend import translated
 from accelkit.data.batches import Batch, Position
 from accelkit.data.closing import Closing
@@ -17,7 +18,6 @@ from accelkit.data.loader import Loader
 from accelkit.data.records import Array
 from accelkit.device import Device
 from accelkit.device import device as find_device
-from accelkit.errors import OptionError
 from accelkit.ops.coercion import require_dtype
 from accelkit.tensor import Tensor
 
@@ -136,13 +136,8 @@ class Prefetcher(Closing, Generic[OnDevice]):
         *,
         depth: int = 2,
     ) -> None:
-        if depth < 1:
-            raise OptionError(f"depth is {depth}, expected at least 1.")
-        if not callable(put_batch):
-            raise OptionError(
-                f"`put_batch` must be a function of a batch's arrays, got "
-                f"{type(put_batch).__name__}. Make one by to_device(device)."
-            )
+        require_integer("depth", depth)
+        require_callable("put_batch", put_batch, "Make one by to_device(device).")
         self.times = WaitTimes()
         self._loader = loader
         self._put = put_batch

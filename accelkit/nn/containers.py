@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from accelkit.arguments import require_instance
+from accelkit.arguments import require_callable, require_instance
 from accelkit.errors import OptionError, ShapeError
 from accelkit.nn.module import Module
 from accelkit.nn.scope import Scope
@@ -98,8 +98,7 @@ class Function(Module):
     function: Callable[..., Any]
 
     def __post_init__(self) -> None:
-        if not callable(self.function):
-            raise OptionError(f"`function` must be callable, got {type(self.function).__name__}.")
+        require_callable("function", self.function)
 
     def forward(self, scope: Scope, *inputs: Any) -> Any:
         """The function's result."""

@@ -7,7 +7,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from accelkit import ops
-from accelkit.arguments import require_bool, require_fraction, require_integer
+from accelkit.arguments import require_bool, require_callable, require_fraction, require_integer
 from accelkit.errors import OptionError, ShapeError
 from accelkit.nn.initializers import Initializer, Normal, lecun_normal, zeros
 from accelkit.nn.module import Module
@@ -22,13 +22,9 @@ __all__ = ["Conv2d", "Dropout", "Embedding", "Flatten", "Linear"]
 _UNIT_NORMAL = Normal(1.0)
 
 
-def _require_initializers(*initializers: Any) -> None:
-    for initializer in initializers:
-        if not callable(initializer):
-            raise OptionError(
-                f"An initializer is a function of a key and a shape, for example "
-                f"accelkit.nn.he_normal, got {initializer!r}."
-            )
+def _require_initializer(name: str, value: Any) -> None:
+    hint = "It takes a key and a shape; accelkit.nn.he_normal is one."
+    require_callable(name, value, hint)
 
 
 @dataclass(frozen=True)
@@ -51,7 +47,8 @@ class Linear(Module):
     def __post_init__(self) -> None:
         require_integer("features", self.features)
         require_bool("bias", self.bias)
-        _require_initializers(self.weight_init, self.bias_init)
+        _require_initializer("weight_init", self.weight_init)
+        _require_initializer("bias_init", self.bias_init)
 
     def forward(self, scope: Scope, x: Tensor) -> Tensor:
         """(..., in) to (..., features)."""
@@ -103,7 +100,8 @@ class Conv2d(Module):
         as_pair(self.dilation, "dilation")
         as_padding(self.padding)
         require_bool("bias", self.bias)
-        _require_initializers(self.weight_init, self.bias_init)
+        _require_initializer("weight_init", self.weight_init)
+        _require_initializer("bias_init", self.bias_init)
 
     def forward(self, scope: Scope, x: Tensor) -> Tensor:
         """(N, H, W, C) to (N, OH, OW, features)."""
@@ -151,7 +149,7 @@ class Embedding(Module):
     def __post_init__(self) -> None:
         require_integer("count", self.count)
         require_integer("features", self.features)
-        _require_initializers(self.weight_init)
+        _require_initializer("weight_init", self.weight_init)
 
     def forward(self, scope: Scope, x: Tensor) -> Tensor:
         """(...) integers to (..., features)."""

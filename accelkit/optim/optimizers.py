@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 from accelkit import ops
-from accelkit.arguments import require_bool, require_fraction, require_number
+from accelkit.arguments import require_bool, require_callable, require_fraction, require_number
 from accelkit.device import Device
 from accelkit.dtypes import DType
 from accelkit.errors import OptionError
@@ -168,11 +168,9 @@ class _CommonOptions(Optimizer):
         if not callable(self.learning_rate):
             require_number("learning_rate", self.learning_rate, positive=True)
         require_number("weight_decay", self.weight_decay)
-        if self.decays is not None and not callable(self.decays):
-            raise OptionError(
-                "`decays` must be a function from a parameter's name to whether its weights "
-                f"decay, got {self.decays!r}."
-            )
+        if self.decays is not None:
+            hint = "It takes a parameter's name, and tells whether its weights decay."
+            require_callable("decays", self.decays, hint)
         if self.clip_norm is not None:
             require_number("clip_norm", self.clip_norm, positive=True)
 

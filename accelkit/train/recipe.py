@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from accelkit import dtypes, ops
-from accelkit.arguments import require_instance, require_integer
+from accelkit.arguments import require_callable, require_instance, require_integer
 from accelkit.device import Device
 from accelkit.dtypes import DType
 from accelkit.errors import OptionError, ShapeError, StateError
@@ -67,8 +67,8 @@ class Recipe:
                 "optimizer", self.optimizer, Optimizer, "Make one, for example optim.sgd(0.01)."
             )
         for name, function in (("preprocess", self.preprocess), ("trainable", self.trainable)):
-            if function is not None and not callable(function):
-                raise OptionError(f"`{name}` must be a function, got {function!r}.")
+            if function is not None:
+                require_callable(name, function)
         require_integer("accumulate", self.accumulate)
 
     def model_input(self, inputs: Tensor) -> Tensor:

@@ -117,8 +117,8 @@ MISTAKES: dict[str, tuple[Any, type[AccelkitError], str]] = {
         OptionError,
         r"`key` must be a Tensor, got int\. Make one with accelkit\.random\.key\(seed\)",
     ),
-    "jit": (lambda x: ak.jit(x), OptionError, r"jit takes a function, got Tensor"),
-    "grad": (lambda x: ak.grad(x), OptionError, r"grad takes a function, got Tensor"),
+    "jit": (lambda x: ak.jit(x), OptionError, r"got Tensor\. jit takes it uncalled"),
+    "grad": (lambda x: ak.grad(x), OptionError, r"got Tensor\. grad takes it uncalled"),
     "donation": (
         lambda x: ak.jit(lambda y: y, donate_argnums=1)(x),
         OptionError,
@@ -132,7 +132,7 @@ MISTAKES: dict[str, tuple[Any, type[AccelkitError], str]] = {
     "defvjp": (
         lambda x: ak.custom_vjp(lambda y: y).defvjp(None, None),
         OptionError,
-        r"defvjp takes two functions, got NoneType",
+        r"`forward` must be a function, got NoneType",
     ),
     "argnums that are none": (
         lambda x: ak.grad(lambda y: y.sum(), argnums="x")(x),
@@ -144,7 +144,7 @@ MISTAKES: dict[str, tuple[Any, type[AccelkitError], str]] = {
         OptionError,
         r"`donate_argnums` must be an integer or a list of integers, got None",
     ),
-    "function of vjp": (lambda x: ak.vjp(None, x), OptionError, r"vjp takes a function, got NoneT"),
+    "function of vjp": (lambda x: ak.vjp(None, x), OptionError, r"got NoneType\. vjp takes"),
     "function of scan": (
         lambda x: ak.scan(None, x, x),
         OptionError,

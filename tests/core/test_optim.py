@@ -56,7 +56,7 @@ def test_numbers_of_numpy_are_numbers() -> None:
         (lambda: optim.sgd(0.1, nesterov=True), r"`nesterov` needs a momentum above 0"),
         (lambda: optim.sgd(0.1, clip_norm=0), r"`clip_norm` must be positive and finite, got 0"),
         (lambda: optim.adam(clip_norm=math.inf), r"`clip_norm` must be positive and finite"),
-        (lambda: optim.adamw(decays="weight"), r"`decays` must be a function from .* 'weight'"),
+        (lambda: optim.adamw(decays="weight"), r"`decays` must be a function, got str\. It"),
         (lambda: optim.clip_by_global_norm({}, 1.0), r"norm of no tensors"),
         (lambda: optim.clip_by_global_norm({}, -1.0), r"`norm` must be positive and finite"),
         (lambda: optim.adam(beta1=1.0), r"`beta1` must be in \[0, 1\), got 1\.0"),

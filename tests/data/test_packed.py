@@ -310,7 +310,7 @@ def test_destinations_that_hold_something_else(small: Path, tmp_path: Path) -> N
     assert [path.name for path in (tmp_path / "used").iterdir()] == ["thesis.tex"]
     with pytest.raises(DataError, match=r"thesis\.tex is a file\. Give a directory"):
         pack(source, tmp_path / "used" / "thesis.tex")
-    with pytest.raises(OptionError, match="size is -1"):
+    with pytest.raises(OptionError, match="`size` must be a positive integer, got -1"):
         pack(source, tmp_path / "p", size=-1)
 
 

@@ -47,8 +47,8 @@ def make(device: str = "numpy", **options: Any) -> train.TrainStep:
             {"metrics": [metrics.TopKAccuracy(1)] * 2},
             r"Two numbers of the report would be named 'top1'; it holds loss, top1, top1\.",
         ),
-        ({"trainable": "head"}, r"`trainable` must be a function, got 'head'"),
-        ({"preprocess": 255.0}, r"`preprocess` must be a function, got 255\.0"),
+        ({"trainable": "head"}, r"`trainable` must be a function, got str"),
+        ({"preprocess": 255.0}, r"`preprocess` must be a function, got float"),
         ({"accumulate": 0}, r"`accumulate` must be a positive integer, got 0"),
     ],
 )
