@@ -14,7 +14,7 @@ from accelkit.graph import Graph, GraphBuilder, Node, Value, rewrite
 from accelkit.passes import eliminate_dead_code
 from accelkit.primitives import get
 from accelkit_torch import fused
-from accelkit_torch.rewrites.common import Users, is_result_of, unscaled, used_once
+from accelkit_torch.rewrites.common import Users, unscaled, used_once
 
 __all__ = ["fuse_attention"]
 
@@ -64,30 +64,27 @@ def _match(node: Node, users: Users, graph: Graph) -> _Attention | None:
     if node.primitive.name != "softmax" or node.parameters["axis"] != 3:
         return None
     weights = node.outputs[0]
-    products = [n for n in users.get(weights, ()) if _is_product(n, weights, 0)]
-    scores, scale = unscaled(node.inputs[0])
-    if len(products) != 1 or not is_result_of(scores, "matmul") or weights in graph.outputs:
+    products = [
+        n
+        for n in users.get(weights, ())
+        if _transposes(n) == (False, False)
+        and n.inputs[0] is weights
+        and n.inputs[1] is not weights
+    ]
+    scaled = node.inputs[0]
+    scores, scale = unscaled(scaled)
+    if len(products) != 1 or scores.node is None or _transposes(scores.node) != (False, False):
         return None
-    assert scores.node is not None
     queries, keys = scores.node.inputs
     values = products[0].inputs[1]
-    inner = all(used_once(v, users, graph.outputs) for v in (scores, node.inputs[0]))
-    plain = inner and not any(scores.node.parameters.values())
-    if not plain or queries.spec.ndim != 4 or values.spec.shape[3] != queries.spec.shape[3]:
+    hidden = all(used_once(v, users, graph.outputs) for v in (scores, scaled))
+    if not hidden or weights in graph.outputs:
+        return None
+    if queries.spec.ndim != 4 or values.spec.shape[3] != queries.spec.shape[3]:
         return None
     forward = _Attention(queries, keys, values, scale, products[0])
     readers = set(users[weights]) - {products[0]}
     return _with_gradient(forward, weights, readers, users, graph) if readers else forward
-
-
-def _is_product(node: Node, weights: Value, operand: int) -> bool:
-    """Whether ``node`` is a product with the weights, as they are, on this side."""
-    return (
-        node.primitive.name == "matmul"
-        and node.inputs[operand] is weights
-        and node.inputs[1 - operand] is not weights
-        and not any(node.parameters.values())
-    )
 
 
 def _with_gradient(
