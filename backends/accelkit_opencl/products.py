@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from accelkit_opencl.kernels import blocked_gpu, convolution_cpu, matmul_cpu, packing
 from accelkit_opencl.kernels.convolution import Convolution, Gather
-from accelkit_opencl.kernels.epilogue import Epilogue
+from accelkit_opencl.kernels.epilogue import Epilogue, result_names
 from accelkit_opencl.kernels.matmul_cpu import Matmul, MomentumUpdate
 from accelkit_opencl.kernels.source import KernelSource, itemsize_of
 from accelkit_opencl.kernels.tile import Tile, best_tile
@@ -73,7 +73,7 @@ def lower_matmul(
     """Buffers "a", "b" and "out", or the epilogue's in place of "out"."""
     if not profile.cpu:
         return lower_blocked(blocked_gpu.matmul_product(product), ("a", "b"), profile, epilogue)
-    out = _results(epilogue)
+    out = result_names(epilogue)
     choice = choice or profile.choice("matmul", product)
     width = profile.width(product.dtype)
     tile = _tile(product.m, product.n, profile, product.dtype, choice)
@@ -172,10 +172,6 @@ def lower_input_gradient(
     return _gathers("g", list(conv.input_gradient()), profile, choice, epilogue)
 
 
-def _results(epilogue: Epilogue | None) -> tuple[str, ...]:
-    return ("out",) if epilogue is None else epilogue.arguments
-
-
 def _gathers(
     source: str,
     gathers: Sequence[Gather],
@@ -183,7 +179,7 @@ def _gathers(
     choice: Choice,
     epilogue: Epilogue | None,
 ) -> Lowering:
-    out = _results(epilogue)
+    out = result_names(epilogue)
     launches, scratch = [], {}
     itemsize = itemsize_of(gathers[0].dtype)
     gathers, padded = [_without_border(gather) for gather in gathers], source

@@ -10,7 +10,7 @@ from accelkit_opencl.kernels.blocked_gpu import (
     add_partials_kernel,
     blocked_kernel,
 )
-from accelkit_opencl.kernels.epilogue import Epilogue
+from accelkit_opencl.kernels.epilogue import Epilogue, result_names
 from accelkit_opencl.kernels.source import ceil_div, itemsize_of
 from accelkit_opencl.lowering import Launch, Lowering, Profile
 
@@ -26,7 +26,7 @@ def lower_blocked(
     epilogue: Epilogue | None = None,
 ) -> Lowering:
     """Buffers ``operands`` and "out", or the epilogue's in place of "out"."""
-    results = ("out",) if epilogue is None else epilogue.arguments
+    results = result_names(epilogue)
     block = _block(product, profile)
     if block.splits == 1:
         kernel = blocked_kernel(product, block, epilogue)

@@ -13,7 +13,7 @@ from accelkit import dtypes
 from accelkit.winograd import choose
 from accelkit_opencl.kernels import winograd_cpu, winograd_gradient_cpu
 from accelkit_opencl.kernels.convolution import Convolution
-from accelkit_opencl.kernels.epilogue import Epilogue
+from accelkit_opencl.kernels.epilogue import Epilogue, result_names
 from accelkit_opencl.kernels.source import ceil_div, itemsize_of
 from accelkit_opencl.kernels.tile import MOST_VECTORS, Tile, best_tile, tiled_cost
 from accelkit_opencl.kernels.winograd_cpu import Blocking, Tiling
@@ -93,12 +93,11 @@ def lower_gather(
         "transformed": winograd_cpu.transformed_weights_size(tiling, tile),
         "workspace": blocking.slots * blocking.parts * slot,
     }
-    results = ("out",) if epilogue is None else epilogue.arguments
     source, weights = names
     return Lowering(
         (
             Launch(winograd_cpu.transform_weights_kernel(tiling, tile), (weights, "transformed")),
-            Launch(kernel, (source, "transformed", "workspace", *results)),
+            Launch(kernel, (source, "transformed", "workspace", *result_names(epilogue))),
         ),
         {name: size * itemsize_of(dtype) for name, size in scratch.items()},
     )

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from accelkit_opencl.kernels.convolution import Convolution
-from accelkit_opencl.kernels.epilogue import Epilogue
+from accelkit_opencl.kernels.epilogue import Epilogue, result_code
 from accelkit_opencl.kernels.matmul_cpu import Matmul
 from accelkit_opencl.kernels.source import KernelSource, ceil_div, double_pragma
 
@@ -250,11 +250,8 @@ def blocked_kernel(
         f" if (m < {product.m} && n < {product.n}) {passed(f'c{r}_{c}')} }}"
         for r, c in cells
     )
-    names, result, out = ("out",), "__global real* restrict result", ""
-    if epilogue is None:
-        out = f"__global real* const out = result + (size_t)part * {product.size};"
-    else:
-        names, result = epilogue.arguments, epilogue.parameters
+    names, _, result = result_code(epilogue, product.dtype, "result")
+    out = f"__global real* const out = result + (size_t)part * {product.size};"
     source = f"""{_start(product.dtype, epilogue)}{product.helpers}
 __kernel __attribute__((reqd_work_group_size({tn}, {tm}, 1)))
 void KERNEL(const __global real* restrict a, const __global real* restrict b,
@@ -267,7 +264,7 @@ void KERNEL(const __global real* restrict a, const __global real* restrict b,
   const int id = row * {tn} + column;
   const int start = part * {chunk};
   const int end = start + {chunk} < {product.k} ? start + {chunk} : {product.k};
-  {out}
+  {out if epilogue is None else ""}
   {declare}
   for (int k0 = start; k0 < end; k0 += {block.k}) {{
     for (int e = id; e < {block.m * block.k}; e += {threads}) {{
@@ -306,9 +303,9 @@ def add_partials_kernel(
     With ``epilogue`` its arguments take the place of ``out``.
     """
     size, columns = product.size, product.shape[1]
-    names, result, last = ("out",), "__global real* restrict out", "out[i] = sum;"
+    names, _, result = result_code(epilogue, product.dtype)
+    last = "out[i] = sum;"
     if epilogue is not None:
-        names, result = epilogue.arguments, epilogue.parameters
         last = epilogue.call("sum", f"i / {columns}", f"i % {columns}")
     source = f"""{_start(product.dtype, epilogue)}
 __kernel void KERNEL(const __global real* restrict partials, {result}) {{

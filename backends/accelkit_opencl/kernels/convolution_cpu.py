@@ -13,7 +13,7 @@ import itertools
 from typing import NamedTuple
 
 from accelkit_opencl.kernels.convolution import Gather
-from accelkit_opencl.kernels.epilogue import Epilogue
+from accelkit_opencl.kernels.epilogue import Epilogue, result_code
 from accelkit_opencl.kernels.source import KernelSource, ceil_div, double_pragma, itemsize_of
 from accelkit_opencl.kernels.tile import ONE_ITEM, Tile, panel_cases, prelude
 
@@ -95,15 +95,11 @@ def gather_kernel(
     _, padded_width = gather.padded
     source_channels = gather.source[2]
     out_height, out_width, out_channels = gather.out
-    if epilogue is None:
-        definitions, result = "", "__global real* restrict result"
-        out_row = (
-            f"__global real* const out_row = result + g * {gather.features}"
-            f" + panel * {tile.columns} + out_pixel * {out_channels};\n"
-        )
-    else:
-        definitions = double_pragma(gather.dtype) + epilogue.definitions
-        result, out_row = epilogue.parameters, ""
+    names, definitions, result = result_code(epilogue, gather.dtype, "result")
+    out_row = (
+        f"__global real* const out_row = result + g * {gather.features}"
+        f" + panel * {tile.columns} + out_pixel * {out_channels};\n"
+    )
     source = f"""{definitions}{prelude(gather.dtype, tile.width)}
 {ONE_ITEM}void KERNEL(const __global real* restrict source, const __global real* restrict weights,
             {result}) {{
@@ -119,10 +115,9 @@ def gather_kernel(
       + (size_t)(g * {panels} + panel) * {gather.depth * tile.columns};
   const size_t out_pixel = ((size_t)n * {out_height} + i * {gather.out_step[0]}
       + {gather.out_start[0]}) * {out_width} + {gather.out_start[1]};
-{out_row}{panel_cases(gather.features, tile, body)}}}
+{out_row if epilogue is None else ""}{panel_cases(gather.features, tile, body)}}}
 """
     size = (rows * panels, gather.groups)
-    names = ("result",) if epilogue is None else epilogue.arguments
     arguments = ("source", "weights", *names)
     name = "gather" if epilogue is None else "gather_fused"
     return KernelSource.of(name, source, arguments, size, (1, 1), gather.flops)

@@ -12,11 +12,11 @@ from accelkit_opencl.kernels.fused import Body, Space, element_lines, index_type
 from accelkit_opencl.kernels.loops import Run, element_loop, with_runs
 from accelkit_opencl.kernels.mathematics import definitions_for
 from accelkit_opencl.kernels.philox import drawn_tile
-from accelkit_opencl.kernels.source import ctype
+from accelkit_opencl.kernels.source import ctype, double_pragma
 from accelkit_opencl.kernels.tile import Tile
 from accelkit_opencl.views import View
 
-__all__ = ["Epilogue"]
+__all__ = ["Epilogue", "result_code", "result_names"]
 
 
 @dataclass(frozen=True)
@@ -179,6 +179,21 @@ const real stage[1] = {{value}};
         return "".join(
             f"{argument}[o_out{step}] = {name};\n" for name, argument in self.body.outputs
         )
+
+
+def result_names(epilogue: Epilogue | None, name: str = "out") -> tuple[str, ...]:
+    """Names of a product's results: its own one, or those of what becomes of it."""
+    return (name,) if epilogue is None else epilogue.arguments
+
+
+def result_code(
+    epilogue: Epilogue | None, dtype: str, name: str = "out"
+) -> tuple[tuple[str, ...], str, str]:
+    """Names of a product's results, definitions that they need, and their declarations."""
+    names = result_names(epilogue, name)
+    if epilogue is None:
+        return names, "", f"__global real* restrict {name}"
+    return names, double_pragma(dtype) + epilogue.definitions, epilogue.parameters
 
 
 def _column_step(view: View) -> int:

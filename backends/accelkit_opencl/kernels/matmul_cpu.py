@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from accelkit_opencl.kernels.epilogue import Epilogue
-from accelkit_opencl.kernels.source import KernelSource, ceil_div, double_pragma, itemsize_of
+from accelkit_opencl.kernels.epilogue import Epilogue, result_code
+from accelkit_opencl.kernels.source import KernelSource, ceil_div, itemsize_of
 from accelkit_opencl.kernels.tile import ONE_ITEM, Tile, panel_cases, prelude
 
 __all__ = [
@@ -181,7 +181,7 @@ for (int t = 0; t < {k}; t++) {{
 """
         return code
 
-    names, definitions, result = _result(epilogue, product.dtype)
+    names, definitions, result = result_code(epilogue, product.dtype)
     if update is not None:
         names, result = MomentumUpdate.ARGUMENTS, MomentumUpdate.DECLARATION
     plain = update is None and epilogue is None
@@ -203,13 +203,6 @@ for (int t = 0; t < {k}; t++) {{
     return KernelSource.of(
         name, source, arguments, (*size, product.batch), (1, 1, 1), product.flops
     )
-
-
-def _result(epilogue: Epilogue | None, dtype: str) -> tuple[tuple[str, ...], str, str]:
-    """Names of a product's results, definitions that they need, and their declarations."""
-    if epilogue is None:
-        return ("out",), "", "__global real* restrict out"
-    return epilogue.arguments, double_pragma(dtype) + epilogue.definitions, epilogue.parameters
 
 
 def direct_kernel(
@@ -274,7 +267,7 @@ for (int t = k0; t < end; t++) {{
         wait = "".join(f"STORE_LOCAL({place(r, v)}, c{r}_{v});\n" for r, v in part.cells())
         return f"if (end == {k}) {last} else {{\n{wait}}}\n"
 
-    names, definitions, result = _result(epilogue, product.dtype)
+    names, definitions, result = result_code(epilogue, product.dtype)
     memory = sums = ""
     if epilogue is None:
         memory = f"__global real* const c = out + (size_t)batch * {m * n} + panel * {tile.columns};"
@@ -366,7 +359,7 @@ def dot_kernel(
         body = sweep(rest)
     else:
         body = f"if (panel < {full}) {{\n{sweep(columns)}}} else {{\n{sweep(rest)}}}\n"
-    names, definitions, result = _result(epilogue, product.dtype)
+    names, definitions, result = result_code(epilogue, product.dtype)
     memory = f"__global real* const c = out + (size_t)batch * {m * n} + panel * {columns};"
     source = f"""{definitions}{prelude(product.dtype, width)}{_sum_macro(width)}
 {ONE_ITEM}void KERNEL(const __global real* restrict a_all, const __global real* restrict b_all,

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from accelkit.winograd import Winograd, winograd
-from accelkit_opencl.kernels.epilogue import Epilogue
+from accelkit_opencl.kernels.epilogue import Epilogue, result_code
 from accelkit_opencl.kernels.source import KernelSource, ceil_div, double_pragma
 from accelkit_opencl.kernels.tile import ONE_ITEM, Tile, panel_cases, prelude
 from accelkit_opencl.kernels.transforms import LOAD_PRIVATE, linear, transform
@@ -267,11 +267,7 @@ for (int k = 0; k < {channels}; k++) {{
 {last}}}
 """
 
-    if epilogue is None:
-        definitions, names, result = "", ("result",), "__global real* restrict result"
-    else:
-        definitions = double_pragma(tile.dtype) + epilogue.definitions
-        names, result = epilogue.arguments, epilogue.parameters
+    names, definitions, result = result_code(epilogue, tile.dtype, "result")
     source = f"""{definitions}{prelude(tile.dtype, tile.width)}{LOAD_PRIVATE}
 {ONE_ITEM}void KERNEL(const __global real* restrict source, const __global real* restrict weights,
             __global real* restrict workspace, {result}) {{
