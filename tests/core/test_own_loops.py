@@ -74,7 +74,7 @@ def test_parameters_may_be_any_pytree() -> None:
 
 P, ADAM = {"w": ak.ones((2,))}, optim.adam()
 WRONG = {
-    "a number for a tensor": (lambda: ADAM.apply(P, P, ADAM.init(P), {}), "optimizer.numbers"),
+    "no numbers": (lambda: ADAM.apply(P, P, ADAM.init(P), {}), "optimizer.numbers"),
     "a step": (lambda: ADAM.apply(P, P, ADAM.init(P), 3), "`optimizer.numbers.step.` returns"),
     "floats": (lambda: ADAM.apply(P, P, ADAM.init(P), ADAM.scalars(0)), "serves every step"),
     "no slots": (lambda: ADAM.apply(P, P, {}, ADAM.numbers(0)), r"`optimizer\.init\(parameters\)`"),
