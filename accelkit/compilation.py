@@ -140,14 +140,12 @@ class _Call(NamedTuple):
         tensors: Arrays among them included.
         rest: Everything else.
         donate: Positions of the tensors whose memory may be reused.
-        paths: Where each tensor is among the arguments.
     """
 
     key: Any
     tensors: list[Tensor]
     rest: tree.Skeleton
     donate: list[int]
-    paths: list[list[str]]
 
 
 class _Program(NamedTuple):
@@ -170,7 +168,7 @@ class Jitted:
         self.donate_argnums = tuple(donate_argnums)
         self.options = options
         self._programs: dict[Any, _Program] = {}
-        self._paths: dict[Any, list[list[str]]] = {}  # of the leaves, by structure
+        self._reused: dict[Any, set[int]] = {}  # leaves that are donated, by structure
         # Names and documentation only: what a callable object holds stays its own.
         functools.update_wrapper(self, function, updated=())
 
@@ -213,17 +211,7 @@ class Jitted:
         for tensor in tensors:
             if tensor._trace is not None:
                 raise leaked(tensor)
-        paths = self._paths.get(rest.structure)
-        if paths is None:
-            names, _, _ = tree.flatten_with_names((args, kwargs))
-            paths = self._paths[rest.structure] = [name.split(".") for name in names]
-        paths = [paths[position] for position in rest.positions]
-        reused = self._donated_arguments(len(args))
-        donate = [
-            number
-            for number, path in enumerate(paths)
-            if reused and path[0] == "0" and int(path[1]) in reused
-        ]
+        donate = self._donated(rest, len(args)) if self.donate_argnums else []
         statics = [_Static.of(leaf) for leaf in rest.leaves if leaf is not None]
         key = (rest.structure, *rest.positions, *(t.spec for t in tensors), *statics)
         try:
@@ -234,17 +222,23 @@ class Jitted:
                 f"jit got an argument of type {type(unhashable).__name__} that is neither a tensor "
                 f"nor hashable. Pass numbers that change as tensors, fixed ones as hashable values."
             ) from None
-        return _Call(key, tensors, rest, donate, paths)
+        return _Call(key, tensors, rest, donate)
 
-    def _donated_arguments(self, count: int) -> set[int]:
-        """Positions among ``count`` positional arguments whose memory may be reused."""
-        for position in self.donate_argnums:
-            if not -count <= position < count:
-                raise OptionError(
-                    f"donate_argnums={position} names no positional argument: the function was "
-                    f"called with {count}."
-                )
-        return {position % count for position in self.donate_argnums}
+    def _donated(self, rest: tree.Skeleton, count: int) -> list[int]:
+        """Which of the tensors stand in donated arguments, of ``count`` positional ones."""
+        reused = self._reused.get(rest.structure)
+        if reused is None:
+            for position in self.donate_argnums:
+                if not -count <= position < count:
+                    raise OptionError(
+                        f"donate_argnums={position} names no positional argument: the function "
+                        f"was called with {count}."
+                    )
+            donated = {(0, position % count) for position in self.donate_argnums}
+            paths = tree.paths(rest.structure)
+            reused = {leaf for leaf, path in enumerate(paths) if path[:2] in donated}
+            self._reused[rest.structure] = reused
+        return [number for number, leaf in enumerate(rest.positions) if leaf in reused]
 
     @staticmethod
     def _device(tensors: Sequence[Tensor]) -> Device:
@@ -265,11 +259,13 @@ class Jitted:
             result.append(rest)
             return found
 
+        paths = tree.paths(call.rest.structure)
+        names = [".".join(map(str, paths[leaf][1:])) for leaf in call.rest.positions]
         graph, captured = trace_graph(
             flat,
             [t.spec for t in call.tensors],
             name=getattr(self.function, "__name__", "function"),
-            input_names=[".".join(path[1:]) for path in call.paths],
+            input_names=names,
             device=device,
         )
         return graph, captured, result[0]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Skeleton", "flatten", "flatten_with_names", "map", "split", "unflatten"]
+__all__ = ["Skeleton", "flatten", "flatten_with_names", "map", "paths", "split", "unflatten"]
 
 
 def flatten(tree: Any) -> tuple[list[Any], Any]:
@@ -36,11 +36,16 @@ def map(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
 
 def flatten_with_names(tree: Any) -> tuple[list[str], list[Any], Any]:
     """Dotted names of the leaves (``"features.0.weight"``), the leaves, and the structure."""
+    leaves, structure = flatten(tree)
+    return [".".join(str(part) for part in path) for path in paths(structure)], leaves, structure
+
+
+def paths(structure: Any) -> list[tuple[Any, ...]]:
+    """Where each leaf is: the keys and indices that lead to it, the outermost first."""
     import optree
 
-    paths, leaves, structure = optree.tree_flatten_with_path(tree)
-    names = [".".join(str(part) for part in path) for path in paths]
-    return names, leaves, structure
+    found: list[tuple[Any, ...]] = optree.treespec_paths(structure)
+    return found
 
 
 class Skeleton(NamedTuple):
