@@ -50,8 +50,6 @@ _FORMS: Final = {False: "none", True: "tanh"}
 
 def gelu(x: Tensor, *, approximate: bool, out: Tensor | None = None) -> Tensor:
     """torch's own kernel; ``out`` may be ``x``. At infinity oneDNN's, on CPUs, gives NaN."""
-    if out is None:
-        return torch._C._nn.gelu(x, approximate=_FORMS[approximate])
     return torch._C._nn.gelu(x, approximate=_FORMS[approximate], out=out)
 
 
