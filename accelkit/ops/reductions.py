@@ -73,13 +73,8 @@ def _count(x: Tensor, axis: Axis) -> int:
 def mean(x: Tensor, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Arithmetic mean over axes."""
     x = floating(x, "mean")
-    wide = _widened(x)
+    (wide,) = reductions.widened(x)
     return cast(sum(wide, axis=axis, keepdims=keepdims) / float(_count(x, axis)), x.dtype)
-
-
-def _widened(x: Tensor) -> Tensor:
-    """16-bit floats as float32: their sums overflow, and round too soon."""
-    return cast(x, dtypes.float32) if x.dtype.bits == 16 else x
 
 
 def var(
@@ -87,7 +82,7 @@ def var(
 ) -> Tensor:
     """Variance over axes: the sum of squared deviations by count - correction."""
     x = floating(x, "var")
-    wide = _widened(x)
+    (wide,) = reductions.widened(x)
     deviation = wide - mean(wide, axis=axis, keepdims=True)
     total = sum(deviation * deviation, axis=axis, keepdims=keepdims)
     # With fewer elements than the correction asks for there is no estimate: inf or NaN.
@@ -108,7 +103,7 @@ def logsumexp(x: Tensor, /, *, axis: Axis = None, keepdims: bool = False) -> Ten
         ShapeError: over an axis of extent 0.
     """
     x = floating(x, "logsumexp")
-    wide = _widened(x)
+    (wide,) = reductions.widened(x)
     highest = elementwise.stop_gradient(max(wide, axis=axis, keepdims=True))
     zero = scalar_like(0.0, wide)
     shift = elementwise.select(elementwise.is_finite(highest), highest, zero)
@@ -139,7 +134,7 @@ def vector_norm(
     x = floating(x, "vector_norm")
     if ord not in _NORMS:
         raise OptionError(f"vector_norm knows the orders 1, 2 and infinity, got ord={ord!r}.")
-    wide = _widened(x)
+    (wide,) = reductions.widened(x)
     size = elementwise.absolute(wide)
     if ord == math.inf:
         return cast(max(size, axis=axis, keepdims=keepdims), x.dtype)

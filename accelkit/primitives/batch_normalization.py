@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from accelkit.errors import DTypeError, ShapeError
 from accelkit.graph import TensorSpec
-from accelkit.primitives.elementwise import cast, divide, rsqrt
+from accelkit.primitives.elementwise import divide, rsqrt
 from accelkit.primitives.primitive import Primitive, primitive
-from accelkit.primitives.reductions import reduce_sum, widened
+from accelkit.primitives.reductions import narrowed, reduce_sum, widened
 from accelkit.primitives.shaping import broadcast_to, full
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _definition(x: Any, scale: Any, bias: Any, *, epsilon: float) -> tuple[Any, 
     centred = x - mean
     var = _mean(centred * centred)
     y = centred * (scale * rsqrt(var + epsilon)) + bias
-    return tuple(cast(a, dtype=dtype) if a.dtype is not dtype else a for a in (y, mean, var))
+    return narrowed((y, mean, var), dtype)
 
 
 def _grad_definition(
@@ -83,8 +83,7 @@ def _grad_definition(
     by_scale = _sum(g * centred) * inverse
     along = divide(by_scale, count) * inverse
     by_x = (g - divide(by_bias, count) - centred * along) * (scale * inverse)
-    found = (by_x, by_scale, by_bias)
-    return tuple(cast(a, dtype=dtype) if a.dtype is not dtype else a for a in found)
+    return narrowed((by_x, by_scale, by_bias), dtype)
 
 
 def _vjp(g: Any, y: Any, x: Any, scale: Any, bias: Any, *, epsilon: float) -> tuple[Any, Any, Any]:

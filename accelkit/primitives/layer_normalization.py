@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from accelkit.errors import DTypeError, ShapeError
 from accelkit.graph import TensorSpec
-from accelkit.primitives.elementwise import cast, divide, rsqrt
+from accelkit.primitives.elementwise import divide, rsqrt
 from accelkit.primitives.primitive import Primitive, primitive
-from accelkit.primitives.reductions import keep_axes, reduce_sum, widened
+from accelkit.primitives.reductions import keep_axes, narrowed, reduce_sum, widened
 from accelkit.primitives.shaping import broadcast_to, full
 
 if TYPE_CHECKING:
@@ -63,17 +63,13 @@ def _sum_rows(x: Any) -> Any:
     return reduce_sum(x, axes=tuple(range(x.ndim - 1)))
 
 
-def _narrowed(found: Sequence[Any], dtype: Any) -> tuple[Any, ...]:
-    return tuple(cast(a, dtype=dtype) if a.dtype is not dtype else a for a in found)
-
-
 def _definition(x: Any, scale: Any, bias: Any, *, epsilon: float) -> tuple[Any, ...]:
     dtype = x.dtype
     x, scale, bias = widened(x, scale, bias)
     mean = _mean(x)
     centred = x - mean
     inverse = rsqrt(_mean(centred * centred) + epsilon)
-    return _narrowed((centred * inverse * scale + bias, mean, inverse), dtype)
+    return narrowed((centred * inverse * scale + bias, mean, inverse), dtype)
 
 
 def _grad_definition(x: Any, scale: Any, mean: Any, inverse: Any, g: Any) -> tuple[Any, ...]:
@@ -82,7 +78,7 @@ def _grad_definition(x: Any, scale: Any, mean: Any, inverse: Any, g: Any) -> tup
     normal = (x - mean) * inverse
     scaled = g * scale
     by_x = (scaled - _mean(scaled) - normal * _mean(scaled * normal)) * inverse
-    return _narrowed((by_x, _sum_rows(g * normal), _sum_rows(g)), dtype)
+    return narrowed((by_x, _sum_rows(g * normal), _sum_rows(g)), dtype)
 
 
 def _vjp(g: Any, y: Any, x: Any, scale: Any, bias: Any, *, epsilon: float) -> tuple[Any, Any, Any]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from accelkit import dtypes
+from accelkit.dtypes import DType
 from accelkit.errors import DTypeError, ShapeError
 from accelkit.graph import TensorSpec
 from accelkit.primitives.elementwise import cast, equal, multiply, select, zeros_like
@@ -42,6 +43,11 @@ def keep_axes(y: Any, x: Any, axes: Axes) -> Any:
 def widened(*arrays: Any) -> tuple[Any, ...]:
     """16-bit floats as float32: their sums overflow, and round too soon."""
     return tuple(cast(a, dtype=dtypes.float32) if a.dtype.bits == 16 else a for a in arrays)
+
+
+def narrowed(arrays: Sequence[Any], dtype: DType) -> tuple[Any, ...]:
+    """The way back from :func:`widened`: what has another dtype is rounded to this one."""
+    return tuple(cast(a, dtype=dtype) if a.dtype is not dtype else a for a in arrays)
 
 
 def _reduction(
