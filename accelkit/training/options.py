@@ -25,8 +25,9 @@ examples:
 A run that was interrupted goes on with --resume, on any backend: a checkpoint records what decides
 the numbers, and nothing else.
 
-exit status: 0 the run is complete; 1 it failed; 2 it could not begin: bad options, or data, device
-or checkpoint that cannot be used; 128 + n stopped by signal n, after a last checkpoint
+exit status: 0 the run is complete; 1 it failed; 2 it could not begin, no step was made: bad
+options, or data, device or checkpoint that cannot be used; 128 + n stopped by signal n, after a
+last checkpoint
 """
 
 MATHEMATICAL = (

@@ -25,19 +25,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
     Returns:
-        0 when the run is complete, 1 if it failed, 2 if it could not begin, 128 + n after signal n.
+        0 when the run is complete, 1 if it failed, 2 if it could not begin (no step was made),
+        128 + n after signal n.
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
-    status = 2
+    trainer = None
     with Interruption() as interruption, contextlib.ExitStack() as stack:
         try:
             options = parse_options(arguments)
             trainer, state = _prepare(options, interruption, stack)
-            status = 1
             outcome = _run(trainer, state)
         except AccelkitError as error:
             print(f"error: {error}", file=sys.stderr)
-            return status
+            return 1 if trainer is not None and trainer.has_begun else 2
         _report(options, outcome, trainer.display)
         return 128 + interruption.signal_number if interruption.signal_number else 0
 

@@ -174,6 +174,15 @@ class Trainer:
         return state, target_reached
 
     @property
+    def has_begun(self) -> bool:
+        """Whether a step was made: an error before it refuses the run, one after it breaks it off.
+
+        The first step belongs to the beginning, as it is compiled, and a memory limit planned for,
+        when the first batch is there.
+        """
+        return self.progress.step > self._first_step
+
+    @property
     def elapsed_s(self) -> float:
         """Time spent on this run, earlier parts included."""
         return self._elapsed_before_s + time.perf_counter() - self._started

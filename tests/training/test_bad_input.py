@@ -40,8 +40,8 @@ def images(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def fails(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 2) -> str:
-    assert main([*MODEL, *arguments]) == status
+def fails(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main([*MODEL, *arguments]) == 2
     error = capsys.readouterr().err
     assert "error: " in error
     assert "Traceback" not in error
@@ -69,7 +69,7 @@ def test_unreadable_path(
         return read(path)
 
     monkeypatch.setattr(Path, "read_bytes", denied)
-    message = fails(capsys, f"--data={images}", status=1)
+    message = fails(capsys, f"--data={images}")
     assert "1.png cannot be read: Permission denied" in message
 
 
@@ -157,7 +157,7 @@ def test_checkpoint_from_a_newer_version(images: Path, capsys: pytest.CaptureFix
 
 
 def test_memory_limit_that_cannot_be_met(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    message = fails(capsys, f"--data={images}", "--memory-limit=1KiB", status=1)
+    message = fails(capsys, f"--data={images}", "--memory-limit=1KiB")
     assert re.search(r"within|limit", message)
     assert "smallest" in message
 
