@@ -85,19 +85,19 @@ def element_loop(
     lines = with_runs(lines, runs)
     code = "\n".join(lines) + "\n" + store
     hint = "" if strided else vector_hint(lines)
-    calls = _ranged_calls(lines)
+    look = _look(lines)
     ahead = [
         f"for (int k = 0; k < {RUN}; k += {_LINE_BYTES // itemsize}) "
         f"FETCH({address} + block + {_AHEAD} + k);\n"
         for address, itemsize in (streams if runs or _LONG.search(code) else ())
     ]
-    if not calls and not runs and not ahead:
+    if not look and not runs and not ahead:
         return f"{hint}{_loop(index, *bounds, code)}"
     first, last = bounds
     size = RUN if runs or ahead else _BLOCK
     inner = (
-        _ranged(lines, code, index, hint, calls)
-        if calls
+        _ranged(lines, code, index, hint, look)
+        if look
         else hint + _loop(index, "block", "stop", code)
     )
     return f"""for ({index} block = {first}; block < {last}; block += {size}) {{
@@ -118,25 +118,23 @@ def with_runs(lines: Sequence[str], runs: Sequence[Run]) -> list[str]:
     return found
 
 
-def _ranged_calls(lines: Sequence[str]) -> list[re.Match[str]]:
-    """Calls whose arguments are worth a look at: not if these take long to compute, and once more.
+def _look(lines: Sequence[str]) -> str:
+    """Code that sets ``far`` if an argument of an element is; empty where it is not worth it.
 
-    What has no vector form otherwise is always worth it.
+    That is where arguments take long to compute, and would be computed once more. What has no
+    vector form otherwise is always worth it.
     """
     calls = [call for line in lines for call in _CALL.finditer(line)]
-    looked_at = _needed(lines, {name for call in calls for name in call.groups() if name})
-    if needs_blocks(lines) or not any(_LONG.search(line) for line in looked_at):
-        return calls
-    return []
-
-
-def _ranged(
-    lines: Sequence[str], code: str, index: str, hint: str, calls: Sequence[re.Match[str]]
-) -> str:
-    """Loops over a block that first look for arguments that are far."""
-    looks = dict.fromkeys(f"far |= {_form('far', call[0])};\n" for call in calls)
     needed = _needed(lines, {name for call in calls for name in call.groups() if name})
-    look = _near("\n".join(needed) + "\n") + "".join(looks)
+    takes_long = any(_LONG.search(line) for line in needed)
+    if not calls or (takes_long and not needs_blocks(lines)):
+        return ""
+    looks = dict.fromkeys(f"far |= {_form('far', call[0])};\n" for call in calls)
+    return _near("\n".join(needed) + "\n") + "".join(looks)
+
+
+def _ranged(lines: Sequence[str], code: str, index: str, hint: str, look: str) -> str:
+    """Loops over a block of which the first looks for arguments that are far."""
     general = "" if needs_blocks(lines) else hint
     return f"""  int far = 0;
 {general}{_loop(index, "block", "stop", look)}  if (far) {{
