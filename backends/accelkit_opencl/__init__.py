@@ -253,15 +253,14 @@ class OpenclBackend(Backend):
     ) -> Program:
         self._check_dtypes(graph, device)
         runtime = open_device(device)
-        provider = self._provider(runtime)
+        provider, planned = self._provider(runtime), self.profile(device)
         try:
             return Program(self._plan(graph, device, donate, options), runtime, provider)
         except GroupTooLargeError as error:
-            profile = self.profile(device)
-            if isinstance(provider, BundleProvider) or error.limit >= profile.max_group:
+            if isinstance(provider, BundleProvider) or error.limit >= planned.max_group:
                 raise
             with self._lock:  # smaller tiles from now on
-                self._profiles[device] = replace(profile, max_group=error.limit)
+                self.use_profile(device, replace(self.profile(device), max_group=error.limit))
         return self._program(graph, device, donate, options)
 
     def profile(self, device: Device) -> Profile:
@@ -278,7 +277,8 @@ class OpenclBackend(Backend):
             device: An OpenCL device.
             choices: What the tuner found; empty for the defaults.
         """
-        self.use_profile(device, replace(self.profile(device), choices=choices))
+        with self._lock:
+            self.use_profile(device, replace(self.profile(device), choices=choices))
 
     def use_profile(self, device: Device, profile: Profile) -> None:
         """Choose kernels by this profile from now on.
