@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from accelkit.graph import Value
-from accelkit_opencl.kernels.fused import Body, Read
+from accelkit_opencl.kernels.fused import Body, Read, Statement
 from accelkit_opencl.kernels.reductions import Reduction
 
-__all__ = ["Stage", "is_strided", "label_tests", "one_column", "operands", "spreads"]
+__all__ = ["Stage", "is_strided", "one_column", "operands", "spreads"]
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,14 @@ def is_strided(stage: Stage) -> bool:
     return any(column not in (0, 1) for _, column in stage.steps.values())
 
 
-def label_tests(stage: Stage) -> dict[str, Read]:
-    """The comparisons of a row's label with the number of the column, each with its label."""
+def _label(stage: Stage, test: Statement | None) -> Read | None:
+    """The row's label that a statement compares with the number of the column, or None."""
     reads = {read.name: read for read in stage.body.reads}
-    found = {}
-    for statement in stage.body.statements:
-        if statement.primitive != "equal" or not reads.keys() >= set(statement.operands):
-            continue
-        a, b = (reads[operand] for operand in statement.operands)
-        for label, number in ((a, b), (b, a)):
-            if _is_label(stage, label) and _is_number(stage, number):
-                found[statement.name] = label
-    return found
+    if test is None or test.primitive != "equal" or not reads.keys() >= set(test.operands):
+        return None
+    a, b = (reads[operand] for operand in test.operands)
+    pairs = ((a, b), (b, a))
+    return next((x for x, y in pairs if _is_label(stage, x) and _is_number(stage, y)), None)
 
 
 def _is_label(stage: Stage, read: Read) -> bool:
@@ -84,7 +80,7 @@ def one_column(stage: Stage) -> Read | None:
         return None
     zeros = {read.name for read in stage.body.reads if read.view.constant == 0}
     condition, _, other = term.operands
-    return label_tests(stage).get(condition) if other in zeros else None
+    return _label(stage, made.get(condition)) if other in zeros else None
 
 
 def operands(stage: Stage) -> set[Value]:
