@@ -66,17 +66,19 @@ def _bounded(bound: int) -> Callable[[Node, int], int | None]:
     return rule
 
 
-def _opposite(node: Node, depth: int) -> int | None:
-    known = sign(node.inputs[0], depth)
+def _negated(known: int | None) -> int | None:
     return None if known is None else -known
+
+
+def _opposite(node: Node, depth: int) -> int | None:
+    return _negated(sign(node.inputs[0], depth))
 
 
 def _difference(node: Node, depth: int) -> int | None:
     a, b = node.inputs
     if _is_maximum_of(b, a):
         return -1
-    subtracted = sign(b, depth)
-    return _common(sign(a, depth), None if subtracted is None else -subtracted)
+    return _common(sign(a, depth), _negated(sign(b, depth)))
 
 
 def _is_maximum_of(value: Value, x: Value) -> bool:
