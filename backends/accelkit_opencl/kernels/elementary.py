@@ -95,13 +95,11 @@ _TEMPLATES: Final[dict[str, str]] = {
 """,
     # For arguments that are at most 0, or NaN: it needs no comparison, only a bound from below, at
     # which the factor's exponent bits are all zero.
-    "exp_nonpositive": """static inline T ak_exp_nonpositive(T x) {
+    "exp_nonpositive": f"""static inline T ak_exp_nonpositive(T x) {{
   const T c = x < $EXP_ZERO ? $EXP_ZERO : x;
-  const T t = c * $LOG2E + $SHIFT_BIAS;
-  const T n = t - $SHIFT_BIAS;
-  const T r = (c - n * $LN2_HIGH) - n * $LN2_LOW;
+  {_REDUCE.replace("$SHIFT", "$SHIFT_BIAS")}
   return (($EXP(r) * r + 1.0) * r + 1.0) * as_T(as_U(t) << $MANTISSA);
-}
+}}
 """,
     # (e^c - 1) / 2: so scaled, nothing overflows before the result does.
     "expm1_half": f"""static inline T ak_expm1_half(T c) {{
