@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from accelkit.dtypes import DType
 from accelkit_opencl.expressions import literal
@@ -34,6 +33,7 @@ from accelkit_opencl.views import View
 
 __all__ = [
     "Reduction",
+    "Terms",
     "accumulate",
     "clear",
     "fold",
@@ -229,6 +229,7 @@ def _rows(body: Body, reduction: Reduction, space: Space, chunks: int) -> Kernel
     strided = any(strides[-1] not in (0, 1) for strides in space.strides.values() if strides)
     start, end = ("begin", "finish") if cut_inner and chunks > 1 else ("0", str(length))
     most = min(each, length) if cut_inner else length * _BLOCK * lanes  # or many times
+    terms = Terms(lines, (start, end), lanes, index, strided, most)
     turn = ("0", "1") if cut_inner else ("begin", "finish")
     extent = length if cut_inner else turns
     code = f"""{_kernel_head(body, reduction)}
@@ -239,7 +240,7 @@ def _rows(body: Body, reduction: Reduction, space: Space, chunks: int) -> Kernel
 {clear(reduction, "total", lanes)}  for ({index} t = {turn[0]}; t < {turn[1]}; t++) {{
     {take_turn}
 {offsets(body, space, names, index, inner)}
-{accumulate([reduction], lines, (start, end), lanes, index, strided=strided, most=most)}  }}
+{accumulate([reduction], terms)}  }}
 {fold(reduction, lanes)}
   out[chunk * {outputs} + o] = total[0];
 }}
@@ -264,35 +265,41 @@ def partial_name(name: str, number: int) -> str:
     return f"{name}{number}" if number else name
 
 
-def accumulate(
-    reductions: Sequence[Reduction],
-    lines: Sequence[str],
-    bounds: tuple[str, str],
-    lanes: int,
-    index: str,
-    *,
-    strided: bool,
-    most: int,
-    beside: str = "",
-) -> str:
-    """Add the elements ``k`` between two bounds to ``total[lanes]``, by way of partial results.
+@dataclass(frozen=True)
+class Terms:
+    """The elements ``k`` that a loop combines.
 
-    Args:
-        reductions: How; the second one's array is ``total1``, and so on.
+    Attributes:
         lines: Declarations of one element's variables.
         bounds: Names of the first ``k`` and of the one after the last.
         lanes: Of :func:`lane_count`.
         index: Type of ``k``.
         strided: Whether memory is read other than in order.
-        most: Elements between the bounds at most; one block needs no partial results. They are
-            added to what ``total`` holds then, which must be the neutral element.
+        most: Elements between the bounds at most.
+    """
+
+    lines: Sequence[str]
+    bounds: tuple[str, str]
+    lanes: int
+    index: str
+    strided: bool
+    most: int
+
+
+def accumulate(reductions: Sequence[Reduction], terms: Terms, beside: str = "") -> str:
+    """Add elements to ``total[lanes]``, by way of partial results.
+
+    The elements of a single block need none: they are added to what ``total`` holds, which must
+    be the neutral element then.
+
+    Args:
+        reductions: How; the second one's array is ``total1``, and so on.
+        terms: What.
         beside: Code for each so many elements, from ``k0`` on.
     """
-    loops = partial(
-        _blocks, lines=lines, bounds=bounds, lanes=lanes, index=index, strided=strided, most=most
-    )
+    lanes = terms.lanes
     if lanes < LANES or not all(reduction.is_float_extremum for reduction in reductions):
-        return loops(reductions, beside=beside)
+        return _blocks(reductions, terms, beside)
     # A comparison that finds NaN costs as much as three that pass it over. A sum is NaN if a term
     # is; it may be so without, of two infinities, and then the loops run again for nothing.
     doubts = [replace(r, name="reduce_sum") for r in reductions]
@@ -302,29 +309,20 @@ def accumulate(
     folded = "\n".join(fold(r, lanes, name) for r, name in zip(doubts, names, strict=True))
     unsure = " || ".join(f"{name}[0] != {name}[0]" for name in names)
     again = "".join(_reset(r, partial_name("total", i), lanes) for i, r in enumerate(reductions))
-    return f"""{cleared}{loops(quick, beside=beside)}{folded}
+    return f"""{cleared}{_blocks(quick, terms, beside)}{folded}
   if ({unsure}) {{
-{again}{loops(reductions, beside="")}  }}
+{again}{_blocks(reductions, terms)}  }}
 """
 
 
-def _blocks(
-    reductions: Sequence[Reduction],
-    *,
-    lines: Sequence[str],
-    bounds: tuple[str, str],
-    lanes: int,
-    index: str,
-    strided: bool,
-    most: int,
-    beside: str,
-) -> str:
+def _blocks(reductions: Sequence[Reduction], terms: Terms, beside: str = "") -> str:
     """The loops of :func:`accumulate`: blocks of a sum are added up apart."""
-    start, end = bounds
+    (start, end), lanes, index = terms.bounds, terms.lanes, terms.index
     step = _BLOCK * lanes
-    hint = vector_hint(lines, lanes) if lanes >= LANES and not strided else ""
-    if most <= step:
-        return _lane_loops(reductions, lines, "total", bounds, lanes, index, beside + hint)
+    if lanes >= LANES and not terms.strided:
+        beside += vector_hint(terms.lines, lanes)
+    if terms.most <= step:
+        return _lane_loops(reductions, terms, "total", beside)
     cleared = merged = ""
     for number, reduction in enumerate(reductions):
         part, whole = partial_name("sum", number), partial_name("total", number)
@@ -335,27 +333,19 @@ def _blocks(
     return f"""    for ({index} block = {start}; block < {end}; block += {step}) {{
       const {index} stop = block + {step} < {end} ? block + {step} : {end};
 {cleared}
-{_lane_loops(reductions, lines, "sum", ("block", "stop"), lanes, index, beside + hint)}
+{_lane_loops(reductions, replace(terms, bounds=("block", "stop")), "sum", beside)}
 {merged}    }}
 """
 
 
-def _lane_loops(
-    reductions: Sequence[Reduction],
-    lines: Sequence[str],
-    name: str,
-    bounds: tuple[str, str],
-    lanes: int,
-    index: str,
-    before: str,
-) -> str:
+def _lane_loops(reductions: Sequence[Reduction], terms: Terms, name: str, before: str) -> str:
     """Combine elements with the lanes of arrays, so many at a time and then the rest."""
-    start, end = bounds
+    (start, end), lanes, index = terms.bounds, terms.lanes, terms.index
     combined = []
     for number, reduction in enumerate(reductions):
         lane = f"{partial_name(name, number)}[e]"
         combined.append(f"{lane} = {reduction.combine(lane, reduction.variable)};")
-    element = "\n".join((*lines, *combined))
+    element = "\n".join((*terms.lines, *combined))
     return f"""      {index} k0 = {start};
       for (; k0 + {lanes} <= {end}; k0 += {lanes}) {{
 {before}        for (int e = 0; e < {lanes}; e++) {{

@@ -20,6 +20,7 @@ from accelkit_opencl.kernels.fused import LANES, Read, element_at, finish, index
 from accelkit_opencl.kernels.loops import FETCH, Run, element_loop, needs_blocks
 from accelkit_opencl.kernels.philox import drawn_run
 from accelkit_opencl.kernels.reductions import (
+    Terms,
     accumulate,
     clear,
     fold,
@@ -240,7 +241,7 @@ void KERNEL({", ".join(parts)}) {{
         code = "\n".join(lines)
         return f"""{ctype(value.spec.dtype.name)} {name} = {stage.reduction.initial()};
 {{
-  const {kind} label = {self._expression(stage, label, kind)};
+  const {kind} label = {self._expression(stage, label)};
   if (label >= 0 && label < {self._columns}) {{
     const {self._index} k = label;
 {code}
@@ -287,17 +288,10 @@ void KERNEL({", ".join(parts)}) {{
             cleared += clear(reduction, total, lanes)
             folded += f"{fold(reduction, lanes, total)}\n  {name} = {total}[0];\n"
             kept += self._keep(value, name)
-        terms = accumulate(
-            reductions,
-            lines,
-            ("0", str(self._columns)),
-            lanes,
-            self._index,
-            strided=any(map(is_strided, stages)),
-            most=self._columns,
-            beside=self._ahead if lanes > 1 else "",
-        )
-        return f"{declared}{{\n{cleared}{terms}{folded}}}\n{kept}"
+        bounds, strided = ("0", str(self._columns)), any(map(is_strided, stages))
+        terms = Terms(lines, bounds, lanes, self._index, strided, self._columns)
+        loops = accumulate(reductions, terms, self._ahead if lanes > 1 else "")
+        return f"{declared}{{\n{cleared}{loops}{folded}}}\n{kept}"
 
     def _spread(self, stage: Stage, lines: list[str]) -> str:
         places = {value: self._place(value) for _, value in stage.results}
@@ -327,9 +321,9 @@ void KERNEL({", ".join(parts)}) {{
 
     def _read(self, stage: Stage, read: Read) -> str:
         kind = ctype(read.view.dtype.name)
-        return f"const {kind} {read.name} = {self._expression(stage, read, kind)};"
+        return f"const {kind} {read.name} = {self._expression(stage, read)};"
 
-    def _expression(self, stage: Stage, read: Read, kind: str) -> str:
+    def _expression(self, stage: Stage, read: Read) -> str:
         if read.view.constant is not None:
             return literal(read.view.constant, read.view.dtype)
         value = stage.values[read.argument] if read.argument is not None else None
