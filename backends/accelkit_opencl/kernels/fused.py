@@ -28,7 +28,6 @@ __all__ = [
     "Statement",
     "collapse",
     "decompose",
-    "drawn_runs",
     "element_at",
     "element_code",
     "element_lines",
@@ -213,7 +212,7 @@ def element_at(read: Read, place: str) -> str:
     return f"{read.argument}[{place}]"
 
 
-def drawn_runs(body: Body, space: Space, inner: int | None) -> list[Run]:
+def _drawn_runs(body: Body, space: Space, inner: int | None) -> list[Run]:
     """The random numbers that a loop over an axis of the space draws in runs."""
     return [
         drawn_run(read.name, read.view.draw, read.view.dtype, read.argument, f"o_{read.name}")
@@ -250,7 +249,7 @@ def _loop(body: Body, space: Space, lines: Sequence[str], store: str, index: str
         ("start", "end"),
         index,
         strided=any(step not in (0, 1) for step in steps.values()) or length < 4 * LANES,
-        runs=drawn_runs(body, space, len(space.extents) - 1 if space.extents else None),
+        runs=_drawn_runs(body, space, len(space.extents) - 1 if space.extents else None),
         streams=streams,
     )
 

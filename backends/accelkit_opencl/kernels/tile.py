@@ -17,7 +17,6 @@ from accelkit_opencl.kernels.source import ceil_div, double_pragma, itemsize_of
 __all__ = [
     "MOST_VECTORS",
     "ONE_ITEM",
-    "WIDE_VECTORS",
     "Tile",
     "best_tile",
     "most_rows",
@@ -28,9 +27,9 @@ __all__ = [
 ]
 
 # Without this, compilers for AVX-512 CPUs split 512-bit vectors into halves.
-WIDE_VECTORS = "__attribute__((min_vector_width(512)))"
+_WIDE_VECTORS = "__attribute__((min_vector_width(512)))"
 MOST_VECTORS = 4  # of a tile; with more, their loads alone would keep the second-level cache busy
-ONE_ITEM = f"__kernel __attribute__((reqd_work_group_size(1, 1, 1))) {WIDE_VECTORS}\n"
+ONE_ITEM = f"__kernel __attribute__((reqd_work_group_size(1, 1, 1))) {_WIDE_VECTORS}\n"
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def position_stride(rows: int, columns: int) -> int:
     return rows * columns + _LINE
 
 
-def place_code(tiling: Tiling, number: str) -> str:
+def _place_code(tiling: Tiling, number: str) -> str:
     """Definitions of ``image``, ``top`` and ``left``: where a tile begins in the result."""
     rows, columns = tiling.grid
     return f"""const int image = {number} / {rows * columns};
@@ -134,7 +134,7 @@ def tiles_code(
     )
     return f"""for (int t = 0; t < count; t++) {{
 const int number = first_tile + t < {tiling.tiles} ? first_tile + t : {tiling.tiles - 1};
-{place_code(tiling, "number")}const int y = top - {above}, x = left - {before};
+{_place_code(tiling, "number")}const int y = top - {above}, x = left - {before};
 for (int at_channel = {first}; at_channel < {end}; at_channel += {width}) {{
 const __global real* const from = {buffer}
     + ((long)(image * {height} + y) * {breadth} + x) * {depth} + at_channel;
@@ -330,7 +330,7 @@ def _results_code(
     ? end_panel * {tile.columns} : {features};
 for (int t = 0; t < present; t++) {{
 const int number = first_tile + t;
-{place_code(tiling, "number")}for (int feature = first_panel * {tile.columns};
+{_place_code(tiling, "number")}for (int feature = first_panel * {tile.columns};
     feature < end_feature; feature += {width}) {{
 const __global real* const from = products + (size_t)t * {group}
     + (feature - first_panel * {tile.columns});
