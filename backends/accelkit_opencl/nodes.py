@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from accelkit.graph import Node
+from accelkit.graph import Node, Value
 from accelkit_opencl.kernels import indexing
 from accelkit_opencl.kernels.convolution import Convolution
 from accelkit_opencl.kernels.epilogue import Epilogue
@@ -60,7 +60,7 @@ def product_of(node: Node) -> tuple[str, Matmul | Convolution] | None:
     if any(0 in shape for shape in (*shapes, out)):
         return None
     if name == "matmul":
-        return "matmul", _matmul_of(node)
+        return "matmul", _matmul_of(node, node.inputs[0])
     if name == "conv2d":
         return "forward", _convolution(node, shapes[0], shapes[1])
     if name == "conv2d_input_grad":
@@ -70,15 +70,14 @@ def product_of(node: Node) -> tuple[str, Matmul | Convolution] | None:
     return None
 
 
-def _matmul_of(node: Node) -> Matmul:
-    out = node.outputs[0].spec
-    a = node.inputs[0].spec
-    transpose_a = node.parameters["transpose_a"]
+def _matmul_of(node: Node, a: Value) -> Matmul:
+    """The product that a node computes, perhaps with more besides, of which ``a`` is the left."""
+    out, transpose_a = node.outputs[0].spec, node.parameters["transpose_a"]
     return Matmul(
         math.prod(out.shape[:-2]),
         out.shape[-2],
         out.shape[-1],
-        a.shape[-2] if transpose_a else a.shape[-1],
+        a.spec.shape[-2] if transpose_a else a.spec.shape[-1],
         transpose_a,
         node.parameters["transpose_b"],
         ctype(out.dtype.name),
@@ -104,18 +103,7 @@ def lower_product(node: Node, profile: Profile, epilogue: Epilogue | None = None
 
 def _matmul_update(node: Node, profile: Profile) -> Lowering:
     """``sgd_update_matmul``: operands (p, a, b, v, rate), results (p', v')."""
-    out, p = node.outputs[0].spec, node.parameters
-    a = node.inputs[1].spec
-    transposed = p["transpose_a"]
-    product = Matmul(
-        math.prod(out.shape[:-2]),
-        out.shape[-2],
-        out.shape[-1],
-        a.shape[-2] if transposed else a.shape[-1],
-        transposed,
-        p["transpose_b"],
-        ctype(out.dtype.name),
-    )
+    p, product = node.parameters, _matmul_of(node, node.inputs[1])
     update = MomentumUpdate(p["momentum"], p["weight_decay"], p["nesterov"])
     names = ("p", "a", "b", "v", "rate", "new_p", "new_v")
     buffers = dict(zip(names, ("in0", "in1", "in2", "in3", "in4", "out0", "out1"), strict=True))
@@ -238,29 +226,18 @@ def _argsort(node: Node, profile: Profile) -> Lowering:
 
 
 def _take(node: Node, profile: Profile) -> Lowering:
-    gradient = node.primitive.name == "take_grad"
+    """Lines that indices name, the same for all lines or for each its own; or its gradient."""
+    name = node.primitive.name
+    gradient, along = name.endswith("_grad"), name.startswith("take_along")
     spec = (node.outputs[0] if gradient else node.inputs[0]).spec
     indices = node.inputs[1].spec
     if spec.size == 0:
         return _fill(node, profile, 0)  # there is nothing that an index could name
-    outer, extent, inner = _around(spec.shape, node.parameters["axis"])
-    kinds = ctype(spec.dtype.name), ctype(indices.dtype.name)
-    source = indexing.take_kernel(outer, extent, inner, indices.size, *kinds, gradient=gradient)
-    return _single(source, 2)
-
-
-def _take_along(node: Node, profile: Profile) -> Lowering:
-    gradient = node.primitive.name == "take_along_axis_grad"
-    spec = (node.outputs[0] if gradient else node.inputs[0]).spec
-    indices = node.inputs[1].spec
-    if spec.size == 0:
-        return _fill(node, profile, 0)
     axis = node.parameters["axis"]
+    count = indices.shape[axis] if along else indices.size
     kinds = ctype(spec.dtype.name), ctype(indices.dtype.name)
-    source = indexing.take_along_kernel(
-        *_around(spec.shape, axis), indices.shape[axis], *kinds, gradient=gradient
-    )
-    return _single(source, 2)
+    kernel = indexing.take_along_kernel if along else indexing.take_kernel
+    return _single(kernel(*_around(spec.shape, axis), count, *kinds, gradient=gradient), 2)
 
 
 def _response_norm(node: Node, profile: Profile) -> Lowering:
@@ -300,7 +277,7 @@ NODE_RULES: dict[str, Rule] = {
     "argsort": _argsort,
     "take": _take,
     "take_grad": _take,
-    "take_along_axis": _take_along,
-    "take_along_axis_grad": _take_along,
+    "take_along_axis": _take,
+    "take_along_axis_grad": _take,
     "sgd_update_matmul": _matmul_update,
 }
