@@ -46,19 +46,12 @@ def _copy(width: int, vector: int, outer_stride: int, step_stride: int) -> str:
 
 
 def _pack(
-    name: str,
-    dtype: str,
-    vector: int,
-    outer: int,
-    outer_stride: int,
-    k: int,
-    k_stride: int,
-    width: int,
-    batch: int,
+    name: str, product: Matmul, vector: int, outer: int, strides: tuple[int, int], width: int
 ) -> KernelSource:
-    """Copy ``batch`` matrices to panels of ``width``."""
+    """Copy matrices to panels of ``width``; ``strides`` are along the outer axis and along k."""
+    (outer_stride, k_stride), k = strides, product.k
     panels = ceil_div(outer, width)
-    source = f"""{prelude(dtype, vector)}
+    source = f"""{prelude(product.dtype, vector)}
 {ONE_ITEM}void KERNEL(const __global real* restrict in, __global real* restrict packed) {{
   const int k0 = get_global_id(0) * {_STEPS}, panel = get_global_id(1), batch = get_global_id(2);
   const int steps = {k} - k0 < {_STEPS} ? {k} - k0 : {_STEPS};
@@ -69,40 +62,20 @@ def _pack(
       + ((size_t)batch * {panels} + panel) * {k * width} + (size_t)k0 * {width};
 {_copy(width, vector, outer_stride, k_stride)}}}
 """
-    size = (ceil_div(k, _STEPS), panels, batch)
+    size = (ceil_div(k, _STEPS), panels, product.batch)
     return KernelSource.of(name, source, ("source", "packed"), size, (1, 1, 1))
 
 
 def pack_left_kernel(product: Matmul, tile: Tile) -> KernelSource:
     """``(a, packed)``: a to panels of ``tile.rows`` rows."""
-    stride, k_stride = product.left_strides()
-    return _pack(
-        "pack_left",
-        product.dtype,
-        tile.width,
-        product.m,
-        stride,
-        product.k,
-        k_stride,
-        tile.rows,
-        product.batch,
-    )
+    strides = product.left_strides()
+    return _pack("pack_left", product, tile.width, product.m, strides, tile.rows)
 
 
 def pack_right_kernel(product: Matmul, tile: Tile) -> KernelSource:
     """``(b, packed)``: b to panels of ``tile.columns`` columns."""
     k_stride, stride = product.right_strides()
-    return _pack(
-        "pack_right",
-        product.dtype,
-        tile.width,
-        product.n,
-        stride,
-        product.k,
-        k_stride,
-        tile.columns,
-        product.batch,
-    )
+    return _pack("pack_right", product, tile.width, product.n, (stride, k_stride), tile.columns)
 
 
 def packed_sizes(product: Matmul, tile: Tile) -> tuple[int, int]:
