@@ -5,6 +5,7 @@ Composites, so that a backend can pass over the activations as seldom as its ker
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from accelkit.errors import DTypeError, ShapeError
 from accelkit.graph import TensorSpec
 from accelkit.primitives.elementwise import divide, rsqrt
 from accelkit.primitives.primitive import Primitive, primitive
-from accelkit.primitives.reductions import narrowed, reduce_sum, widened
+from accelkit.primitives.reductions import narrowed, sum_rows, widened
 from accelkit.primitives.shaping import broadcast_to, full
 
 if TYPE_CHECKING:
@@ -21,7 +22,19 @@ if TYPE_CHECKING:
 __all__ = ["batch_norm", "batch_norm_grad"]
 
 
-def _require(name: str, x: TensorSpec, channels: Sequence[TensorSpec], what: str) -> None:
+def require_channels(name: str, x: TensorSpec, channels: Sequence[TensorSpec], what: str) -> None:
+    """Refuse what is no floating x (..., C) with vectors of its channels.
+
+    Args:
+        name: Of the primitive.
+        x: The activations.
+        channels: Specs that should be (C,) of x's dtype.
+        what: Their names, for the message.
+
+    Raises:
+        DTypeError: if x is not floating.
+        ShapeError: if a vector does not fit x.
+    """
     if not x.dtype.is_floating:
         raise DTypeError(f"{name} needs a floating dtype, got {x.dtype}.")
     if x.ndim < 1 or any(spec != TensorSpec(x.shape[-1:], x.dtype) for spec in channels):
@@ -32,14 +45,14 @@ def _require(name: str, x: TensorSpec, channels: Sequence[TensorSpec], what: str
 
 
 def _infer(x: TensorSpec, scale: TensorSpec, bias: TensorSpec, **_: Any) -> tuple[TensorSpec, ...]:
-    _require("batch_norm", x, (scale, bias), "scale and bias")
+    require_channels("batch_norm", x, (scale, bias), "scale and bias")
     return x, scale, scale
 
 
 def _grad_infer(
     x: TensorSpec, scale: TensorSpec, mean: TensorSpec, var: TensorSpec, g: TensorSpec, **_: Any
 ) -> tuple[TensorSpec, ...]:
-    _require("batch_norm_grad", x, (scale, mean, var), "scale, mean and variance")
+    require_channels("batch_norm_grad", x, (scale, mean, var), "scale, mean and variance")
     if g != x:
         raise ShapeError(f"batch_norm_grad needs a cotangent like x, got {g} for {x}.")
     return x, scale, scale
@@ -47,18 +60,11 @@ def _grad_infer(
 
 def _count(x: Any) -> int:
     """Number of elements per channel."""
-    count = 1
-    for extent in x.shape[:-1]:
-        count *= extent
-    return count
-
-
-def _sum(x: Any) -> Any:
-    return reduce_sum(x, axes=tuple(range(x.ndim - 1)))
+    return math.prod(x.shape[:-1])
 
 
 def _mean(x: Any) -> Any:
-    return divide(_sum(x), full(shape=(), value=float(_count(x)), dtype=x.dtype))
+    return divide(sum_rows(x), full(shape=(), value=float(_count(x)), dtype=x.dtype))
 
 
 def _definition(x: Any, scale: Any, bias: Any, *, epsilon: float) -> tuple[Any, ...]:
@@ -79,8 +85,8 @@ def _grad_definition(
     count = full(shape=(), value=float(_count(x)), dtype=x.dtype)
     centred = x - mean
     inverse = rsqrt(var + epsilon)
-    by_bias = _sum(g)
-    by_scale = _sum(g * centred) * inverse
+    by_bias = sum_rows(g)
+    by_scale = sum_rows(g * centred) * inverse
     along = divide(by_scale, count) * inverse
     by_x = (g - divide(by_bias, count) - centred * along) * (scale * inverse)
     return narrowed((by_x, by_scale, by_bias), dtype)

@@ -5,14 +5,14 @@ Composites, so that a backend can pass over the activations as seldom as its ker
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from accelkit.errors import DTypeError, ShapeError
+from accelkit.errors import ShapeError
 from accelkit.graph import TensorSpec
+from accelkit.primitives.batch_normalization import require_channels
 from accelkit.primitives.elementwise import divide, rsqrt
 from accelkit.primitives.primitive import Primitive, primitive
-from accelkit.primitives.reductions import keep_axes, narrowed, reduce_sum, widened
+from accelkit.primitives.reductions import keep_axes, narrowed, reduce_sum, sum_rows, widened
 from accelkit.primitives.shaping import broadcast_to, full
 
 if TYPE_CHECKING:
@@ -25,25 +25,15 @@ def _statistics(x: TensorSpec) -> TensorSpec:
     return TensorSpec((*x.shape[:-1], 1), x.dtype)
 
 
-def _require(name: str, x: TensorSpec, vectors: Sequence[TensorSpec]) -> None:
-    if not x.dtype.is_floating:
-        raise DTypeError(f"{name} needs a floating dtype, got {x.dtype}.")
-    if x.ndim < 1 or any(spec != TensorSpec(x.shape[-1:], x.dtype) for spec in vectors):
-        raise ShapeError(
-            f"{name} of x (..., C) needs scale and bias of shape (C,) and x's dtype; got x {x} "
-            f"and {', '.join(map(str, vectors))}."
-        )
-
-
 def _infer(x: TensorSpec, scale: TensorSpec, bias: TensorSpec, **_: Any) -> tuple[TensorSpec, ...]:
-    _require("layer_norm", x, (scale, bias))
+    require_channels("layer_norm", x, (scale, bias), "scale and bias")
     return x, _statistics(x), _statistics(x)
 
 
 def _grad_infer(
     x: TensorSpec, scale: TensorSpec, mean: TensorSpec, inverse: TensorSpec, g: TensorSpec
 ) -> tuple[TensorSpec, ...]:
-    _require("layer_norm_grad", x, (scale,))
+    require_channels("layer_norm_grad", x, (scale,), "a scale")
     if g != x or mean != _statistics(x) or inverse != mean:
         raise ShapeError(
             f"layer_norm_grad of x {x} needs a cotangent like x and statistics "
@@ -57,10 +47,6 @@ def _mean(x: Any) -> Any:
     axes = (x.ndim - 1,)
     total = keep_axes(reduce_sum(x, axes=axes), x, axes)
     return divide(total, full(shape=(), value=float(x.shape[-1]), dtype=x.dtype))
-
-
-def _sum_rows(x: Any) -> Any:
-    return reduce_sum(x, axes=tuple(range(x.ndim - 1)))
 
 
 def _definition(x: Any, scale: Any, bias: Any, *, epsilon: float) -> tuple[Any, ...]:
@@ -78,7 +64,7 @@ def _grad_definition(x: Any, scale: Any, mean: Any, inverse: Any, g: Any) -> tup
     normal = (x - mean) * inverse
     scaled = g * scale
     by_x = (scaled - _mean(scaled) - normal * _mean(scaled * normal)) * inverse
-    return narrowed((by_x, _sum_rows(g * normal), _sum_rows(g)), dtype)
+    return narrowed((by_x, sum_rows(g * normal), sum_rows(g)), dtype)
 
 
 def _vjp(g: Any, y: Any, x: Any, scale: Any, bias: Any, *, epsilon: float) -> tuple[Any, Any, Any]:

@@ -40,6 +40,11 @@ def keep_axes(y: Any, x: Any, axes: Axes) -> Any:
     return reshape(y, shape=tuple(1 if i in axes else n for i, n in enumerate(x.shape)))
 
 
+def sum_rows(x: Any) -> Any:
+    """Sum of (..., C) over all axes but the last."""
+    return reduce_sum(x, axes=tuple(range(x.ndim - 1)))
+
+
 def widened(*arrays: Any) -> tuple[Any, ...]:
     """16-bit floats as float32: their sums overflow, and round too soon."""
     return tuple(cast(a, dtype=dtypes.float32) if a.dtype.bits == 16 else a for a in arrays)

@@ -233,6 +233,17 @@ MISTAKES: dict[str, tuple[Any, type[AccelkitError], str]] = {
         OptionError,
         r"precision must be one of .*, got \[1\]",
     ),
+    "scale and bias of a norm": (
+        lambda x: PRIMITIVES["layer_norm"](x, ak.zeros(3), ak.zeros(2), epsilon=1e-5),
+        ShapeError,
+        r"layer_norm of x \(\.\.\., C\) needs scale and bias of shape \(C,\).*float32\[2\]",
+    ),
+    "scale of a norm's gradient": (
+        lambda x: PRIMITIVES["layer_norm_grad"](x, ak.zeros(2), x[:1], x[:1], x),
+        ShapeError,
+        r"layer_norm_grad of x \(\.\.\., C\) needs a scale of shape \(C,\) and x's dtype; got x "
+        r"float32\[3\] and float32\[2\]\.",
+    ),
     "pickle of a trace": (lambda x: pickle.dumps(leaked()), TraceError, r"used outside of that"),
     "copy of a trace": (lambda x: copy.deepcopy(leaked()), TraceError, r"used outside of that"),
 }
