@@ -49,7 +49,7 @@ COMPOSITES: Final = frozenset({"batch_norm", "batch_norm_grad", "max_pool2d_grad
 
 @dataclass(frozen=True)
 class PlacedPart:
-    """A part of a program, and whether its nodes run on TensorFlow's kernels one by one."""
+    """A part of a program, and whether TensorFlow's kernels run its nodes."""
 
     part: Part
     on_kernels: bool
@@ -84,7 +84,7 @@ def place(graph: Graph) -> list[PlacedPart]:
 
     Returns:
         One part for XLA if the graph has no convolution for TensorFlow's kernels, or if too much
-        would cross the cuts.
+        would pass from cluster to cluster.
     """
     kernels = {n for n in graph.nodes if runs_on_kernel(n)}
     if any(n.primitive.name in _CONVOLUTIONS for n in kernels):
