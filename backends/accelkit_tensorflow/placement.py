@@ -22,9 +22,10 @@ from typing import Final
 from accelkit import dtypes
 from accelkit.graph import Graph, Node, Value, node_flops
 from accelkit.passes import Part, partition
+from accelkit_tensorflow.convolution import KERNEL_CONVOLUTION
+from accelkit_tensorflow.table import KERNEL_COMPOSITES
 
 __all__ = [
-    "COMPOSITES",
     "LEAST_BYTES",
     "LEAST_FLOPS",
     "LEAST_INTENSITY",
@@ -43,8 +44,6 @@ LEAST_BYTES: Final = 2**18
 # written and read, and takes the time of 15 FLOPs each way, which makes 150, and launches come on
 # top. AlexNet's step has 8,000, ResNet-18's 1,100, that of AlexNet of 2012 600.
 LEAST_INTENSITY: Final = 200
-_CONVOLUTIONS: Final = frozenset({"conv2d", "conv2d_input_grad", "conv2d_weight_grad"})
-COMPOSITES: Final = frozenset({"batch_norm", "batch_norm_grad", "max_pool2d_grad"})
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,9 @@ def runs_on_kernel(node: Node) -> bool:
     name = node.primitive.name
     if any(v.spec.dtype is not dtypes.float32 for v in node.inputs):
         return False
-    if name in COMPOSITES:
+    if name in KERNEL_COMPOSITES:
         return node.inputs[0].spec.memory_bytes >= LEAST_BYTES
-    if name in _CONVOLUTIONS:
+    if name in KERNEL_CONVOLUTION:
         parameters = node.parameters
         if parameters["dilation"] != (1, 1) or parameters["groups"] != 1:
             return False
@@ -87,10 +86,10 @@ def place(graph: Graph) -> list[PlacedPart]:
         would pass from cluster to cluster.
     """
     kernels = {n for n in graph.nodes if runs_on_kernel(n)}
-    if any(n.primitive.name in _CONVOLUTIONS for n in kernels):
+    if any(n.primitive.name in KERNEL_CONVOLUTION for n in kernels):
         cut = _cut(graph, kernels)
         parts = [PlacedPart(p, any(map(runs_on_kernel, p.graph.nodes))) for p in cut]
-        flops = sum(node_flops(n) for n in kernels if n.primitive.name not in COMPOSITES)
+        flops = sum(node_flops(n) for n in kernels if n.primitive.name not in KERNEL_COMPOSITES)
         if flops >= LEAST_INTENSITY * _passing_bytes(parts):
             return parts
     return [PlacedPart(part, False) for part in partition(graph, [])]

@@ -24,12 +24,15 @@ from accelkit_tensorflow.pooling import KERNEL_POOLING
 from accelkit_tensorflow.reductions import REDUCTIONS
 from accelkit_tensorflow.shaping import SHAPING, scalar
 
-__all__ = ["KERNEL_TABLE", "RANDOM", "TABLE", "XLA_TABLE"]
+__all__ = ["KERNEL_COMPOSITES", "KERNEL_TABLE", "RANDOM", "TABLE", "XLA_TABLE"]
 
-_KERNEL_COMPOSITES: Final = {**KERNEL_BATCH_NORMALIZATION, **KERNEL_POOLING}
+KERNEL_COMPOSITES: Final[dict[str, Callable[..., Any]]] = {
+    **KERNEL_BATCH_NORMALIZATION,
+    **KERNEL_POOLING,
+}
 # Forms for TensorFlow's executor on CPUs, where it runs single nodes between two programs of XLA.
 # They are for float32; convolutions for one group and no dilation.
-KERNEL_TABLE: Final[dict[str, Callable[..., Any]]] = {**KERNEL_CONVOLUTION, **_KERNEL_COMPOSITES}
+KERNEL_TABLE: Final[dict[str, Callable[..., Any]]] = {**KERNEL_CONVOLUTION, **KERNEL_COMPOSITES}
 
 
 def _barrier(*operands: Any) -> tuple[Any, ...]:
@@ -61,7 +64,7 @@ TABLE: Final[dict[str, Callable[..., Any]]] = {
     **RANDOM,
     **CONTROL,
     "barrier": _barrier,
-    **{name: _by_definition(name) for name in _KERNEL_COMPOSITES},
+    **{name: _by_definition(name) for name in KERNEL_COMPOSITES},
 }
 
 
@@ -102,6 +105,6 @@ XLA_TABLE: Final[dict[str, Callable[..., Any]]] = (
     else {
         "barrier": _xla_barrier,
         "pad": _xla_pad,
-        **{name: _by_definition(name, in_xla=True) for name in _KERNEL_COMPOSITES},
+        **{name: _by_definition(name, in_xla=True) for name in KERNEL_COMPOSITES},
     }
 )

@@ -8,6 +8,7 @@ from accelkit_tensorflow import TensorflowBackend, placement
 from accelkit_tensorflow.framework import tf
 from accelkit_tensorflow.placed import PlacedProgram
 from accelkit_tensorflow.placement import place
+from accelkit_tensorflow.table import KERNEL_COMPOSITES
 from backends.comparison import REFERENCE, assert_close
 
 from accelkit import dtypes
@@ -255,7 +256,7 @@ def test_composites(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement, "LEAST_BYTES", 1)
     graph = COMPOSITES[name]
     prepared = prepare(graph, TENSORFLOW)
-    composites = {n.primitive.name for n in graph.nodes} & placement.COMPOSITES
+    composites = {n.primitive.name for n in graph.nodes} & KERNEL_COMPOSITES.keys()
     assert composites <= {name for part in _names(prepared) for name in part}
     random = np.random.default_rng(7)
     values = [
