@@ -73,17 +73,7 @@ class EvaluationProgram:
         self.device = ak.device(f"{backend}:cpu")
         module = _module(workload)
         self._step = train.EvalStep(module, losses.SoftmaxCrossEntropy(), device=self.device)
-        parts = {
-            "parameters": module.init(workload.seed, workload.input_shape, device=self.device),
-            "state": module.init_state(workload.input_shape, device=self.device),
-        }
-        tensors = {
-            f"{part}.{name}": tensor
-            for part, nested in parts.items()
-            for name, tensor in flatten_names(nested)
-        }
-        state = train.TrainState(tensors, step=0, seed=workload.seed, device=self.device)
-        self.state = _with_parameters(state, weights)
+        self.state = _evaluation_state(module, workload, weights, self.device)
         self.batch = tuple(ak.asarray(array, device=self.device) for array in workload.batch())
 
     def step(self) -> _Loss:
@@ -93,6 +83,23 @@ class EvaluationProgram:
     def finish(self) -> None:
         """Wait for everything that was started."""
         find_backend(self.device.backend).synchronize(self.device)
+
+
+def _evaluation_state(
+    module: nn.Module, workload: Workload, weights: dict[str, np.ndarray], device: ak.Device
+) -> train.TrainState:
+    """The workload's weights, same layouts, same order, other names; and initial statistics.
+
+    Nothing is drawn first: TensorFlow's allocator keeps whatever was once taken.
+    """
+    specs = module.specify(workload.input_shape, input_dtype="float32", training=True).parameters
+    tensors = {}
+    for (name, spec), weight in zip(specs.items(), weights.values(), strict=True):
+        assert spec.shape == weight.shape, (name, spec.shape, weight.shape)
+        tensors[f"parameters.{name}"] = ak.asarray(weight, device=device)
+    statistics = flatten_names(module.init_state(workload.input_shape, device=device))
+    tensors |= {f"state.{name}": tensor for name, tensor in statistics}
+    return train.TrainState(tensors, step=0, seed=workload.seed, device=device)
 
 
 class _Loss:
@@ -110,10 +117,13 @@ class _Loss:
 def _with_parameters(state: train.TrainState, weights: dict[str, np.ndarray]) -> train.TrainState:
     """Put the workload's weights into the state: same layouts, same order, other names."""
     tensors = state.tensors
+    none = ak.zeros((), device=state.device)
     names = [name for name in tensors if name.startswith("parameters.")]
     for name, weight in zip(names, weights.values(), strict=True):
         assert tensors[name].shape == weight.shape, (name, tensors[name].shape, weight.shape)
-        # One after the other, each in the memory of the one before.
+        # One after the other, each in the memory of the one before. TensorFlow's allocator never
+        # returns any: it would keep what two at a time took.
+        tensors[name] = none
         tensors[name] = ak.asarray(weight, device=state.device)
     return state
 
