@@ -17,7 +17,16 @@ from accelkit.errors import OptionError
 from accelkit.graph import Graph, Node
 from accelkit_jax.runtime import wide_types
 
-__all__ = ["PRECISIONS", "JaxExecutable", "compile_graph", "precision", "preferred_options"]
+__all__ = [
+    "PRECISIONS",
+    "JaxExecutable",
+    "compile_graph",
+    "has_branches",
+    "in_place_options",
+    "precision",
+    "preferred_options",
+    "reusable",
+]
 
 # XLA's three levels: on GPUs the middle one is TF32, on TPUs three bfloat16 passes.
 PRECISIONS = {"float32": jax.lax.Precision.HIGHEST, "tf32": jax.lax.Precision.HIGH}
@@ -64,8 +73,24 @@ def compile_graph(
     jitted = jax.jit(
         program, donate_argnums=reusable(graph, donate), out_shardings=sharding, keep_unused=True
     )
-    compiled = jitted.lower(*specs).compile(_compiler_options(native_device, options) or None)
+    traced = jitted.trace(*specs)
+    xla_options = _compiler_options(native_device, options)
+    if not has_branches(traced.jaxpr.jaxpr):
+        xla_options |= in_place_options(native_device)
+    compiled = traced.lower().compile(xla_options or None)
     return JaxExecutable(graph, device, compiled, time.perf_counter() - start)
+
+
+def has_branches(jaxpr: Any) -> bool:
+    """Whether a program has loops or conditionals, also in what it calls."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("while", "scan", "cond"):
+            return True
+        for value in equation.params.values():
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns") and has_branches(inner):
+                return True
+    return False
 
 
 def reusable(graph: Graph, donate: Iterable[int]) -> tuple[int, ...]:
@@ -87,8 +112,11 @@ _CPU_OPTIONS: dict[str, Any] = {
     # XLA hands single convolutions to YNNPACK, whose weight gradients take two to five times as
     # long as Eigen's (AlexNet's, batch 32); for matrix products it is the better one.
     "xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT",
+}
+_CPU_IN_PLACE_OPTIONS: dict[str, Any] = {
     # Otherwise each parameter that the backward pass reads is copied before its update in place:
-    # 244 MB per step of AlexNet.
+    # 244 MB per step of AlexNet. With loops it is wrong (jax 0.10.2): a result overwrites a donated
+    # array that a later loop still reads.
     "xla_cpu_copy_insertion_use_region_analysis": True,
 }
 
@@ -96,9 +124,19 @@ _CPU_OPTIONS: dict[str, Any] = {
 @functools.cache
 def preferred_options(native_device: jax.Device) -> dict[str, Any]:
     """Compiler options that make programs faster on a device, where its XLA knows them."""
+    return _known(native_device, _CPU_OPTIONS)
+
+
+@functools.cache
+def in_place_options(native_device: jax.Device) -> dict[str, Any]:
+    """Compiler options that save copies of donated arrays in programs without loops."""
+    return _known(native_device, _CPU_IN_PLACE_OPTIONS)
+
+
+def _known(native_device: jax.Device, options: dict[str, Any]) -> dict[str, Any]:
     if native_device.platform != "cpu":
         return {}
-    return {k: v for k, v in _CPU_OPTIONS.items() if _is_known(native_device, {k: v})}
+    return {k: v for k, v in options.items() if _is_known(native_device, {k: v})}
 
 
 def _is_known(native_device: jax.Device, option: dict[str, Any]) -> bool:

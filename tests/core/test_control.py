@@ -128,6 +128,37 @@ def test_a_recurrence_and_its_derivatives(device: str, reverse: bool) -> None:
     np.testing.assert_allclose(second.numpy(), wanted.numpy(), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("donated", [(2,), (0, 1, 2)])
+def test_what_the_backward_loop_reads_is_not_overwritten(
+    device: str, donated: tuple[int, ...]
+) -> None:
+    """The results have the shapes of donated inputs, which the second loop still needs."""
+    rng = np.random.default_rng(0)
+    arrays = [rng.standard_normal(shape) for shape in ((3, 3), (3,), (5, 3))]
+
+    def recurrence(w: ak.Tensor, h: ak.Tensor, xs: ak.Tensor) -> Any:
+        def body(h: ak.Tensor, x: ak.Tensor) -> Any:
+            h = ak.tanh(h @ w + x)
+            return h, h * x
+
+        return ak.scan(body, h, xs)
+
+    def function(*tensors: ak.Tensor) -> list[ak.Tensor]:
+        def loss(*a: ak.Tensor) -> ak.Tensor:
+            h, ys = recurrence(*a)
+            return h.sum() + ys.sum()
+
+        slopes = ak.grad(loss, argnums=(0, 1, 2))(*tensors)
+        return [*recurrence(*tensors), tensors[0] - 0.1 * slopes[0], *slopes]
+
+    wanted = ak.jit(function)(*map(ak.asarray, arrays))
+    given = [ak.asarray(a, device=device) for a in arrays]
+    found = ak.jit(function, donate_argnums=donated)(*given)
+    for a, b in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-10, atol=1e-12)
+
+
 @given(st.integers(0, 5), st.booleans())
 @settings(max_examples=12)
 def test_integers_in_the_carry_and_zero_lengths(length: int, reverse: bool) -> None:
