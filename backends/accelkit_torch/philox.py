@@ -13,6 +13,7 @@ fills all 64 bits, and masking after the shift takes care of its sign.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -33,9 +34,13 @@ _WEYL: Final = (0x9E3779B9, 0xBB67AE85)
 _CHUNK_BLOCKS: Final = 1 << 20
 # Elements of a mask from which on the host's reference uses threads.
 _MASK_FOR_TORCH: Final = 1 << 17
-# Blocks of a mask that the host draws at once: enough for torch's threads to share each operation,
-# and few enough for the six work arrays to stay near their cores.
+# Blocks of a mask that the host draws at once, about: enough for torch's threads to share each
+# operation, and few enough for the four work arrays to stay near their cores.
 _HOST_BLOCKS: Final = 1 << 16
+# Of pairs of 32-bit words, all but the last from the first low word or from the first high word.
+_LOW_WORDS, _HIGH_WORDS = (
+    (slice(0, -1), slice(1, None)) if sys.byteorder == "little" else (slice(1, None), slice(0, -1))
+)
 
 
 def _key_schedule(key: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -125,11 +130,14 @@ def host_mask(key: tuple[int, int], shape: Shape, rate: float, offset: int) -> T
     threshold, size = keep_threshold(rate), math.prod(shape)
     first, last = offset // 4, -(-(offset + size) // 4)
     mask = torch.empty((last - first, 4), dtype=torch.bool)
-    work = torch.empty((6, min(_HOST_BLOCKS, last - first)), dtype=torch.int64)
+    # Pieces of one size: a short one at the end would not be worth torch's threads.
+    pieces = max(1, round((last - first) / _HOST_BLOCKS))
+    length = -(-(last - first) // pieces)
+    work = torch.empty((4, length), dtype=torch.int64)
     block = first
     while block < last:
         # The counter's second word stays the same within a piece.
-        count = min(_HOST_BLOCKS, last - block, _WORD + 1 - (block & _WORD))
+        count = min(length, last - block, _WORD + 1 - (block & _WORD))
         part = mask[block - first : block - first + count]
         for column, word in enumerate(_host_blocks(key, block, work[:, :count])):
             torch.ge(word, threshold, out=part[:, column])
@@ -139,30 +147,40 @@ def host_mask(key: tuple[int, int], shape: Shape, rate: float, offset: int) -> T
 
 
 def _host_blocks(key: tuple[int, int], first: int, work: Tensor) -> list[Tensor]:
-    """The four words of the blocks from ``first`` on, in four of the six rows of ``work``."""
-    c0, c2, product0, product1, spare0, spare1 = work.unbind(0)
-    torch.arange(first & _WORD, (first & _WORD) + work.shape[1], out=c0)
+    """The four words of the blocks from ``first`` on, in the rows of ``work``.
+
+    A product is written over its factor, and its low word stays there as the next counter's. Its
+    high word needs no shift: seen as 32-bit words it stands one place further on, where the
+    exclusive or finds it. What gets into the upper halves by that is masked away.
+    """
+    counter, row1, row2, row3 = work.unbind(0)
+    torch.arange(first & _WORD, (first & _WORD) + work.shape[1], out=counter)
     # Two rounds from the counter (c0, high, *key), of which one word varies: the rest is numbers.
     k0, k1 = key
     product = k0 * _MULTIPLIERS[1]
     s0, s1 = (product >> 32) ^ (first >> 32) ^ k0, product & _WORD
-    torch.mul(c0, _MULTIPLIERS[0], out=product0)
-    torch.bitwise_right_shift(product0, 32, out=c2)  # the counter's fourth word is k1 as well
+    c3 = counter.mul_(_MULTIPLIERS[0])
+    c2 = torch.bitwise_right_shift(c3, 32, out=row1)  # the counter's fourth word is k1 as well
     c2.bitwise_and_(_WORD)
     k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
     product = s0 * _MULTIPLIERS[0]
-    torch.mul(c2, _MULTIPLIERS[1], out=product1)
-    torch.bitwise_right_shift(product1, 32, out=c0)
+    c1 = c2.mul_(_MULTIPLIERS[1])
+    c0 = torch.bitwise_right_shift(c1, 32, out=row2)
     c0.bitwise_xor_(s1 ^ k0).bitwise_and_(_WORD)
-    torch.bitwise_xor(product0, (product >> 32) ^ k1, out=c2)
-    c2.bitwise_and_(_WORD)
-    c = [c0, product1, c2, product0.fill_(product & _WORD)]
-    rounds = range(2, _ROUNDS)
-    _rounds(
-        c,
-        [spare0, spare1],
-        [[(k + r * w) & _WORD for r in rounds] for k, w in zip(key, _WEYL, strict=True)],
-    )
+    c2 = c3.bitwise_xor_((product >> 32) ^ k1).bitwise_and_(_WORD)
+    c3 = row3.fill_(product & _WORD)
+    for r in range(2, _ROUNDS):
+        k0, k1 = ((k + r * weyl) & _WORD for k, weyl in zip(key, _WEYL, strict=True))
+        product0, product1 = c0.mul_(_MULTIPLIERS[0]), c2.mul_(_MULTIPLIERS[1])
+        _add_high_words(c1, product1).bitwise_xor_(k0).bitwise_and_(_WORD)
+        _add_high_words(c3, product0).bitwise_xor_(k1).bitwise_and_(_WORD)
+        c0, c1, c2, c3 = c1, product1, c3, product0
+    return [c0, c1.bitwise_and_(_WORD), c2, c3.bitwise_and_(_WORD)]
+
+
+def _add_high_words(c: Tensor, product: Tensor) -> Tensor:
+    """``c ^= product >> 32`` in the low words; the high words of ``c`` are spoilt."""
+    c.view(torch.int32)[_LOW_WORDS].bitwise_xor_(product.view(torch.int32)[_HIGH_WORDS])
     return c
 
 

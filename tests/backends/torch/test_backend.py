@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from accelkit_torch import TorchBackend, philox
 from accelkit_torch.updates import _step
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from accelkit import dtypes
 from accelkit.errors import BackendError, DTypeError, OutOfMemoryError
@@ -137,6 +141,29 @@ def test_masks_of_the_host(pieces: int, offset: int, monkeypatch: pytest.MonkeyP
         mask = philox.host_mask(key, (7, 5), 0.3, offset)
         expected = reference.random_keep_mask(key, (7, 5), 0.3, offset=offset)
         np.testing.assert_array_equal(mask.numpy(), expected)
+
+
+def test_host_masks_take_eight_passes_a_round_over_four_words() -> None:
+    """High words are read where they stand: a round shifts nothing and has no spare arrays."""
+    taken: Counter[str] = Counter()
+    blocks = 1 << 15
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
+            taken[function.overloadpacket.__name__] += 1
+            found = function(*args, **kwargs)
+            if function.overloadpacket.__name__ == "empty":
+                taken["bytes"] += found.nbytes
+            return found
+
+    with Count():
+        philox.host_mask((7, 8), (4 * blocks,), 0.3, 0)
+    assert taken["mul_"] == 2 + 8 * 2
+    assert taken["bitwise_right_shift"] == 2
+    assert taken["bitwise_xor_"] == 2 + 8 * 4
+    assert taken["bitwise_and_"] == 3 + 8 * 2 + 2
+    assert taken["ge"] == 4
+    assert taken["bytes"] == 4 * blocks * 8 + 4 * blocks
 
 
 def test_known_answer_of_random123() -> None:
