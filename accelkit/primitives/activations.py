@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from accelkit.errors import DTypeError
 from accelkit.graph import TensorSpec
 from accelkit.primitives.elementwise import erf, exp, tanh
-from accelkit.primitives.primitive import Primitive, primitive
+from accelkit.primitives.primitive import Primitive, primitive, require_floating
 
 if TYPE_CHECKING:
     from accelkit.tensor import Tensor
@@ -24,9 +24,7 @@ _CUBIC: Final = 0.044715
 
 
 def _infer(x: TensorSpec, *, approximate: bool) -> TensorSpec:
-    if not x.dtype.is_floating:
-        raise DTypeError(f"gelu needs a floating dtype, got {x.dtype}.")
-    return x
+    return require_floating("gelu", x)
 
 
 def _grad_infer(x: TensorSpec, g: TensorSpec, *, approximate: bool) -> TensorSpec:

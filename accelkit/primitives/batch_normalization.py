@@ -9,10 +9,10 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from accelkit.errors import DTypeError, ShapeError
+from accelkit.errors import ShapeError
 from accelkit.graph import TensorSpec
 from accelkit.primitives.elementwise import divide, rsqrt
-from accelkit.primitives.primitive import Primitive, primitive
+from accelkit.primitives.primitive import Primitive, primitive, require_floating
 from accelkit.primitives.reductions import narrowed, sum_rows, widened
 from accelkit.primitives.shaping import broadcast_to, full
 
@@ -35,8 +35,7 @@ def require_channels(name: str, x: TensorSpec, channels: Sequence[TensorSpec], w
         DTypeError: if x is not floating.
         ShapeError: if a vector does not fit x.
     """
-    if not x.dtype.is_floating:
-        raise DTypeError(f"{name} needs a floating dtype, got {x.dtype}.")
+    require_floating(name, x)
     if x.ndim < 1 or any(spec != TensorSpec(x.shape[-1:], x.dtype) for spec in channels):
         raise ShapeError(
             f"{name} of x (..., C) needs {what} of shape (C,) and x's dtype; got x {x} and "

@@ -21,18 +21,12 @@ from accelkit.primitives.elementwise import (
     stop_gradient,
     zeros_like,
 )
-from accelkit.primitives.primitive import Primitive, primitive
+from accelkit.primitives.primitive import Primitive, primitive, require_floating
 from accelkit.primitives.reductions import keep_axes, reduce_max, reduce_sum
 from accelkit.primitives.shaping import iota, pad, reshape, slice_
 
 if TYPE_CHECKING:
     from accelkit.tensor import Tensor
-
-
-def _floating(name: str, spec: TensorSpec) -> TensorSpec:
-    if not spec.dtype.is_floating:
-        raise DTypeError(f"{name} needs a floating dtype, got {spec.dtype}.")
-    return spec
 
 
 def _shifted(x: Any, axis: int) -> Any:
@@ -49,7 +43,7 @@ def _softmax_definition(x: Any, *, axis: int) -> Any:
 def _softmax_grad_infer(y: TensorSpec, g: TensorSpec, *, axis: int) -> TensorSpec:
     if y != g:
         raise ShapeError(f"softmax_grad needs equal specs, got {y} and {g}.")
-    return _floating("softmax_grad", y)
+    return require_floating("softmax_grad", y)
 
 
 def _log_softmax_definition(x: Any, *, axis: int) -> Any:
@@ -60,7 +54,7 @@ def _log_softmax_definition(x: Any, *, axis: int) -> Any:
 
 softmax = primitive(
     "softmax",
-    lambda x, *, axis: _floating("softmax", x),
+    lambda x, *, axis: require_floating("softmax", x),
     vjp=lambda g, y, x, *, axis: (softmax_grad(y, g, axis=axis),),
     definition=_softmax_definition,
     flops=lambda inputs, outputs, parameters: 4 * inputs[0].size,
@@ -77,7 +71,7 @@ softmax_grad: Primitive[Tensor] = primitive(
 )
 log_softmax = primitive(
     "log_softmax",
-    lambda x, *, axis: _floating("log_softmax", x),
+    lambda x, *, axis: require_floating("log_softmax", x),
     vjp=lambda g, y, x, *, axis: (g - exp(y) * keep_axes(reduce_sum(g, axes=(axis,)), x, (axis,)),),
     definition=_log_softmax_definition,
     flops=lambda inputs, outputs, parameters: 4 * inputs[0].size,
@@ -88,7 +82,7 @@ log_softmax = primitive(
 def _cross_entropy_infer(
     logits: TensorSpec, labels: TensorSpec, *, label_smoothing: float
 ) -> TensorSpec:
-    _floating("softmax_cross_entropy", logits)
+    require_floating("softmax_cross_entropy", logits)
     if not labels.dtype.is_integer:
         raise DTypeError(f"Labels must have an integer dtype, got {labels.dtype}.")
     if logits.ndim < 1 or labels.shape != logits.shape[:-1]:
@@ -149,7 +143,9 @@ softmax_cross_entropy = primitive(
 )
 softmax_cross_entropy_grad: Primitive[Tensor] = primitive(
     "softmax_cross_entropy_grad",
-    lambda logits, labels, g, *, label_smoothing: _floating("softmax_cross_entropy_grad", logits),
+    lambda logits, labels, g, *, label_smoothing: require_floating(
+        "softmax_cross_entropy_grad", logits
+    ),
     definition=_cross_entropy_grad_definition,
     flops=lambda inputs, outputs, parameters: 6 * inputs[0].size,
     doc="(softmax(logits) - target) * g per row, g (...) being the cotangent of the loss.",
@@ -160,7 +156,7 @@ softmax_cross_entropy_grad: Primitive[Tensor] = primitive(
 
 
 def _lrn_infer(x: TensorSpec, *, size: int, alpha: float, beta: float, k: float) -> TensorSpec:
-    return _floating("local_response_norm", x)
+    return require_floating("local_response_norm", x)
 
 
 def _window_sum(x: Any, before: int, after: int) -> Any:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from accelkit import dtypes
-from accelkit.errors import DTypeError, ShapeError
+from accelkit.errors import ShapeError
 from accelkit.graph import TensorSpec
 from accelkit.primitives.convolution import Padding, Pair, window_extent, windows
 from accelkit.primitives.elementwise import equal, greater, is_nan, logical_or, select, zeros_like
-from accelkit.primitives.primitive import Primitive, no_flops, primitive
+from accelkit.primitives.primitive import Primitive, no_flops, primitive, require_floating
 from accelkit.primitives.shaping import ConstantArray, constant, full, pad, slice_
 
 if TYPE_CHECKING:
@@ -46,18 +46,13 @@ def pool_output_shape(
     return (shape[0], height, width, shape[3])
 
 
-def _floating(name: str, spec: TensorSpec) -> None:
-    if not spec.dtype.is_floating:
-        raise DTypeError(f"{name} needs a floating dtype, got {spec.dtype}.")
-
-
 def _pool_infer(x: TensorSpec, *, window: Pair, strides: Pair, padding: Padding) -> TensorSpec:
-    _floating("Pooling", x)
+    require_floating("Pooling", x)
     return TensorSpec(pool_output_shape(x.shape, window, strides, padding), x.dtype)
 
 
 def _winners_infer(x: TensorSpec, *, window: Pair, strides: Pair, padding: Padding) -> TensorSpec:
-    _floating("max_pool2d_winners", x)
+    require_floating("max_pool2d_winners", x)
     return TensorSpec(pool_output_shape(x.shape, window, strides, padding), dtypes.int32)
 
 

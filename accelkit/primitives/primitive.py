@@ -18,7 +18,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, Literal, cast, overload
 
-from accelkit.errors import OptionError, ShapeError, UnknownNameError
+from accelkit.errors import DTypeError, OptionError, ShapeError, UnknownNameError
 from accelkit.graph import TensorSpec
 
 if TYPE_CHECKING:
@@ -50,6 +50,13 @@ def no_flops(
 ) -> int:
     """Cost of primitives that only move data."""
     return 0
+
+
+def require_floating(name: str, spec: TensorSpec) -> TensorSpec:
+    """``spec`` itself; DTypeError in the name of a primitive if it is not floating."""
+    if not spec.dtype.is_floating:
+        raise DTypeError(f"{name} needs a floating dtype, got {spec.dtype}.")
+    return spec
 
 
 class Primitive(Generic[R]):

@@ -18,7 +18,7 @@ from accelkit.dtypes import DType
 from accelkit.errors import DTypeError, OptionError, ShapeError
 from accelkit.graph import TensorSpec
 from accelkit.primitives.elementwise import cos, log1p, select, sqrt, zeros_like
-from accelkit.primitives.primitive import no_flops, primitive
+from accelkit.primitives.primitive import no_flops, primitive, require_floating
 
 
 def _check_key(key: TensorSpec) -> None:
@@ -82,10 +82,8 @@ random_normal = primitive(
 
 
 def _dropout_infer(x: TensorSpec, key: TensorSpec, *, rate: float, offset: int) -> TensorSpec:
-    if not x.dtype.is_floating:
-        raise DTypeError(f"dropout needs a floating dtype, got {x.dtype}.")
     _keep_mask_infer(key, shape=x.shape, rate=rate, offset=offset)
-    return x
+    return require_floating("dropout", x)
 
 
 def _dropout_definition(x: Any, key: Any, *, rate: float, offset: int) -> Any:
