@@ -65,7 +65,7 @@ class Feed:
     def padded(self, batch: Batch, sizes: Collection[int]) -> Batch:
         """The batch padded to the smallest of these sizes that holds it, if there is one."""
         size = min((size for size in sizes if size >= batch.size), default=batch.size)
-        return batch if size == batch.size else padded(batch, size, self._dtype, self._device)
+        return batch if size == batch.size else _padded(batch, size, self._dtype)
 
     def total_weight(self, batch: Batch) -> float:
         """How much a batch weighs beside others, waiting for what is on the device."""
@@ -208,7 +208,7 @@ def _weights(weights: Array, dtype: DType) -> Array:
     return weights.astype(dtype.numpy, copy=False)
 
 
-def padded(batch: Batch, size: int, dtype: DType, device: Device) -> Batch:
+def _padded(batch: Batch, size: int, dtype: DType) -> Batch:
     """The batch with samples of weight 0 behind it, ``size`` in all.
 
     The added samples repeat the first one, so that they are ordinary numbers.
@@ -217,8 +217,6 @@ def padded(batch: Batch, size: int, dtype: DType, device: Device) -> Batch:
     weights = batch.weights
     if weights is None:
         weights = np.ones(batch.size, dtype.numpy)
-    if missing == 0:
-        return Batch(batch.inputs, batch.targets, weights)
     host_weights = weights.numpy() if isinstance(weights, Tensor) else weights
     filler = np.zeros(missing, dtype.numpy)
     return Batch(
