@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from parity.numeric_derivatives import derivative_error, second_derivative_error
 
 import accelkit as ak
 from accelkit import dtypes
 from accelkit.errors import ParityError
 from accelkit.parity.cases import GENERATORS, Case, missing_generators
-from accelkit.parity.derivatives import derivative_error, second_derivative_error
 from accelkit.parity.suite import SECOND_DERIVATIVES, batches, is_differentiable, property_test
 from accelkit.primitives import PRIMITIVES
 from accelkit.primitives.primitive import Primitive

@@ -14,10 +14,14 @@ from accelkit.primitives.shaping import ConstantArray
 _RANKED: tuple[Shape, ...] = ((5,), (3, 4), (2, 1, 3), (1,), (0, 3), (2, 3, 2, 2))
 
 
-def _moved(name: str, source: Source, x: np.ndarray, **parameters: Any) -> Case:
-    """A case that moves data; derivatives only of finite numbers."""
+def _moved(
+    name: str, source: Source, *arrays: np.ndarray, repeats: int = 1, **parameters: Any
+) -> Case:
+    """A case that moves the first array's elements, each to at most so many places."""
     gradients = (0,) if source.dtype.is_floating else ()
-    return Case(name, (x,), parameters, comparison=BITS, gradients=gradients)
+    return Case(
+        name, arrays, parameters, comparison=BITS, gradients=gradients, gradient_length=repeats
+    )
 
 
 @cases("full", kinds="biuf")
@@ -80,16 +84,7 @@ def broadcast_to(name: str, source: Source) -> Case:
     shape = source.shape()
     kept = tuple(1 if source.flag() else n for n in shape)
     x = source.anything(kept[source.below(len(kept) + 1) :])
-    gradients = (0,) if source.dtype.is_floating else ()
-    repeats = max(math.prod(shape), 1)
-    return Case(
-        name,
-        (x,),
-        {"shape": shape},
-        comparison=BITS,
-        gradients=gradients,
-        gradient_length=repeats,
-    )
+    return _moved(name, source, x, repeats=max(math.prod(shape), 1), shape=shape)
 
 
 @cases("reverse", kinds="biuf")
@@ -142,15 +137,8 @@ def take(name: str, source: Source) -> Case:
     shape = source.shape(((5,), (3, 4), (2, 5, 3)))
     axis = source.below(len(shape))
     index = source.indices(source.shape(_INDEX_SHAPES), shape[axis])
-    gradients = (0,) if source.dtype.is_floating else ()
-    return Case(
-        name,
-        (source.anything(shape), index),
-        {"axis": axis},
-        comparison=BITS,
-        gradients=gradients,
-        gradient_length=max(index.size, 1),
-    )
+    repeats = max(index.size, 1)
+    return _moved(name, source, source.anything(shape), index, repeats=repeats, axis=axis)
 
 
 @cases("take_grad", kinds="iuf")
@@ -170,15 +158,7 @@ def take_along_axis(name: str, source: Source) -> Case:
     axis = source.below(len(shape))
     count = source.choose((1, 3, 7))
     index = source.indices((*shape[:axis], count, *shape[axis + 1 :]), shape[axis])
-    gradients = (0,) if source.dtype.is_floating else ()
-    return Case(
-        name,
-        (source.anything(shape), index),
-        {"axis": axis},
-        comparison=BITS,
-        gradients=gradients,
-        gradient_length=count,
-    )
+    return _moved(name, source, source.anything(shape), index, repeats=count, axis=axis)
 
 
 @cases("take_along_axis_grad", kinds="iuf")
