@@ -148,8 +148,9 @@ def prelude(dtype: str, width: int) -> str:
         "#define STORE(p, x) (*(__global KERNEL_vec*)(p) = (x))\n"
         "#define LOAD_LOCAL(p) (*(const __local KERNEL_vec*)(p))\n"
         "#define STORE_LOCAL(p, x) (*(__local KERNEL_vec*)(p) = (x))\n"
-        f"{FETCH}"
+        "#define LOAD_PRIVATE(p) (*(const __private KERNEL_vec*)(p))\n"
         "#define STORE_PRIVATE(p, x) (*(__private KERNEL_vec*)(p) = (x))\n"
+        f"{FETCH}"
     )
 
 

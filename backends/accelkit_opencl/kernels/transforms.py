@@ -10,9 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-__all__ = ["LOAD_PRIVATE", "linear", "transform"]
-
-LOAD_PRIVATE = "#define LOAD_PRIVATE(p) (*(const __private KERNEL_vec*)(p))\n"
+__all__ = ["linear", "transform"]
 
 
 def linear(

@@ -14,7 +14,7 @@ from accelkit.winograd import Winograd, winograd
 from accelkit_opencl.kernels.epilogue import Epilogue, result_code
 from accelkit_opencl.kernels.source import KernelSource, ceil_div, double_pragma
 from accelkit_opencl.kernels.tile import ONE_ITEM, Tile, panel_cases, prelude
-from accelkit_opencl.kernels.transforms import LOAD_PRIVATE, linear, transform
+from accelkit_opencl.kernels.transforms import linear, transform
 
 __all__ = [
     "Tiling",
@@ -268,7 +268,7 @@ for (int k = 0; k < {channels}; k++) {{
 """
 
     names, definitions, result = result_code(epilogue, tile.dtype, "result")
-    source = f"""{definitions}{prelude(tile.dtype, tile.width)}{LOAD_PRIVATE}
+    source = f"""{definitions}{prelude(tile.dtype, tile.width)}
 {ONE_ITEM}void KERNEL(const __global real* restrict source, const __global real* restrict weights,
             __global real* restrict workspace, {result}) {{
   const int slot = get_global_id(0), part = get_global_id(1);

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from accelkit_opencl.kernels.source import KernelSource, ceil_div
 from accelkit_opencl.kernels.tile import ONE_ITEM, Tile, panel_cases, prelude
-from accelkit_opencl.kernels.transforms import LOAD_PRIVATE, transform
+from accelkit_opencl.kernels.transforms import transform
 from accelkit_opencl.kernels.winograd_cpu import (
     Tiling,
     position_stride,
@@ -100,7 +100,7 @@ if (first_tile) {{
 {earlier}}}
 {part.finish(place, count)}"""
 
-    source = f"""{prelude(tile.dtype, width)}{LOAD_PRIVATE}
+    source = f"""{prelude(tile.dtype, width)}
 {ONE_ITEM}void KERNEL(const __global real* restrict source, const __global real* restrict gradient,
             __global real* restrict workspace, __global real* restrict sums) {{
   const int first_panel = get_global_id(0) * {shares.panels};
@@ -162,7 +162,7 @@ def gather_weights_kernel(tiling: Tiling, tile: Tile) -> KernelSource:
         for j in range(window)
     )
     code = transform(tiling.form.axis.weights.T, width, load, store)
-    source = f"""{prelude(tile.dtype, width)}{LOAD_PRIVATE}
+    source = f"""{prelude(tile.dtype, width)}
 {ONE_ITEM}void KERNEL(const __global real* restrict sums, __global real* restrict out) {{
   const int at_channel = get_global_id(0), panel = get_global_id(1);
   const int rest = {features} - panel * {nr}, columns = rest < {nr} ? rest : {nr};
