@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from accelkit_torch.dtypes import HALF
+from accelkit_torch.dtypes import in_float32
 
 _aten = torch.ops.aten
 
@@ -24,20 +23,6 @@ def _images(x: Tensor) -> Tensor:
 def _like(images: Tensor, x: Tensor) -> Tensor:
     """The way back from :func:`_images`."""
     return images.permute(0, 2, 3, 1).reshape(x.shape)
-
-
-def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Sixteen-bit floats are computed in float32 and rounded once."""
-
-    @functools.wraps(function)
-    def run(*arrays: Tensor, **parameters: Any) -> Any:
-        dtype = arrays[0].dtype
-        if dtype not in HALF:
-            return function(*arrays, **parameters)
-        results = function(*(a.to(torch.float32) for a in arrays), **parameters)
-        return tuple(result.to(dtype) for result in results)
-
-    return run
 
 
 @in_float32

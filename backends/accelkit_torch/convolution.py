@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from accelkit.primitives.pooling import pool_output_shape
+from accelkit_torch.dtypes import HALF
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
@@ -261,8 +262,8 @@ def max_pool2d_scatter(
     (top, bottom), (left, right) = padding
     height, width = image_size
     shape = (n, height + top + bottom, width + left + right, c)
-    half = g.dtype in (torch.float16, torch.bfloat16)
-    padded = torch.zeros(shape, dtype=torch.float32 if half else g.dtype, device=g.device)
+    wide = torch.float32 if g.dtype in HALF else g.dtype
+    padded = torch.zeros(shape, dtype=wide, device=g.device)
     zero = torch.zeros((), dtype=g.dtype, device=g.device)
     for position in range(window[0] * window[1]):
         a, b = divmod(position, window[1])

@@ -1,11 +1,14 @@
-"""Which torch dtype stands for which of accelkit's."""
+"""Which torch dtype stands for which of accelkit's, and how narrow floats are computed."""
 
 from __future__ import annotations
 
-from typing import Final
+import functools
+from collections.abc import Callable
+from typing import Any, Final
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from accelkit import dtypes
 from accelkit.dtypes import DType
@@ -30,3 +33,19 @@ FROM_NUMPY: Final[dict[np.dtype, torch.dtype]] = {
     own.numpy: native for own, native in TO_TORCH.items()
 }
 HALF: Final = frozenset({torch.float16, torch.bfloat16})  # sums of these are taken in float32
+
+
+def in_float32(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Sixteen-bit floats are computed in float32 and rounded once."""
+
+    @functools.wraps(function)
+    def run(*arrays: Tensor, **parameters: Any) -> Any:
+        dtype = arrays[0].dtype
+        if dtype not in HALF:
+            return function(*arrays, **parameters)
+        results = function(*(a.to(torch.float32) for a in arrays), **parameters)
+        if isinstance(results, Tensor):
+            return results.to(dtype)
+        return tuple(result.to(dtype) for result in results)
+
+    return run

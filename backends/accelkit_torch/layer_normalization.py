@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from accelkit_torch.batch_normalization import in_float32
+from accelkit_torch.dtypes import in_float32
 
 _aten = torch.ops.aten
 

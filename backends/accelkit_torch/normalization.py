@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from accelkit_torch.bookkeeping import labels_that_count_in_range
+from accelkit_torch.dtypes import in_float32
 
 
 def _softmax(x: Tensor, *, axis: int) -> Tensor:
@@ -166,20 +167,7 @@ def _pieces(x: Tensor, *others: Tensor) -> Any:
     return zip(*(t.split(rows) for t in flat), strict=True)
 
 
-def _widened(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Sixteen-bit floats are computed in float32 and rounded once."""
-
-    @functools.wraps(function)
-    def run(*arrays: Tensor, **parameters: Any) -> Tensor:
-        dtype = arrays[0].dtype
-        if dtype not in (torch.float16, torch.bfloat16):
-            return function(*arrays, **parameters)
-        return function(*(a.to(torch.float32) for a in arrays), **parameters).to(dtype)
-
-    return run
-
-
-@_widened
+@in_float32
 def _local_response_norm(x: Tensor, *, size: int, alpha: float, beta: float, k: float) -> Tensor:
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     for part, out in _pieces(x, y):
@@ -188,7 +176,7 @@ def _local_response_norm(x: Tensor, *, size: int, alpha: float, beta: float, k: 
     return y
 
 
-@_widened
+@in_float32
 def _local_response_norm_grad(
     x: Tensor, g: Tensor, *, size: int, alpha: float, beta: float, k: float
 ) -> Tensor:
