@@ -27,8 +27,6 @@ def window_extent(extent: int, window: int, stride: int, padding: Pair, dilation
 def _check(
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
-    dilation: Pair,
-    padding: Padding,
     groups: int,
 ) -> None:
     if len(x_shape) != 4 or len(w_shape) != 4:
@@ -56,7 +54,7 @@ def conv2d_output_shape(
     Raises:
         ShapeError: if the operands do not fit, or the image is smaller than the window.
     """
-    _check(x_shape, w_shape, dilation, padding, groups)
+    _check(x_shape, w_shape, groups)
     height, width = (
         window_extent(x_shape[1 + i], w_shape[i], strides[i], padding[i], dilation[i])
         for i in (0, 1)
