@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from accelkit.dtypes import uint8
 from accelkit.graph import Graph, TensorSpec, Value
 from accelkit.passes.arena import Interval, plan_memory
 from accelkit_opencl.fusion import ProductStep, fuse_products
@@ -209,8 +210,6 @@ class _Lowered:
 
 
 def _scratch(size_bytes: int) -> Value:
-    from accelkit.dtypes import uint8
-
     return Value(TensorSpec((size_bytes,), uint8))
 
 

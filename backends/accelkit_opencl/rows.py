@@ -93,7 +93,7 @@ class _Group:
         stage = self._stage(step)
         if stage is None:
             return False
-        own = {value for _, value in stage.results}
+        own = dict.fromkeys(value for _, value in stage.results)  # in order, as plans must be
         reads = [v for v in step.values.values() if v not in own and v not in self.written]
         inside = any(v in self.written for v in step.values.values())
         if self.steps and not inside and not any(v in self._reads for v in reads):

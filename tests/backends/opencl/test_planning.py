@@ -261,6 +261,19 @@ def test_outputs_never_share_memory_with_what_the_caller_keeps() -> None:
     assert len(set(map(id, buffers))) == 4
 
 
+def test_the_same_program_gets_the_same_plan() -> None:
+    """Also where many results of one kernel live equally long."""
+
+    def many(x):
+        centred = x - ak.max(x, axis=1, keepdims=True)
+        return ak.concat([ak.exp(centred * i) for i in range(1, 7)], axis=0)
+
+    x = np.ones((64, 32), np.float32)
+    first, second = (compiled(many, x)[0].plan for _ in range(2))
+    assert first.slab_bytes[0] >= 6 * x.nbytes
+    assert [p.arguments for p in first.launches] == [p.arguments for p in second.launches]
+
+
 def test_another_shape_is_refused_before_anything_runs() -> None:
     program, _ = compiled(lambda x: x + 1.0, np.ones(3, np.float32))
     wrong = ak.asarray(np.ones(4, np.float32), device="opencl")._native
