@@ -22,20 +22,19 @@ def pool_before_relu(graph: Graph) -> Graph:
     rectified images must have no other use.
     """
     users = graph.readers()
-    pools: dict[Value, Node] = {}  # rectified images -> the pooling
-    for node in graph.nodes:
-        if node.primitive.name == "relu" and node.outputs[0] not in graph.outputs:
-            pool = _only_pooling(node.outputs[0], users, graph.outputs)
-            if pool is not None:
-                pools[node.outputs[0]] = pool
+    pooled = {
+        node.outputs[0]
+        for node in graph.nodes
+        if node.primitive.name == "relu" and _is_only_pooled(node.outputs[0], users, graph.outputs)
+    }
     raw: dict[Value, Value] = {}  # rectified images -> the maxima before rectification, new
 
     def visit(builder: GraphBuilder, node: Node) -> bool:
         rectified = node.inputs[0] if node.inputs else None
-        if node.primitive.name == "relu" and node.outputs[0] in pools:
+        if node.primitive.name == "relu" and node.outputs[0] in pooled:
             builder[node.outputs[0]] = builder[node.inputs[0]]  # nobody sees the difference
             return True
-        if rectified not in pools:
+        if rectified not in pooled:
             return False
         if node.primitive.name == "max_pool2d":
             (raw[rectified],) = replacement(
@@ -62,25 +61,27 @@ def pool_before_relu(graph: Graph) -> Graph:
     return rewrite(graph, visit)
 
 
-def _only_pooling(rectified: Value, users: Users, outputs: Sequence[Value]) -> Node | None:
-    """The only pooling of rectified images, if nothing but its and relu's gradients read them."""
+def _is_only_pooled(rectified: Value, users: Users, outputs: Sequence[Value]) -> bool:
+    """Whether one pooling reads rectified images, and else only its and relu's gradients."""
+    if rectified in outputs:
+        return False
     pools, gradients = [], []
     found = {
         n.outputs[0] for n in users.get(rectified, ()) if n.primitive.name == "max_pool2d_grad"
     }
     for node in dict.fromkeys(users.get(rectified, ())):
         if node.inputs.count(rectified) != 1 or node.inputs[0] is not rectified:
-            return None
+            return False
         name = node.primitive.name
         if name == "max_pool2d":
             pools.append(node)
         elif name == "max_pool2d_grad":
             gradients.append(node)
         elif name != "relu_grad" or node.inputs[1] not in found:
-            return None
+            return False
     if len(pools) != 1:
-        return None
-    pool = pools[0]
+        return False
+    (pool,) = pools
     for gradient in gradients:
         consumers = users.get(gradient.outputs[0], [])
         rectifying = gradient.outputs[0] not in outputs and all(
@@ -91,8 +92,8 @@ def _only_pooling(rectified: Value, users: Users, outputs: Sequence[Value]) -> N
             or gradient.parameters != pool.parameters
             or not rectifying
         ):
-            return None
-    return pool
+            return False
+    return True
 
 
 def keep_pooling_indices(graph: Graph) -> Graph:
