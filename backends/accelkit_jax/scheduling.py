@@ -35,19 +35,12 @@ def _sgd_update_matmul(
     read both operands, and XLA copies the whole of one of them at every turn.
     """
     assert sgd_update.definition is not None
-    rows_axis = a.ndim - 1 if transpose_a else a.ndim - 2
-    axes = (
-        (a.ndim - 2 if transpose_a else a.ndim - 1,),
-        (b.ndim - 1 if transpose_b else b.ndim - 2,),
-    )
-    batch = tuple(range(a.ndim - 2))
     count = p.shape[-2]
     rows = _block_rows(count, p.nbytes)
+    gradient = functools.partial(
+        _product_rows, a, b, rows, (transpose_a, transpose_b), precision=precision
+    )
     update = functools.partial(sgd_update.definition, learning_rate=learning_rate, **options)
-
-    def gradient(start: Any) -> Any:
-        part = lax.dynamic_slice_in_dim(a, start, rows, axis=rows_axis)
-        return lax.dot_general(part, b, (axes, (batch, batch)), precision=precision)
 
     def block(array: Any, start: Any) -> Any:
         return lax.dynamic_slice_in_dim(array, start, rows, axis=p.ndim - 2)
@@ -74,6 +67,18 @@ def _sgd_update_matmul(
         return found
     v = lax.fori_loop(0, count // rows, momentum, v)
     return p - v * learning_rate, v
+
+
+def _product_rows(
+    a: Any, b: Any, rows: int, transposes: tuple[bool, bool], start: Any, *, precision: Any
+) -> Any:
+    """So many rows of a matrix product, from one on."""
+    rows_axis, inner_a = (a.ndim - 1, a.ndim - 2) if transposes[0] else (a.ndim - 2, a.ndim - 1)
+    inner_b = b.ndim - 1 if transposes[1] else b.ndim - 2
+    batch = tuple(range(a.ndim - 2))
+    part = lax.dynamic_slice_in_dim(a, start, rows, axis=rows_axis)
+    axes = (((inner_a,), (inner_b,)), (batch, batch))
+    return lax.dot_general(part, b, axes, precision=precision)
 
 
 def _block_rows(count: int, memory_bytes: int) -> int:
