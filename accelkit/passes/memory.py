@@ -19,7 +19,6 @@ __all__ = [
     "peak_bytes",
     "plan_values",
     "updated_in_place",
-    "value_lives",
 ]
 
 # Results that are their operand under another index: they need no memory.
@@ -146,7 +145,7 @@ def _last_reads(graph: Graph, index: Mapping[Node, int]) -> dict[Value, int]:
     return last
 
 
-def value_lives(graph: Graph, *, donate: Collection[int] = (), fused: bool = False) -> Lives:
+def _value_lives(graph: Graph, *, donate: Collection[int] = (), fused: bool = False) -> Lives:
     """When each value of a graph needs memory; see :func:`plan_values`."""
     index = positions(graph, fused=fused)
     last = _last_reads(graph, index)
@@ -174,7 +173,7 @@ def peak_bytes(graph: Graph, *, donate: Collection[int] = (), fused: bool = Fals
 
     Options as for :func:`plan_values`.
     """
-    lives = value_lives(graph, donate=donate, fused=fused)
+    lives = _value_lives(graph, donate=donate, fused=fused)
     return max(lives.profile(len(graph.nodes) + 1), default=0)
 
 
@@ -186,7 +185,7 @@ def plan_values(graph: Graph, *, donate: Collection[int] = (), fused: bool = Fal
         donate: Positions of inputs whose memory updates take over; see :func:`updated_in_place`.
         fused: Whether chains of elementwise nodes become one kernel, without memory between.
     """
-    lives = value_lives(graph, donate=donate, fused=fused)
+    lives = _value_lives(graph, donate=donate, fused=fused)
     values = list(lives.blocks)
     plan = plan_memory([Interval(v.spec.memory_bytes, *lives.blocks[v]) for v in values])
     offsets = dict(zip(values, plan.offsets, strict=True))

@@ -18,10 +18,8 @@ from accelkit.graph import Graph, Node
 from accelkit_jax.runtime import wide_types
 
 __all__ = [
-    "PRECISIONS",
     "JaxExecutable",
     "compile_graph",
-    "has_branches",
     "in_place_options",
     "precision",
     "preferred_options",
@@ -29,7 +27,7 @@ __all__ = [
 ]
 
 # XLA's three levels: on GPUs the middle one is TF32, on TPUs three bfloat16 passes.
-PRECISIONS = {"float32": jax.lax.Precision.HIGHEST, "tf32": jax.lax.Precision.HIGH}
+_PRECISIONS = {"float32": jax.lax.Precision.HIGHEST, "tf32": jax.lax.Precision.HIGH}
 
 
 class JaxExecutable(Executable):
@@ -75,20 +73,20 @@ def compile_graph(
     )
     traced = jitted.trace(*specs)
     xla_options = _compiler_options(native_device, options)
-    if not has_branches(traced.jaxpr.jaxpr):
+    if not _has_branches(traced.jaxpr.jaxpr):
         xla_options |= in_place_options(native_device)
     compiled = traced.lower().compile(xla_options or None)
     return JaxExecutable(graph, device, compiled, time.perf_counter() - start)
 
 
-def has_branches(jaxpr: Any) -> bool:
+def _has_branches(jaxpr: Any) -> bool:
     """Whether a program has loops or conditionals, also in what it calls."""
     for equation in jaxpr.eqns:
         if equation.primitive.name in ("while", "scan", "cond"):
             return True
         for value in equation.params.values():
             inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns") and has_branches(inner):
+            if hasattr(inner, "eqns") and _has_branches(inner):
                 return True
     return False
 
@@ -161,9 +159,9 @@ def precision(options: CompileOptions) -> jax.lax.Precision:
     Raises:
         OptionError: if the precision is unknown.
     """
-    if options.matmul_precision not in PRECISIONS:
+    if options.matmul_precision not in _PRECISIONS:
         raise OptionError(
-            f"matmul_precision must be one of {', '.join(map(repr, PRECISIONS))}, got "
+            f"matmul_precision must be one of {', '.join(map(repr, _PRECISIONS))}, got "
             f"{options.matmul_precision!r}."
         )
-    return PRECISIONS[options.matmul_precision]
+    return _PRECISIONS[options.matmul_precision]
