@@ -12,6 +12,7 @@ fills all 64 bits, and masking after the shift takes care of its sign.
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ _CHUNK_BLOCKS: Final = 1 << 20
 _MASK_FOR_TORCH: Final = 1 << 17
 # Blocks of a mask that the host draws at once, about: enough for torch's threads to share each
 # operation, and few enough for the four work arrays to stay near their cores.
-_HOST_BLOCKS: Final = 1 << 16
+_HOST_BLOCKS: Final = 3 << 15
 # Of pairs of 32-bit words, all but the last from the first low word or from the first high word.
 _LOW_WORDS, _HIGH_WORDS = (
     (slice(0, -1), slice(1, None)) if sys.byteorder == "little" else (slice(1, None), slice(0, -1))
@@ -146,42 +147,86 @@ def host_mask(key: tuple[int, int], shape: Shape, rate: float, offset: int) -> T
     return mask.view(-1)[begin : begin + size].view(shape)
 
 
-def _host_blocks(key: tuple[int, int], first: int, work: Tensor) -> list[Tensor]:
-    """The four words of the blocks from ``first`` on, in the rows of ``work``.
+class _Row:
+    """A row of words in int64, of which the upper halves may hold anything.
 
-    A product is written over its factor, and its low word stays there as the next counter's. Its
-    high word needs no shift: seen as 32-bit words it stands one place further on, where the
-    exclusive or finds it. What gets into the upper halves by that is masked away.
+    The high word of a product needs no shift: seen as 32-bit words it stands one place further on,
+    where an exclusive or of 32-bit words finds it. What gets into upper halves by that is masked
+    away before a product needs the words.
     """
-    counter, row1, row2, row3 = work.unbind(0)
-    torch.arange(first & _WORD, (first & _WORD) + work.shape[1], out=counter)
-    # Two rounds from the counter (c0, high, *key), of which one word varies: the rest is numbers.
-    k0, k1 = key
-    product = k0 * _MULTIPLIERS[1]
+
+    __slots__ = ("_high", "_low", "words")
+
+    def __init__(self, words: Tensor) -> None:
+        self.words = words
+        halves = words.view(torch.int32)
+        self._low, self._high = halves[_LOW_WORDS], halves[_HIGH_WORDS]
+
+    def multiply(self, multiplier: int) -> _Row:
+        """The products, over the factors; their low words are the row's."""
+        self.words.mul_(multiplier)
+        return self
+
+    def mix(self, product: _Row, key: int) -> _Row:
+        """Exclusive or with the high words of a product and with a number; clean."""
+        self._low.bitwise_xor_(product._high)
+        self.words.bitwise_xor_(key).bitwise_and_(_WORD)
+        return self
+
+    def take(self, product: _Row, number: int) -> _Row:
+        """Become the high words of a product, exclusive or a number; clean."""
+        torch.bitwise_xor(product._high, _signed(number, 32), out=self._low)
+        self.words.bitwise_and_(_WORD)
+        return self
+
+
+def _host_blocks(key: tuple[int, int], first: int, work: Tensor) -> list[Tensor]:
+    """The four words of the blocks from ``first`` on, in the rows of ``work``."""
+    row0, row1, row2, row3 = map(_Row, work.unbind(0))
+    m0, m1 = _MULTIPLIERS
+    # Three rounds from the counter (c0, high, *key), of which one word varies: parts are numbers.
+    (k0, k1), (k2, k3), (k4, k5), *rest = zip(*(_key_words(key)), strict=True)
+    product = k0 * m1
     s0, s1 = (product >> 32) ^ (first >> 32) ^ k0, product & _WORD
-    c3 = counter.mul_(_MULTIPLIERS[0])
-    c2 = torch.bitwise_right_shift(c3, 32, out=row1)  # the counter's fourth word is k1 as well
-    c2.bitwise_and_(_WORD)
-    k0, k1 = (k0 + _WEYL[0]) & _WORD, (k1 + _WEYL[1]) & _WORD
-    product = s0 * _MULTIPLIERS[0]
-    c1 = c2.mul_(_MULTIPLIERS[1])
-    c0 = torch.bitwise_right_shift(c1, 32, out=row2)
-    c0.bitwise_xor_(s1 ^ k0).bitwise_and_(_WORD)
-    c2 = c3.bitwise_xor_((product >> 32) ^ k1).bitwise_and_(_WORD)
-    c3 = row3.fill_(product & _WORD)
-    for r in range(2, _ROUNDS):
-        k0, k1 = ((k + r * weyl) & _WORD for k, weyl in zip(key, _WEYL, strict=True))
-        product0, product1 = c0.mul_(_MULTIPLIERS[0]), c2.mul_(_MULTIPLIERS[1])
-        _add_high_words(c1, product1).bitwise_xor_(k0).bitwise_and_(_WORD)
-        _add_high_words(c3, product0).bitwise_xor_(k1).bitwise_and_(_WORD)
-        c0, c1, c2, c3 = c1, product1, c3, product0
-    return [c0, c1.bitwise_and_(_WORD), c2, c3.bitwise_and_(_WORD)]
+    start = _signed((first & _WORD) * m0, 64)
+    torch.add(_first_products(work.shape[1]), start, out=row0.words)
+    c1 = row1.take(row0, 0).multiply(m1)  # the counter's fourth word is the first key's second
+    product = s0 * m0
+    c0 = row2.take(c1, s1 ^ k2)
+    row0.words.bitwise_xor_((product >> 32) ^ k3).bitwise_and_(_WORD)
+    c3, c1_next = c0.multiply(m0), row0.multiply(m1)
+    c0, c2 = c1.mix(c1_next, k4), row3.take(c3, (product & _WORD) ^ k5)
+    c1 = c1_next
+    for k0, k1 in rest:
+        product0, product1 = c0.multiply(m0), c2.multiply(m1)
+        c0, c1, c2, c3 = c1.mix(product1, k0), product1, c3.mix(product0, k1), product0
+    return [c0.words, c1.words.bitwise_and_(_WORD), c2.words, c3.words.bitwise_and_(_WORD)]
 
 
-def _add_high_words(c: Tensor, product: Tensor) -> Tensor:
-    """``c ^= product >> 32`` in the low words; the high words of ``c`` are spoilt."""
-    c.view(torch.int32)[_LOW_WORDS].bitwise_xor_(product.view(torch.int32)[_HIGH_WORDS])
-    return c
+def _key_words(key: tuple[int, int]) -> list[list[int]]:
+    """The two key words of every round, as numbers."""
+    return [
+        [(word + r * weyl) & _WORD for r in range(_ROUNDS)]
+        for word, weyl in zip(key, _WEYL, strict=True)
+    ]
+
+
+def _signed(number: int, bits: int) -> int:
+    """The signed integer of so many bits that ``number`` is modulo 2^bits."""
+    number &= (1 << bits) - 1
+    return number - (1 << bits) if number >> (bits - 1) else number
+
+
+@functools.cache
+def _products_of_counters(count: int) -> Tensor:
+    """The first product of the counters from 0 on, modulo 2^64, int64 (count,)."""
+    return torch.arange(count).mul_(_MULTIPLIERS[0])
+
+
+def _first_products(count: int) -> Tensor:
+    # Pieces of all lengths share one array: at most half as long again as they are on average.
+    most = max(3 * _HOST_BLOCKS // 2 + 1, count)
+    return _products_of_counters(most)[:count]
 
 
 def _drawn_mask(key: Tensor, shape: Shape, rate: float, offset: int) -> Tensor:
