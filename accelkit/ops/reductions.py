@@ -248,7 +248,7 @@ def cumulative_prod(
 
 
 def sort(x: Tensor, /, *, axis: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
-    """x sorted along axis."""
+    """x sorted along axis; NaN is greater than every number."""
     x = tensor(x)
     return reductions.sort(x, axis=as_axis(axis, x.ndim), descending=descending)
 
@@ -256,7 +256,10 @@ def sort(x: Tensor, /, *, axis: int = -1, descending: bool = False, stable: bool
 def argsort(
     x: Tensor, /, *, axis: int = -1, descending: bool = False, stable: bool = True
 ) -> Tensor:
-    """int64 indices that sort x along axis; equal elements keep their order."""
+    """int64 indices that sort x along axis; equal elements keep their order.
+
+    NaN is greater than every number.
+    """
     x = tensor(x)
     return reductions.argsort(x, axis=as_axis(axis, x.ndim), descending=descending)
 
@@ -311,7 +314,10 @@ def diff(
 
 
 def top_k(x: Tensor, k: int, /, *, axis: int = -1) -> tuple[Tensor, Tensor]:
-    """The k largest elements along axis, largest first, and their int64 indices."""
+    """The k largest elements along axis, largest first, and their int64 indices.
+
+    NaN is greater than every number; of equal elements the first comes first.
+    """
     x = tensor(x)
     position = as_axis(axis, x.ndim)
     require_integer("k", k)

@@ -192,7 +192,8 @@ argsort = primitive(
     _argsort_infer,
     vjp=lambda g, y, x, *, axis, descending: (None,),
     flops=no_flops,
-    doc="int64 indices that sort x along axis, stably: equal elements keep their order.",
+    doc="int64 indices that sort x along axis, stably: equal elements keep their order. NaN is "
+    "greater than every number, and equal to NaN.",
 )
 
 

@@ -85,6 +85,8 @@ _SORTED_AS = {
     tf.uint8: tf.int32,
     tf.uint16: tf.int32,
     tf.uint32: tf.int64,
+    tf.float16: tf.float32,
+    tf.bfloat16: tf.float32,
 }
 
 
@@ -94,10 +96,22 @@ def _sort_key(x: Any) -> Any:
         signed = ops.Bitcast(input=x, type=tf.int64)
         return ops.BitwiseXor(x=signed, y=tf.constant(tf.int64.min, tf.int64))
     key = narrow(x, _SORTED_AS.get(x.dtype, x.dtype))
-    if key.dtype.is_floating:  # XLA puts -0.0 before 0.0, which are equal
-        zero = tf.zeros((), key.dtype)
-        key = tf.where(key == zero, zero, key)
-    return key
+    return _bits_in_order(key) if key.dtype.is_floating else key
+
+
+def _bits_in_order(x: Any) -> Any:
+    """Integers in the order of floats with NaN as the greatest; floats sort wrongly beside NaN.
+
+    The bits of positive floats are in order; those of negative ones are, once all but the sign are
+    inverted.
+    """
+    kind, places = (tf.int64, 63) if x.dtype == tf.float64 else (tf.int32, 31)
+    zero = tf.zeros((), x.dtype)
+    bits = ops.Bitcast(input=tf.where(x == zero, zero, x), type=kind)  # -0.0 and 0.0 are equal
+    greatest = tf.constant(kind.max, kind)
+    negative = ops.RightShift(x=bits, y=tf.constant(places, kind))  # all ones, else zero
+    key = ops.BitwiseXor(x=bits, y=ops.BitwiseAnd(x=negative, y=greatest))
+    return tf.where(x == x, key, greatest)
 
 
 def _argsort(x: Any, *, axis: int, descending: bool) -> Any:

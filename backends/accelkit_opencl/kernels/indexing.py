@@ -66,7 +66,9 @@ def argsort_kernel(
     outer: int, extent: int, inner: int, kind: str, *, descending: bool
 ) -> KernelSource:
     """``(x, work, out)``: a stable bottom-up merge sort per line; ``work`` has the size of out."""
-    after = "<" if descending else ">"
+    is_after = "u < v" if descending else "u > v"
+    if kind in ("float", "double"):  # NaN is the greatest
+        is_after += " || (u == u && v != v)" if descending else " || (u != u && v == v)"
     passes = max(extent - 1, 0).bit_length()
     # The last pass must write to `out`: start in the buffer that makes it so.
     first, second = ("out", "work") if passes % 2 == 0 else ("work", "out")
@@ -82,8 +84,10 @@ def argsort_kernel(
       long a = low, b = middle;
       for (long j = low; j < high; j++) {{
         int take_b = a == middle;
-        if (a < middle && b < high)
-          take_b = line[from[a * {inner}] * {inner}] {after} line[from[b * {inner}] * {inner}];
+        if (a < middle && b < high) {{
+          const {kind} u = line[from[a * {inner}] * {inner}], v = line[from[b * {inner}] * {inner}];
+          take_b = {is_after};
+        }}
         to[j * {inner}] = from[(take_b ? b : a) * {inner}];
         if (take_b) b++; else a++;
       }}
