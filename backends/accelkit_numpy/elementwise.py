@@ -22,6 +22,14 @@ def _rsqrt(x: Any) -> Any:
     return np.reciprocal(np.sqrt(x))
 
 
+def _power(x: Any, y: Any) -> Any:
+    result = np.power(x, y)
+    if x.dtype.kind == "f" and (root := y == 0.5).any():
+        # NumPy may take a square root; IEEE 754 has (-inf)^0.5 = inf and (-0.0)^0.5 = 0.0.
+        return np.where(root, np.where(np.isneginf(x), -x, np.abs(result)), result)
+    return result
+
+
 def _cast(x: Any, *, dtype: DType) -> Any:
     target = dtype.numpy
     if x.dtype == target:
@@ -83,7 +91,7 @@ _BINARY: dict[str, Callable[..., Any]] = {
     "divide": np.divide,
     "floor_divide": np.floor_divide,
     "remainder": np.remainder,
-    "power": np.power,
+    "power": _power,
     "maximum": np.maximum,
     "minimum": np.minimum,
     "arctan2": np.arctan2,

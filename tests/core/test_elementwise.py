@@ -332,6 +332,13 @@ def test_float_powers(x: np.ndarray, exponent: float) -> None:
     assert_close(ak.asarray(x) ** exponent, expected, 1e-6)
 
 
+def test_the_power_of_a_half_is_no_square_root() -> None:
+    """IEEE 754-2008, section 9.2.1; NumPy takes a square root where the exponent is one number."""
+    x, half = ak.asarray([-np.inf, -0.0, -1.0, 4.0]), ak.asarray([0.5])
+    for power in (lambda x: x**0.5, ak.jit(lambda x: x**0.5), lambda x: x**half):
+        assert_same(power(x), np.array([np.inf, 0.0, np.nan, 2.0], np.float32))
+
+
 def test_powers_with_a_number_as_base() -> None:
     assert (2 ** ak.asarray([0, 1, 10])).tolist() == [1, 2, 1024]
     assert (2.0 ** ak.asarray([0.0, 1.0, 3.0])).tolist() == [1.0, 2.0, 8.0]
