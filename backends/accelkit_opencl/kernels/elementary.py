@@ -3,7 +3,8 @@
 On some CPU runtimes every builtin is a function call, which blocks vectorisation and costs 20 to
 100 times the arithmetic; polynomials inline and vectorise. One template serves both precisions:
 ``T`` is the type, ``U`` the unsigned integer of its width, ``$NAME`` a constant of the precision,
-``$NAME(v)`` a polynomial of :mod:`~accelkit_opencl.kernels.polynomials`, and literals take the
+``$NAME(v)`` or, times ``c``, ``$NAME(v, c)`` a polynomial of
+:mod:`~accelkit_opencl.kernels.polynomials`, and literals take the
 precision's suffix. The functions need no fused multiply-add, and may get it. Special values follow
 C99's Annex F; results below the smallest normal number are zero.
 
@@ -332,8 +333,8 @@ def _instance(code: str, precision: int) -> str:
         code = code.replace(f"${name}", parts[precision])
     for name, coefficients in POLYNOMIALS.items():
         code = re.sub(
-            rf"\${name}\((\w+)\)",
-            lambda m, c=coefficients[precision]: horner(c, m[1]),  # type: ignore[misc]
+            rf"\${name}\((\w+)(?:, (\w+))?\)",
+            lambda m, c=coefficients[precision]: horner(c, m[1], m[2]),  # type: ignore[misc]
             code,
         )
     code = re.sub(r"\$(\w+)", lambda m: f"({_CONSTANTS[m[1]][precision]})", code)

@@ -1,8 +1,9 @@
 """Coefficients of the elementary functions' polynomials, lowest power first.
 
 Each one interpolates its function at the Chebyshev nodes of the reduced interval, computed with
-60 digits and rounded once; the bound beside it is the largest relative error of the function that
-it stands for, rounding of the coefficients included.
+60 digits and rounded once, unless it says minimax: that one has the least largest error, and every
+coefficient was rounded before the higher ones were found. The bound beside it is the largest
+relative error of the function that it stands for, rounding of the coefficients included.
 """
 
 from __future__ import annotations
@@ -49,10 +50,16 @@ POLYNOMIALS: Final[dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
          -0.12798331677913666, 0.11752919852733612),
         (),
     ),
-    # 2^r = 1 + r p(r) for |r| <= 1/2: 2^-26; float only
+    # log(1 + r) = r + r^2 p(r) for |r| <= 0.1436, minimax: 2^-31 absolute; float only
+    "LOG_REST": (
+        (-0.5, 0.33333370089530945, -0.2499689906835556, 0.1999140977859497,
+         -0.17073127627372742, 0.14856502413749695),
+        (),
+    ),
+    # 2^r = 1 + r p(r) for |r| <= 1/2, minimax: 2^-28; float only
     "EXP2": (
-        (0.6931471824645996, 0.24022650718688965, 0.055503569543361664, 0.009618083015084267,
-         0.0013390863314270973, 0.00015453163359779865),
+        (0.6931471824645996, 0.24022647738456726, 0.05550359934568405, 0.009618505835533142,
+         0.0013390806270763278, 0.00015326464199461043),
         (),
     ),
     # log(1 + f) = 2 s + (2/3) s^3 + s^5 p(s^2): 2^-33, 2^-66
@@ -113,9 +120,16 @@ POLYNOMIALS: Final[dict[str, tuple[tuple[float, ...], tuple[float, ...]]]] = {
 }  # fmt: skip
 
 
-def horner(coefficients: tuple[float, ...], variable: str) -> str:
-    """One expression of the polynomial."""
-    expression = repr(coefficients[-1])
-    for coefficient in coefficients[-2::-1]:
-        expression = f"({expression} * {variable} + {coefficient!r})"
+def horner(coefficients: tuple[float, ...], variable: str, scale: str | None = None) -> str:
+    """One expression of the polynomial.
+
+    Args:
+        coefficients: Lowest power first.
+        variable: Its name.
+        scale: Name of what every coefficient is multiplied by, once where it is a known number.
+    """
+    scaled = [repr(c) if scale is None else f"{c!r} * {scale}" for c in coefficients]
+    expression = scaled[-1]
+    for coefficient in scaled[-2::-1]:
+        expression = f"({expression} * {variable} + {coefficient})"
     return expression

@@ -190,9 +190,9 @@ def test_every_function_of_one_argument_is_tested() -> None:
     kernels = {"arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "arctan": "atan",
                "arcsin": "asin", "arccos": "acos"}  # fmt: skip
     parts = ("core", "half", "quarter", "quadrant", "near", "far", "nonpositive", "normal",
-             "ratio", "error", "add_product")  # fmt: skip
+             "ratio", "error", "add_product", "rest_of_multiple")  # fmt: skip
     whole = {n[:-2] for n in FUNCTIONS if not n[:-2].endswith(parts)}
-    binary = {"power", "power_small", "arctan2", "remainder", "floor_divide"}
+    binary = {"power", "power_small", "power_medium", "arctan2", "remainder", "floor_divide"}
     assert {kernels.get(name, name) for name in whole - binary} <= set(FUNCTIONS_TESTED)
 
 
@@ -262,7 +262,12 @@ EXPONENTS = (
     2.5,
     -3.0,
     11.3,
+    -2.0,
+    4.0,
+    -15.9,
+    100.3,
 )
+MEDIUM = {-2.0: 1.2, 4.0: 1.2, 11.3: 1.2, -15.9: 1.3, 31.9: 1.7, -45.6: 2.3, 57.3: 2.3, 64.0: 2.3}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -301,10 +306,36 @@ def _c_power(x: float, y: float) -> float:
         return infinite if x == 0 else math.nan
 
 
+@np.errstate(over="ignore", under="ignore")
+def test_errors_of_constant_exponents_of_medium_size(runtime: Runtime) -> None:
+    """Up to the ends of the range; the bounds grow with the exponent."""
+    rng = np.random.default_rng(19)
+    info, device = np.finfo(np.float32), str(runtime.device)
+    ends = 1 + 1e-4 * rng.uniform(-1, 1, 64)  # of the results, relative
+    xs = []
+    for y in MEDIUM:
+        least, most = sorted(float(np.log(end)) / y for end in (info.tiny, info.max))
+        x = [np.exp(rng.uniform(least, most, 4096)), rng.uniform(np.exp(-0.4), np.exp(0.35), 4096)]
+        x += [(ends * float(end)) ** (1 / y) for end in (info.tiny, info.max)]
+        xs.append(np.concatenate(x).astype(np.float32))
+    functions = ak.jit(lambda xs: [ak.pow(x, y) for x, y in zip(xs, MEDIUM, strict=True)])
+    found = functions([ak.asarray(x, device=device) for x in xs])
+    for x, (y, bound), tensor in zip(xs, MEDIUM.items(), found, strict=True):
+        powers, exact = tensor.numpy(), x.astype(np.float64) ** np.float32(y)
+        inner = (exact > 1.00002 * info.tiny) & (exact < 0.99998 * info.max)
+        unit = np.spacing(exact[inner].astype(np.float32)).astype(np.float64)
+        assert np.max(np.abs(powers[inner] - exact[inner]) / unit) <= bound, y
+        assert (powers[exact > 1.00002 * info.max] == np.inf).all(), y
+        assert (powers[exact < 0.9999 * info.tiny] == 0).all(), y
+
+
 def test_the_short_form_of_powers_is_used_where_it_is_exact_enough() -> None:
-    names = {y: constant_power("x", y, "y", "f") for y in EXPONENTS}
+    names = {y: constant_power("x", y, "y", "f") for y in (*EXPONENTS, *MEDIUM)}
     short = {y for y, name in names.items() if name.startswith("ak_power_small_f(")}
     assert short == {-0.5, 0.1, 0.75, -0.75, 1.7, 1.999, -1.999, 1e-30}
+    medium = {y for y, name in names.items() if name.startswith("ak_power_medium_f(")}
+    assert medium == {*MEDIUM, 2.5, -3.0}
+    assert names[100.3] == "ak_power_f(x, y)"
     assert constant_power("x", 0.75, "y", "d") == "ak_power_d(x, y)"
 
 
@@ -422,6 +453,7 @@ def test_arguments_are_looked_at_unless_they_take_long(expression: str, looked_a
         ("ak_exp_f(x)", True, False),
         ("ak_sin_f(x)", True, False),
         ("ak_power_small_f(x, y)", True, True),
+        ("ak_power_medium_f(x, y)", True, True),
         ("ak_power_f(x, y)", True, True),
     ],
 )
