@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from accelkit.graph import Value
 from accelkit_opencl.kernels.epilogue import Epilogue
 from accelkit_opencl.nodes import product_of
-from accelkit_opencl.schedule import ElementwiseStep, NodeStep, Step
+from accelkit_opencl.steps import ElementwiseStep, NodeStep, Step
 
 __all__ = ["ProductStep", "fuse_products"]
 

@@ -24,8 +24,9 @@ from accelkit_opencl.lowering import Lowering, Profile
 from accelkit_opencl.nodes import lower_node, lower_product
 from accelkit_opencl.reuse import Heirs, Work, outputs_in_place
 from accelkit_opencl.rows import RowStep, fuse_rows
-from accelkit_opencl.schedule import ElementwiseStep, NodeStep, ReductionStep, Schedule, Step
+from accelkit_opencl.schedule import Schedule
 from accelkit_opencl.sizes import buffer_bytes
+from accelkit_opencl.steps import ElementwiseStep, NodeStep, ReductionStep, Step
 
 __all__ = ["Plan", "PlannedLaunch", "Storage", "make_plan"]
 

@@ -16,7 +16,7 @@ from accelkit.graph import Value
 from accelkit_opencl.kernels.fused import Body, collapse
 from accelkit_opencl.kernels.reductions import Reduction
 from accelkit_opencl.kernels.stages import Stage
-from accelkit_opencl.schedule import ElementwiseStep, ReductionStep
+from accelkit_opencl.steps import ElementwiseStep, ReductionStep
 
 __all__ = ["RowStep", "fuse_rows"]
 

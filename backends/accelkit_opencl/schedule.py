@@ -20,45 +20,16 @@ from accelkit_opencl.bodies import ReadTable, draws_in_long_runs
 from accelkit_opencl.expressions import elementwise_expression
 from accelkit_opencl.kernels.fused import Body, Statement
 from accelkit_opencl.kernels.reductions import Reduction
+from accelkit_opencl.steps import ElementwiseStep, NodeStep, ReductionStep, Step
 from accelkit_opencl.views import COMPUTED, VIEW_PRIMITIVES, View, broadcast, view_of_node
 
-__all__ = ["REDUCTIONS", "ElementwiseStep", "NodeStep", "ReductionStep", "Schedule"]
+__all__ = ["REDUCTIONS", "Schedule"]
 
 REDUCTIONS = frozenset(
     {"reduce_sum", "reduce_max", "reduce_min", "reduce_product", "reduce_any", "reduce_all"}
 )
 _MOST_ARGUMENTS = 24  # of one kernel
 _CHEAP = frozenset({"add", "subtract", "multiply", "negative", "absolute", "cast", "relu"})
-
-
-@dataclass(eq=False)
-class ElementwiseStep:
-    """One fused kernel: ``values`` maps the body's arguments to graph values."""
-
-    body: Body
-    values: dict[str, Value]
-    identity: frozenset[str]  # arguments read at the element's own place only
-
-
-@dataclass(eq=False)
-class ReductionStep:
-    """A reduction of a fused expression into ``out``."""
-
-    body: Body
-    values: dict[str, Value]
-    reduction: Reduction
-    out: Value
-
-
-@dataclass(eq=False)
-class NodeStep:
-    """A primitive with kernels of its own, on dense operands."""
-
-    node: Node
-    operands: tuple[Value, ...]
-
-
-Step = ElementwiseStep | ReductionStep | NodeStep
 
 
 @dataclass(eq=False)
@@ -69,7 +40,6 @@ class Cluster:
     nodes: list[Node] = field(default_factory=list)
     operands: dict[Node, list[View]] = field(default_factory=dict)
     closed: bool = False
-    absorbed: bool = False
 
     def buffers(self) -> set[Value]:
         """Values that the cluster reads or writes, an upper bound of its arguments."""
@@ -99,7 +69,6 @@ class Schedule:
         self.views: dict[Value, View] = {v: View.of(v) for v in graph.inputs}
         self._open: list[Cluster] = []
         self._cluster_of: dict[Value, Cluster] = {}
-        self._pending: list[tuple[int, Cluster]] = []
         self._consumers = graph.readers()
         self._position = {node: i for i, node in enumerate(graph.nodes)}
         self._wanted = set(graph.outputs)
@@ -198,7 +167,7 @@ class Schedule:
             for views in cluster.operands.values():
                 self._close_bases(views, but=cluster)
             self._open.remove(cluster)
-            cluster.closed = cluster.absorbed = True
+            cluster.closed = True
             self._slots += self._store_draws(cluster)
             body, values, _ = self._body(cluster, outputs=())
             variable = self._names[node.inputs[0]]
