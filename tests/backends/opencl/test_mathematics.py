@@ -267,7 +267,8 @@ EXPONENTS = (
     -15.9,
     100.3,
 )
-MEDIUM = {-2.0: 1.2, 4.0: 1.2, 11.3: 1.2, -15.9: 1.3, 31.9: 1.7, -45.6: 2.3, 57.3: 2.3, 64.0: 2.3}
+# Largest errors in ulp, on processors without a fused multiply-add too.
+MEDIUM = {-2.0: 1.4, 4.0: 1.4, 11.3: 1.4, -15.9: 1.5, 31.9: 1.8, -45.6: 2.7, 57.3: 2.7, 64.0: 2.7}
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
