@@ -26,7 +26,9 @@ from accelkit_tensorflow.convolution import KERNEL_CONVOLUTION
 from accelkit_tensorflow.table import KERNEL_COMPOSITES
 
 __all__ = [
+    "LARGE_BYTES",
     "LEAST_BYTES",
+    "LEAST_CONVOLUTION_FLOPS",
     "LEAST_FLOPS",
     "LEAST_INTENSITY",
     "PlacedPart",
@@ -36,6 +38,9 @@ __all__ = [
 
 # A millisecond on a CPU core or two: a product of that size gains more than the cut costs.
 LEAST_FLOPS: Final = 2**28
+# XLA transposes what a convolution reads and spreads what a gradient with strides reads, which
+# costs the smaller ones more than their products.
+LEAST_CONVOLUTION_FLOPS: Final = 2**26
 # A tensor of that size is not in the first caches any more, and a pass over it worth a launch.
 LEAST_BYTES: Final = 2**18
 # Products' FLOPs for each byte that passes from one cluster to another, from which on cutting pays.
@@ -44,6 +49,9 @@ LEAST_BYTES: Final = 2**18
 # written and read, and takes the time of 15 FLOPs each way, which makes 150, and launches come on
 # top. AlexNet's step has 8,000, ResNet-18's 1,100, that of AlexNet of 2012 600.
 LEAST_INTENSITY: Final = 200
+# To keep a value of less is nothing; what is made of such values alone waits for a cluster that
+# runs in any case.
+LARGE_BYTES: Final = 2**16
 
 
 @dataclass(frozen=True)
@@ -70,7 +78,8 @@ def runs_on_kernel(node: Node) -> bool:
         parameters = node.parameters
         if parameters["dilation"] != (1, 1) or parameters["groups"] != 1:
             return False
-    elif name != "matmul" or node.parameters["transpose_b"]:
+        return node_flops(node) >= LEAST_CONVOLUTION_FLOPS
+    if name != "matmul" or node.parameters["transpose_b"]:
         return False
     return node_flops(node) >= LEAST_FLOPS
 
@@ -118,8 +127,9 @@ def _passing_bytes(parts: Sequence[PlacedPart]) -> int:
 def _levels(graph: Graph, kernels: set[Node]) -> dict[Node, int]:
     """The level at which each node runs.
 
-    The earliest possible; but nodes are put off until they are needed, where that keeps none of
-    their operands alive for longer. What depends on no kernel, such as the weight decay, is always
+    The earliest possible; but nodes are put off until they are needed, results until the end, where
+    that keeps no large operand alive for longer: the updates of a network's many small parameters
+    are one cluster and not one each. What depends on no kernel, such as the weight decay, is always
     put off: at the worst, that keeps what the inputs give in place of what is made of it.
     """
     level: dict[Node, int] = {}
@@ -128,12 +138,16 @@ def _levels(graph: Graph, kernels: set[Node]) -> dict[Node, int]:
         level[node] = max(before, default=0) + (node in kernels)
     persistent = {*graph.inputs, *(v for n in graph.nodes if not level[n] for v in n.outputs)}
     last_use: dict[Value, int] = {}
-    needed: dict[Value, int] = {}
-    returned = set(graph.outputs)
+    needed = dict.fromkeys(graph.outputs, max(level.values(), default=0))
     for node in reversed(graph.nodes):
-        if node not in kernels and returned.isdisjoint(node.outputs):
+        if node not in kernels:
             latest = min((needed[v] for v in node.outputs if v in needed), default=level[node])
-            if all(v in persistent or last_use.get(v, -1) >= latest for v in node.inputs):
+            if all(
+                v in persistent
+                or v.spec.memory_bytes < LARGE_BYTES
+                or last_use.get(v, -1) >= latest
+                for v in node.inputs
+            ):
                 level[node] = max(level[node], latest)
         own = level[node] - (node in kernels)  # a kernel reads what the level before has made
         for value in node.inputs:

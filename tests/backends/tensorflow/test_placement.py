@@ -13,7 +13,7 @@ from backends.comparison import REFERENCE, assert_close
 
 from accelkit import dtypes
 from accelkit.backend import Backend
-from accelkit.graph import Graph, GraphBuilder, TensorSpec, Value
+from accelkit.graph import Graph, GraphBuilder, TensorSpec, Value, node_flops
 from accelkit.passes import prepare
 from accelkit.primitives import get
 
@@ -84,7 +84,9 @@ def _run(backend: Backend, graph: Graph, steps: int = 1) -> list[np.ndarray]:
 @pytest.fixture
 def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(placement, "LEAST_FLOPS", 1)
+    monkeypatch.setattr(placement, "LEAST_CONVOLUTION_FLOPS", 1)
     monkeypatch.setattr(placement, "LEAST_INTENSITY", 0)
+    monkeypatch.setattr(placement, "LARGE_BYTES", 1)
 
 
 def _names(graph: Graph) -> list[list[str]]:
@@ -272,6 +274,38 @@ def test_composites(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     for ours, theirs in zip(found, expected, strict=True):
         assert_close(TENSORFLOW.get(ours), REFERENCE.get(theirs), exact=False)
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_small_results_wait_for_a_cluster_that_runs_in_any_case(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What becomes of a mean over the batch is no cluster between two kernels."""
+    monkeypatch.setattr(placement, "LEAST_BYTES", 1)
+    builder = GraphBuilder()
+    for position, given in enumerate((IMAGES, WEIGHTS[0], (8,), (8,), WEIGHTS[1])):
+        builder.inputs.append(Value(TensorSpec(given, dtypes.float32), None, position))
+    images, w1, scale, bias, w2 = builder.inputs
+    (a,) = builder.add(get("conv2d"), [images, w1], FIRST)
+    b, mean, var = builder.add(get("batch_norm"), [a, scale, bias], {"epsilon": 1e-3})
+    (y,) = builder.add(get("conv2d"), [b, w2], SECOND)
+    statistics = [builder.add(get("multiply"), [v, v], {})[0] for v in (mean, var)]
+    graph = prepare(Graph(builder.inputs, builder.nodes, [y, *statistics], name="bn"), TENSORFLOW)
+    assert [p.on_kernels for p in place(graph)] == [True, True, False, True]
+    monkeypatch.setattr(placement, "LARGE_BYTES", 2**16)
+    assert [p.on_kernels for p in place(graph)] == [True, True, True, False]
+
+
+def test_a_strided_convolution_of_moderate_size_runs_on_its_kernel() -> None:
+    """ResNet-18's shortcuts, which are less work than a product that is worth a cut."""
+    builder = GraphBuilder()
+    for position, given in enumerate(((8, 56, 56, 64), (1, 1, 64, 128))):
+        builder.inputs.append(Value(TensorSpec(given, dtypes.float32), None, position))
+    (y,) = builder.add(get("conv2d"), list(builder.inputs), _geometry(2, ((0, 0), (0, 0))))
+    assert placement.LEAST_CONVOLUTION_FLOPS < node_flops(builder.nodes[0]) < placement.LEAST_FLOPS
+    assert [p.on_kernels for p in place(Graph(builder.inputs, builder.nodes, [y], name="c"))] == [
+        True
+    ]
 
 
 def test_composites_without_large_convolutions_are_left_to_xla() -> None:
