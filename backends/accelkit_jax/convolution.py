@@ -41,15 +41,31 @@ def conv2d(
     ).astype(x.dtype)
 
 
-def conv2d_input_grad(g: Any, w: Any, *, image_size: Pair, groups: int, **parameters: Any) -> Any:
+def conv2d_input_grad(
+    g: Any, w: Any, *, image_size: Pair, groups: int, padding: Padding, **parameters: Any
+) -> Any:
     """The cotangent of the images: (N, OH, OW, O) and the weights to (N, H, W, C)."""
     wide = accumulation_dtype(g.dtype)
     weights = w.astype(wide)
-    images = jax.ShapeDtypeStruct((g.shape[0], *image_size, w.shape[2] * groups), wide)
+    around: Padding = ((0, 0), (0, 0))
+    if _reaches_past_the_window(w.shape[:2], padding, parameters["dilation"]):
+        # Of the padded images, then cut: XLA ends the process when it swaps the operands of what
+        # it makes of such a padding (jax 0.10.2).
+        around, padding = padding, around
+    height, width = (size + sum(pads) for size, pads in zip(image_size, around, strict=True))
+    images = jax.ShapeDtypeStruct((g.shape[0], height, width, w.shape[2] * groups), wide)
     transposed = jax.linear_transpose(
-        lambda x: conv2d(x, weights, groups=groups, **parameters), images
+        lambda x: conv2d(x, weights, groups=groups, padding=padding, **parameters), images
     )
-    return transposed(g.astype(wide))[0].astype(g.dtype)
+    found = transposed(g.astype(wide))[0].astype(g.dtype)
+    (top, bottom), (left, right) = around
+    return found[:, top : height - bottom, left : width - right]
+
+
+def _reaches_past_the_window(window: Pair, padding: Padding, dilation: Pair) -> bool:
+    """Whether as many or more zeros are added on a side as a window has beside one position."""
+    axes = zip(window, padding, dilation, strict=True)
+    return any(max(pads) >= max((size - 1) * step, 1) for size, pads, step in axes)
 
 
 def conv2d_weight_grad(x: Any, g: Any, *, kernel_size: Pair, groups: int, **parameters: Any) -> Any:

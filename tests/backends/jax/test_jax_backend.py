@@ -16,6 +16,7 @@ from accelkit_jax.compile import in_place_options, reusable
 from backends.comparison import run
 from backends.primitive_cases import Case
 
+import accelkit as ak
 from accelkit import dtypes, losses, nn, optim, train
 from accelkit.backend import CompileOptions
 from accelkit.device import Device
@@ -102,6 +103,26 @@ def test_no_parameter_is_copied_before_its_update_in_place() -> None:
     state = executable.graph.input_names
     assert len(aliases) == sum(name.startswith(("param", "optim", "watch")) for name in state)
     assert all(output == operand for output, operand in aliases)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strides", "padding"),
+    [((4, 2), (3, 2), 1), ((4, 2), (1, 2), 1), ((2, 2), (2, 2), 2), ((1, 1), (2, 2), 1)],
+)
+def test_windows_that_fit_into_the_padding(
+    kernel: tuple[int, int], strides: tuple[int, int], padding: int
+) -> None:
+    """XLA ended the process on the gradient of the first two."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((1, 4, 6, 3)), rng.standard_normal((*kernel, 3, 4))
+
+    def slope(x: ak.Tensor, w: ak.Tensor) -> ak.Tensor:
+        y = ak.grad(lambda x: (ak.conv2d(x, w, strides=strides, padding=padding) ** 2).sum())
+        return y(x)
+
+    wanted = ak.jit(slope)(ak.asarray(x, device="numpy"), ak.asarray(w, device="numpy"))
+    found = ak.jit(slope)(ak.asarray(x, device=CPU), ak.asarray(w, device=CPU))
+    np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-12, atol=1e-12)
 
 
 def test_copies_survive() -> None:
