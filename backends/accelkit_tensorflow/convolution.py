@@ -42,13 +42,27 @@ def _conv2d_input_grad(
     dilation: Pair,
     groups: int,
 ) -> Any:
-    shape = (g.shape[0], *image_size, w.shape[2] * groups)
-    return ops.Conv2DBackpropInput(
+    around: Padding = ((0, 0), (0, 0))
+    if _reaches_past_the_window(w.shape[:2], padding, dilation):
+        # Of the padded images, then cut: XLA ends the process when it swaps the operands of what
+        # it makes of such a padding (TensorFlow 2.21).
+        around, padding = padding, around
+    height, width = (size + sum(pads) for size, pads in zip(image_size, around, strict=True))
+    shape = (g.shape[0], height, width, w.shape[2] * groups)
+    found = ops.Conv2DBackpropInput(
         input_sizes=tf.constant(shape, tf.int32),
         filter=w,
         out_backprop=g,
         **_geometry(strides, padding, dilation),
     )
+    (top, bottom), (left, right) = around
+    return found[:, top : height - bottom, left : width - right] if any(map(any, around)) else found
+
+
+def _reaches_past_the_window(window: Sequence[int], padding: Padding, dilation: Pair) -> bool:
+    """Whether as many or more zeros are added on a side as a window has beside one position."""
+    axes = zip(window, padding, dilation, strict=True)
+    return any(max(pads) >= max((size - 1) * step, 1) for size, pads, step in axes)
 
 
 def _conv2d_weight_grad(

@@ -49,6 +49,25 @@ def test_eager(case: Case) -> None:
     xla_cases.check_eager(TENSORFLOW, case)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "strides", "padding"), [((4, 2), (3, 2), 1), ((2, 2), (2, 2), 2)]
+)
+def test_windows_that_fit_into_the_padding(
+    kernel: tuple[int, int], strides: tuple[int, int], padding: int
+) -> None:
+    """XLA ended the process on the gradient of the first."""
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((1, 4, 6, 3)), rng.standard_normal((*kernel, 3, 4))
+
+    def slope(x: ak.Tensor, w: ak.Tensor) -> ak.Tensor:
+        y = ak.grad(lambda x: (ak.conv2d(x, w, strides=strides, padding=padding) ** 2).sum())
+        return y(x)
+
+    wanted = ak.jit(slope)(ak.asarray(x, device="numpy"), ak.asarray(w, device="numpy"))
+    found = ak.jit(slope)(ak.asarray(x, device=CPU), ak.asarray(w, device=CPU))
+    np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-12, atol=1e-12)
+
+
 def test_known_answers() -> None:
     xla_cases.check_known_answers(TENSORFLOW)
 
