@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from accelkit.bench.profile import PHASES, group
 from accelkit.bench.settings import Settings
+from accelkit.errors import OptionError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -108,7 +109,21 @@ def document(
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a file at once: never half of it. A device such as /dev/stdout is written to."""
+    """Write a file at once: never half of it. A device such as /dev/stdout is written to.
+
+    Raises:
+        OptionError: if it cannot be written, for want of space above all.
+    """
+    try:
+        _write_json(path, value)
+    except OSError as error:
+        raise OptionError(
+            f"{path} could not be written: {error.strerror}. Free some space, or choose another "
+            "place."
+        ) from error
+
+
+def _write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")

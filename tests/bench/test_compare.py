@@ -8,7 +8,7 @@ import json
 import pytest
 
 from accelkit.bench.compare import check_comparable, compare, read_report
-from accelkit.bench.report import SCHEMA_VERSION, document, failed_result
+from accelkit.bench.report import SCHEMA_VERSION, document, failed_result, write_json
 from accelkit.bench.settings import Settings
 from accelkit.errors import OptionError
 
@@ -133,3 +133,15 @@ def test_reading_gives_what_was_written(tmp_path):
     path.write_text(json.dumps(report(result())))
     assert read_report(path) == report(result())
     assert read_report(path)["schema_version"] == SCHEMA_VERSION
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):
+    resource = pytest.importorskip("resource")
+    path, limits = tmp_path / "report.json", resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        with pytest.raises(OptionError, match=r"report\.json could not be written: File too large"):
+            write_json(path, ["x" * 1000])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.iterdir())
