@@ -211,7 +211,6 @@ class TrainStep:
             )
         if self._peak is not None:
             self._peak.check(has_run=self._returned() is state)
-        is_first = not self._compiled
         last = self._last
         if last is not None and last.is_like(batch, self.device):
             compiled, data = last.compiled, [*batch, last.weights]
@@ -222,7 +221,7 @@ class TrainStep:
         if self._flow is not None and self._flow[0] is compiled and state.has_layout(self._flow[1]):
             operands = state.take()
         else:
-            if is_first:
+            if self._flow is None:  # no step has run yet
                 saved = self._rehearse(state, compiled, others)
             operands = self._hand_over(state, compiled)
         operands += [t._native for t in others]
@@ -230,6 +229,7 @@ class TrainStep:
         try:
             results = run_native(compiled.executable, operands)
         except BackendError as error:
+            self._flow = None
             if saved is not None:
                 raise survived(state, saved, error) from error
             raise lost(state, self.last_checkpoint, error) from error

@@ -67,8 +67,13 @@ def test_a_rehearsal_that_does_not_fit_changes_nothing(step: train.TrainStep) ->
     assert state.step == 1
 
 
-def test_a_first_step_that_does_not_fit_leaves_the_state_whole(step: train.TrainStep) -> None:
+@pytest.mark.parametrize("compiled_ahead", [False, True])
+def test_a_first_step_that_does_not_fit_leaves_the_state_whole(
+    step: train.TrainStep, compiled_ahead: bool
+) -> None:
     state = step.init(0, SHAPE)
+    if compiled_ahead:
+        step.compile(state, BATCH)
     before = state.to_host()
     Card.failures = 2
     with pytest.raises(OutOfMemoryError, match=r"(?s)needs: arena.*Step 0 .* the state survived"):
@@ -76,6 +81,9 @@ def test_a_first_step_that_does_not_fit_leaves_the_state_whole(step: train.Train
     after = state.to_host()
     for name, array in before.items():
         np.testing.assert_array_equal(after[name], array)
+    Card.failures = 2
+    with pytest.raises(OutOfMemoryError, match="the state survived"):  # nothing has run yet
+        step(state, BATCH)
     assert step(state, BATCH)[1]["loss"] > 0.0
 
 
