@@ -25,7 +25,7 @@ from accelkit_torch.reuse import Reuse
 from accelkit_torch.rewrites import rewrite_for_torch
 from accelkit_torch.table import TABLE
 from accelkit_torch.unsigned import WIDE
-from accelkit_torch.winograd import Workspace
+from accelkit_torch.winograd import Workspace, last_of_inference
 
 if TYPE_CHECKING:
     from accelkit_torch import TorchBackend
@@ -84,7 +84,7 @@ class TorchExecutable(Executable):
 
     Attributes:
         program: The graph as it runs, after this backend's rewrites.
-        workspace: Memory for tiles of convolutions, kept between calls.
+        workspace: Memory for tiles of convolutions; training keeps it between calls.
     """
 
     def __init__(
@@ -108,6 +108,7 @@ class TorchExecutable(Executable):
             workspaces=options.workspaces,
         )
         self.workspace = Workspace()
+        self._releasing = last_of_inference(fused.nodes_with_workspace(self.program))
         self._options = options
         self._donate = tuple(sorted(donate))
         self._backend = backend
@@ -172,13 +173,22 @@ class TorchExecutable(Executable):
         if name in fused.FUSED:
             return fused.FUSED[name]
         if name in fused.WITH_WORKSPACE:
-            return functools.partial(fused.WITH_WORKSPACE[name], self.workspace)
+            function = functools.partial(fused.WITH_WORKSPACE[name], self.workspace)
+            return self._and_release(function) if node is self._releasing else function
         if name == "max_pool2d_grad" and self._in_order:
             return convolution.deterministic_max_pool2d_grad
         found = self._backend.implementation(node.primitive, self.device)
         if not any(TO_TORCH[v.spec.dtype] in WIDE for v in node.inputs):
             return getattr(found, "narrow", found)
         return found
+
+    def _and_release(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arrays: Tensor, **parameters: Any) -> Any:
+            result = function(*arrays, **parameters)
+            self.workspace.release()
+            return result
+
+        return run
 
     def _creation(self, node: Node) -> Callable[..., Any]:
         """Small constants are made once."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from accelkit import dtypes
-from accelkit.graph import TensorSpec
+from accelkit.graph import Graph, Node, TensorSpec
 from accelkit.primitives import get
 from accelkit.primitives.primitive import Primitive
 from accelkit_torch import convolution, normalization, winograd
@@ -226,3 +226,8 @@ WITH_WORKSPACE: Final[dict[str, Callable[..., Any]]] = {
     WINOGRAD_CONV2D_INPUT_GRAD.name: winograd.conv2d_input_grad,
     WINOGRAD_CONV2D_WEIGHT_GRAD.name: winograd.conv2d_weight_grad,
 }
+
+
+def nodes_with_workspace(graph: Graph) -> list[Node]:
+    """Those of a rewritten graph that take a workspace, in order."""
+    return [node for node in graph.nodes if node.primitive.name in WITH_WORKSPACE]

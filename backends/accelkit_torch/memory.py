@@ -12,7 +12,7 @@ from accelkit_torch.compile import OVERWRITING
 from accelkit_torch.precision import FULL
 from accelkit_torch.reuse import Reuse
 from accelkit_torch.rewrites import rewrite_for_torch
-from accelkit_torch.winograd import workspace_bytes
+from accelkit_torch.winograd import last_of_inference, workspace_bytes
 
 __all__ = ["planned_bytes"]
 
@@ -50,8 +50,8 @@ def planned_bytes(graph: Graph, donate: frozenset[int], options: CompileOptions 
             elif root in lives.blocks:  # else an input's
                 lives.blocks[root] = lives.blocks[root][0], max(lives.blocks[root][1], end)
     alive = lives.profile(len(program.nodes))
-    most = max(map(sum, zip(alive, map(_workspace_bytes, program.nodes), strict=True)), default=0)
-    most += workspace_bytes(n for n in program.nodes if n.primitive.name in fused.WITH_WORKSPACE)
+    taken = map(_workspace_bytes, program.nodes)
+    most = max(map(sum, zip(alive, taken, _tile_bytes(program), strict=True)), default=0)
     return most + int(_KEPT_SHARE * (most + program.input_bytes))
 
 
@@ -61,6 +61,18 @@ def _shared_operand(node: Node, value: Value, reuse: Reuse) -> Value | None:
         return None
     root = reuse.shares_memory(value)
     return next((v for v in node.inputs if reuse.shares_memory(v) is root), None)
+
+
+def _tile_bytes(program: Graph) -> list[int]:
+    """What convolutions in tiles keep while each node runs."""
+    nodes = fused.nodes_with_workspace(program)
+    kept = [workspace_bytes(nodes) if nodes else 0] * len(program.nodes)
+    last = last_of_inference(nodes)
+    if last is not None:
+        first, end = program.nodes.index(nodes[0]), program.nodes.index(last) + 1
+        kept[:first] = [0] * first
+        kept[end:] = [0] * (len(kept) - end)
+    return kept
 
 
 def _workspace_bytes(node: Node) -> int:

@@ -19,7 +19,14 @@ from torch import Tensor
 from accelkit.graph import Node
 from accelkit.winograd import winograd
 
-__all__ = ["Workspace", "conv2d", "conv2d_input_grad", "conv2d_weight_grad", "workspace_bytes"]
+__all__ = [
+    "Workspace",
+    "conv2d",
+    "conv2d_input_grad",
+    "conv2d_weight_grad",
+    "last_of_inference",
+    "workspace_bytes",
+]
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
@@ -30,6 +37,8 @@ _BLOCK_BYTES: Final = 6 << 20
 
 class Workspace(threading.local):
     """Memory for tiles, kept from one convolution to the next, for each thread its own.
+
+    Training keeps it from step to step; inference gives it back, see :func:`last_of_inference`.
 
     Fresh memory costs more than what is computed in it: the system clears every page.
 
@@ -46,6 +55,10 @@ class Workspace(threading.local):
         """What is kept for the calling thread."""
         return sum(tensor.nbytes for tensor in self._slots.values())
 
+    def release(self) -> None:
+        """Give back what the calling thread keeps."""
+        self._slots.clear()
+
     def take(self, slot: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Memory with arbitrary content, valid until ``slot`` is taken again."""
         size = math.prod(shape)
@@ -53,6 +66,17 @@ class Workspace(threading.local):
         if found is None or found.numel() < size:
             found = self._slots[slot] = torch.empty(size, dtype=dtype)
         return found[:size].view(shape)
+
+
+def last_of_inference(nodes: Iterable[Node]) -> Node | None:
+    """The last of a program's convolutions in tiles, if none of them is a gradient.
+
+    After it the memory is of more use to the rest of the program, and to others. Where gradients
+    follow, tiles are needed until there is little else.
+    """
+    nodes = list(nodes)
+    gradients = any("image_size" in n.parameters or "kernel_size" in n.parameters for n in nodes)
+    return None if gradients or not nodes else nodes[-1]
 
 
 def workspace_bytes(nodes: Iterable[Node]) -> int:

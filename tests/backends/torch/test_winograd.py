@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from accelkit_numpy import NumpyBackend
 from accelkit_torch import fused, winograd
@@ -155,3 +156,30 @@ def test_a_plan_knows_what_the_workspace_keeps() -> None:
     kept = executable.workspace.memory_bytes
     assert kept <= winograd.workspace_bytes(nodes) <= 1.5 * kept
     assert winograd.workspace_bytes(nodes) <= planned_bytes(executable.graph, frozenset())
+
+
+def test_inference_gives_its_workspace_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the last convolution in tiles nothing is kept, and the plan knows."""
+    large, small = LARGE[1], (3, 3, 160, 128)
+
+    def inference(x: Any, w: Any, v: Any) -> Any:
+        return conv2d(conv2d(x, w, **CONV), v, **CONV)
+
+    executable = compiled(program(inference, LARGE[0], large, small))
+    in_tiles = fused.nodes_with_workspace(executable.program)
+    assert len(in_tiles) == 2
+    kept: list[int] = []
+    release = winograd.Workspace.release
+
+    def watched(self: winograd.Workspace) -> None:
+        kept.append(self.memory_bytes)
+        release(self)
+
+    monkeypatch.setattr(winograd.Workspace, "release", watched)
+    arrays = [torch.ones(shape) for shape in (LARGE[0], large, small)]
+    for _ in range(2):
+        executable(arrays)
+        assert executable.workspace.memory_bytes == 0
+    assert len(kept) == 2
+    assert kept[0] <= winograd.workspace_bytes(in_tiles) <= 1.5 * kept[0]
+    assert max(kept) <= planned_bytes(executable.graph, frozenset())
