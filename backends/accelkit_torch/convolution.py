@@ -89,7 +89,9 @@ def conv2d_backward(
     """The cotangents of images, weights and bias, each where ``wanted``, in one call."""
     images, border = _geometry(nchw(x), padding)
     weights = oihw(w)
-    if x.shape[0] == 1:  # torch's kernel for a single small image takes no permuted weights
+    # torch's kernel for a single small image takes no permuted weights, that for float64 none that
+    # look as if their channels were last, as permuted ones of one feature do.
+    if x.shape[0] == 1 or w.shape[3] == 1:
         weights = weights.contiguous()
     dx, dw, db = _aten.convolution_backward(
         nchw(g),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelkit_torch import TorchBackend, philox
+from accelkit_torch import TorchBackend, convolution, philox
 from accelkit_torch.updates import _step
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -210,3 +210,18 @@ def test_labels_out_of_range_give_a_finite_loss() -> None:
     assert torch.isfinite(TORCH.table["softmax_cross_entropy"](logits, labels, **parameters)).all()
     gradient = TORCH.table["softmax_cross_entropy_grad"]
     assert torch.isfinite(gradient(logits, labels, torch.ones(3), **parameters)).all()
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_gradients_of_a_convolution_with_one_feature(batch: int) -> None:
+    """Permuted, such weights look as if their channels were last, which float64 refuses."""
+    x = torch.ones(batch, 7, 6, 3, dtype=torch.float64)
+    w = torch.ones(5, 4, 3, 1, dtype=torch.float64)
+    geometry: Any = {
+        "strides": (1, 1), "padding": ((0, 0), (0, 0)), "dilation": (1, 1), "groups": 1,
+    }  # fmt: skip
+    g = torch.ones_like(convolution.conv2d(x, w, **geometry))
+    dw = convolution.conv2d_weight_grad(x, g, kernel_size=(5, 4), **geometry)
+    dx = convolution.conv2d_input_grad(g, w, image_size=(7, 6), **geometry)
+    torch.testing.assert_close(dw, torch.full_like(w, g.numel()))
+    torch.testing.assert_close(dx.sum(), torch.tensor(g.numel() * w.numel(), dtype=torch.float64))
