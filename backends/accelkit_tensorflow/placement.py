@@ -9,13 +9,14 @@ convolutions stay one cluster.
 
 A cut costs a launch and the traffic of what crosses it, so that clusters should be few. The *level*
 of a node is the largest number of kernels on a path to it: no path between two nodes of the same
-level leads through a kernel, so that all other nodes of a level can be one cluster.
+level leads through a kernel, so that the other nodes of a level are clusters: one for each part of
+them that is connected and large.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -106,8 +107,9 @@ def place(graph: Graph) -> list[PlacedPart]:
 
 def _cut(graph: Graph, kernels: set[Node]) -> list[Part]:
     level = _levels(graph, kernels)
-    # Kernels of a level come before its cluster, which reads their results.
-    key = {n: (level[n], n not in kernels) for n in graph.nodes}
+    # Kernels of a level come before its clusters, which read their results.
+    component = _components(graph, kernels, level)
+    key = {n: (level[n], n not in kernels, component[n]) for n in graph.nodes}
     nodes = sorted(graph.nodes, key=key.__getitem__)
     cuts = [
         position + 1
@@ -115,6 +117,45 @@ def _cut(graph: Graph, kernels: set[Node]) -> list[Part]:
         if key[node] != key[following]
     ]
     return partition(graph.replace(nodes=nodes), cuts)
+
+
+def _components(graph: Graph, kernels: set[Node], level: Mapping[Node, int]) -> dict[Node, int]:
+    """The cluster of its level that each node belongs to.
+
+    Large nodes of a level that do not depend on each other, such as the update of a weight and the
+    gradient that goes on to the layer below, are clusters of their own: what the one leaves idle
+    the other uses, and the next kernel need not wait for both. Small ones go with the first.
+    """
+    parent = {n: n for n in graph.nodes}
+
+    def root(node: Node) -> Node:
+        while parent[node] is not node:
+            node = parent[node]
+        return node
+
+    clusters = [n for n in graph.nodes if n not in kernels]
+    for node in clusters:
+        for before in (v.node for v in node.inputs):
+            if before is None or before in kernels or level[before] != level[node]:
+                continue
+            if before.inputs:  # a constant belongs to all that read it
+                parent[root(node)] = root(before)
+    position = {n: i for i, n in enumerate(graph.nodes)}
+    found = dict.fromkeys(graph.nodes, 0)
+    large = {
+        root(n)
+        for n in clusters
+        if any(v.spec.memory_bytes >= LEAST_BYTES for v in (*n.inputs, *n.outputs))
+    }
+    first: dict[int, int] = {}
+    for node in clusters:
+        if node.inputs and root(node) in large:
+            found[node] = position[root(node)]
+            first[level[node]] = min(first.get(level[node], found[node]), found[node])
+    for node in clusters:
+        if not node.inputs or root(node) not in large:
+            found[node] = first.get(level[node], 0)
+    return found
 
 
 def _passing_bytes(parts: Sequence[PlacedPart]) -> int:

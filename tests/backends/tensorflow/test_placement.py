@@ -289,11 +289,27 @@ def test_small_results_wait_for_a_cluster_that_runs_in_any_case(
     (a,) = builder.add(get("conv2d"), [images, w1], FIRST)
     b, mean, var = builder.add(get("batch_norm"), [a, scale, bias], {"epsilon": 1e-3})
     (y,) = builder.add(get("conv2d"), [b, w2], SECOND)
-    statistics = [builder.add(get("multiply"), [v, v], {})[0] for v in (mean, var)]
-    graph = prepare(Graph(builder.inputs, builder.nodes, [y, *statistics], name="bn"), TENSORFLOW)
+    (statistic,) = builder.add(get("multiply"), [mean, var], {})
+    graph = prepare(Graph(builder.inputs, builder.nodes, [y, statistic], name="bn"), TENSORFLOW)
     assert [p.on_kernels for p in place(graph)] == [True, True, False, True]
     monkeypatch.setattr(placement, "LARGE_BYTES", 2**16)
     assert [p.on_kernels for p in place(graph)] == [True, True, True, False]
+
+
+@pytest.mark.usefixtures("everything_is_large")
+def test_large_results_of_a_level_are_clusters_of_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """So that an update does not keep the next kernel waiting."""
+    builder = GraphBuilder()
+    for position, given in enumerate((IMAGES, WEIGHTS[0])):
+        builder.inputs.append(Value(TensorSpec(given, dtypes.float32), None, position))
+    (a,) = builder.add(get("conv2d"), list(builder.inputs), FIRST)
+    found = [builder.add(get(name), [a, a], {})[0] for name in ("multiply", "add")]
+    graph = prepare(Graph(builder.inputs, builder.nodes, found, name="two"), TENSORFLOW)
+    assert [p.on_kernels for p in place(graph)] == [True, False]
+    monkeypatch.setattr(placement, "LEAST_BYTES", 1)
+    assert [p.on_kernels for p in place(graph)] == [True, False, False]
 
 
 def test_a_strided_convolution_of_moderate_size_runs_on_its_kernel() -> None:
