@@ -6,6 +6,7 @@ without running anything. Compiling once more is what it costs, so that only mem
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -44,11 +45,12 @@ def planned_bytes(
         device: Where it runs.
     """
     updates = {graph.outputs[o]: graph.inputs[i] for i, o in targets.items()}
-    last_use = {v: number for number, p in enumerate(parts) for v in p.part.inputs}
+    times = _times(parts)
+    last_use = {v: time for time, p in zip(times, parts, strict=True) for v in p.part.inputs}
     crossing = last_use.keys() - set(graph.outputs)
-    own: list[int] = []
+    own = [0] * (times[-1] + 1)
     lives: list[tuple[int, int, int]] = []
-    for number, placed in enumerate(parts):
+    for time, placed in zip(times, parts, strict=True):
         if placed.on_kernels:
             # the kernels of a part may run at the same time
             found: int | None = sum(map(_workspace_bytes, placed.part.graph.nodes))
@@ -56,10 +58,18 @@ def planned_bytes(
             found = _cluster_bytes(placed.part, updates, implementation, device)
         if found is None:
             return None
-        own.append(found)
+        own[time] += found
         made = crossing.intersection(placed.part.outputs)
-        lives += [(v.spec.memory_bytes, number, last_use[v]) for v in made]
+        lives += [(v.spec.memory_bytes, time, last_use[v]) for v in made]
     return max(map(sum, zip(own, alive_bytes(lives, len(own)), strict=True)))
+
+
+def _times(parts: Sequence[PlacedPart]) -> list[int]:
+    """When each part runs; clusters between the same kernels may run at the same time."""
+    times = [0]
+    for before, part in itertools.pairwise(parts):
+        times.append(times[-1] + (before.on_kernels or part.on_kernels))
+    return times
 
 
 def _workspace_bytes(node: Node) -> int:

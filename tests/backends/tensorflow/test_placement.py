@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from accelkit_tensorflow import TensorflowBackend, placement
+from accelkit_tensorflow import TensorflowBackend, placement, planned
 from accelkit_tensorflow.framework import tf
 from accelkit_tensorflow.placed import PlacedProgram
 from accelkit_tensorflow.placement import place
@@ -310,6 +310,10 @@ def test_large_results_of_a_level_are_clusters_of_their_own(
     assert [p.on_kernels for p in place(graph)] == [True, False]
     monkeypatch.setattr(placement, "LEAST_BYTES", 1)
     assert [p.on_kernels for p in place(graph)] == [True, False, False]
+    # They may run at the same time.
+    executable = TENSORFLOW.compile(graph, CPU)
+    monkeypatch.setattr(planned, "_cluster_bytes", lambda *given: 10**9)
+    assert executable.temporary_memory_bytes() == 2 * 10**9 + a.spec.memory_bytes
 
 
 def test_a_strided_convolution_of_moderate_size_runs_on_its_kernel() -> None:
