@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -242,7 +243,16 @@ def test_a_kind_that_no_backend_has_is_an_error(bench):
     assert "has no device 'numpy:tpu'" in done.stderr
 
 
+@pytest.fixture
+def heeds_interrupts() -> Iterator[None]:
+    """Children do as well: they would ignore SIGINT where a shell started us in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX's")
+@pytest.mark.usefixtures("heeds_interrupts")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_the_workers_and_writes_nothing(number, tmp_path):
     command = [
