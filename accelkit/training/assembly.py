@@ -29,7 +29,14 @@ from accelkit.device import device as find_device
 from accelkit.errors import CorruptDataError, DataError, OptionError
 from accelkit.tensor import Tensor
 
-__all__ = ["Parts", "assemble", "build_model", "evaluation_parts", "normalisation"]
+__all__ = [
+    "Parts",
+    "assemble",
+    "build_model",
+    "evaluation_parts",
+    "normalisation",
+    "require_same_classes",
+]
 
 _log = logging.getLogger("accelkit")
 
@@ -287,12 +294,21 @@ def _evaluation_loader(
                 options.data,
             )
             return None
+    require_same_classes(source, held_out)
+    return _loader_for_evaluation(options, held_out, model, 1)
+
+
+def require_same_classes(source: Source, held_out: Source) -> None:
+    """Refuse to evaluate on classes other than those that were trained, where both are named.
+
+    Raises:
+        DataError: with the first classes of both.
+    """
     if source.classes and held_out.classes and held_out.classes != source.classes:
         raise DataError(
             f"The evaluation data have the classes {held_out.classes[:5]}..., the training data "
             f"{source.classes[:5]}...: the labels would not mean the same."
         )
-    return _loader_for_evaluation(options, held_out, model, 1)
 
 
 def _loader_for_evaluation(

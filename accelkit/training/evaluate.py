@@ -14,7 +14,7 @@ from accelkit.data import Loader, open_source
 from accelkit.errors import AccelkitError, IncompatibleCheckpointError
 from accelkit.optim.averaging import AVERAGE
 from accelkit.train import EvalStep, TrainState
-from accelkit.training.assembly import build_model, evaluation_parts
+from accelkit.training.assembly import build_model, evaluation_parts, require_same_classes
 from accelkit.training.options import HelpFormatter, add_device, add_loading
 
 __all__ = ["main"]
@@ -98,6 +98,7 @@ def prepare(options: argparse.Namespace) -> tuple[EvalStep, Loader, TrainState]:
     options = argparse.Namespace(**{**recorded, **vars(options)})
     source = open_source(options.data or recorded["data"], split="test")
     training_source = source if not source.classes else open_source(recorded["data"])
+    require_same_classes(training_source, source)
     model = build_model(options, training_source)
     has_averages = any(name.startswith(_AVERAGES) for name in checkpoint.tensors)
     step, loader = evaluation_parts(

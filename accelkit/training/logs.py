@@ -146,6 +146,18 @@ def read_log(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
         raise OptionError(f"{place} is no log of a run: {error}.") from error
     if not records:
         raise OptionError(f"{place} is no log of a run: it has no complete line.")
-    if not all(isinstance(record, dict) and "step" in record for record in records):
-        raise OptionError(f"{place} is no log of a run: a line has no step.")
+    if not all(map(_is_record, records)):
+        raise OptionError(f"{place} is no log of a run: a line has no step, or a value is text.")
     return records
+
+
+def _is_record(value: Any) -> bool:
+    """Whether a line has a step, and numbers wherever a curve would look for them."""
+    if not isinstance(value, dict) or not isinstance(value.get("step"), int):
+        return False
+    evaluation = value.get("evaluation", {})
+    return isinstance(evaluation, dict) and all(
+        part is None or isinstance(part, int | float)
+        for part in (*value.values(), *evaluation.values())
+        if part is not evaluation
+    )

@@ -31,7 +31,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    print(options.output)
     return 0
 
 
@@ -95,10 +94,15 @@ def draw(options: argparse.Namespace) -> None:
         axes.grid(alpha=0.3)
     panels[0].legend(title="dots: evaluation" if _any_evaluation(logs) else None, frameon=False)
     figure.suptitle(options.title)
+    output = Path(options.output)
+    if not output.suffix:
+        output = output.with_name(f"{output.name}.png")  # what Matplotlib takes it for
     try:
-        figure.savefig(options.output, dpi=150)
+        figure.savefig(output, dpi=150)
     except (OSError, ValueError) as error:
-        raise OptionError(f"The picture {options.output} cannot be written: {error}.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise OptionError(f"The picture {output} cannot be written: {reason}.") from error
+    print(output)
 
 
 def _named(text: str) -> tuple[str, list[dict[str, Any]]]:

@@ -75,6 +75,9 @@ def test_what_cannot_be_evaluated(
     assert evaluate([str(path)]) == 2
     assert "was not written by `python -m accelkit.train`" in capsys.readouterr().err
     assert evaluate([str(finished / "ck"), "--data=nothing"]) == 2
+    capsys.readouterr()
+    assert evaluate([str(finished / "ck"), "--data=digits"]) == 2
+    assert "have the classes ('0', '1'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
@@ -105,6 +108,27 @@ def test_running_mean() -> None:
     assert running_mean([], 5) == []
 
 
+@pytest.mark.parametrize(
+    "line",
+    ['{"step":"x"}', '{"step":1,"loss":"y"}', '{"step":1,"evaluation":3}', '{"loss":1}', "[]"],
+)
+def test_a_line_that_holds_no_curve_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    (tmp_path / "log.jsonl").write_text(line + "\n")
+    assert plot([str(tmp_path)]) == 2
+    assert "a line has no step, or a value is text" in capsys.readouterr().err
+
+
+def test_a_picture_without_a_suffix_is_named_as_it_is_written(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    assert plot([str(finished / "log"), "-o", str(tmp_path / "curves")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'curves.png'}\n"
+    assert (tmp_path / "curves.png").is_file()
+
+
 def test_what_cannot_be_plotted(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,4 +141,7 @@ def test_what_cannot_be_plotted(
     assert plot([log, "--metrics", "f1", "-o", str(tmp_path / "a.png")]) == 2
     assert "No log has the metric 'f1'. They have: epoch" in capsys.readouterr().err
     assert plot([log, "-o", str(tmp_path / "a.docx")]) == 2
-    assert "cannot be written" in capsys.readouterr().err
+    assert "cannot be written: Format 'docx' is not supported" in capsys.readouterr().err
+    (tmp_path / "full.png").symlink_to("/dev/full")
+    assert plot([log, "-o", str(tmp_path / "full.png")]) == 2
+    assert "full.png cannot be written: No space left on device." in capsys.readouterr().err
