@@ -81,8 +81,8 @@ def as_positions(name: str, value: Any) -> tuple[int, ...]:
         ) from None
 
 
-def require_integer(name: str, value: Any, *, least: float = 1) -> None:
-    """Refuse what is no integer of at least ``least``; NumPy's integers are fine, bools are not.
+def require_integer(name: str, value: Any, *, least: float = 1, most: float = math.inf) -> None:
+    """Refuse what is no integer in [least, most]; NumPy's integers are fine, bools are not.
 
     With ``least=-math.inf`` any integer will do.
 
@@ -90,12 +90,14 @@ def require_integer(name: str, value: Any, *, least: float = 1) -> None:
         OptionError: with the name, the bound and the value.
     """
     try:
-        fits = not isinstance(value, bool) and operator.index(value) >= least
+        fits = not isinstance(value, bool) and least <= operator.index(value) <= most
     except TypeError:
         fits = False
     if not fits:
         kinds = {-math.inf: "an integer", 1: "a positive integer"}
         expected = kinds.get(least, f"an integer of at least {least}")
+        if most < math.inf:
+            expected = f"an integer from {least} to {most}"
         raise OptionError(f"`{name}` must be {expected}, got {value!r}.")
 
 

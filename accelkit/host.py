@@ -5,11 +5,20 @@ from __future__ import annotations
 import functools
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from accelkit.backend import MemoryStatistics
+from accelkit.errors import OutOfMemoryError
 
-__all__ = ["memory_bytes", "process_memory", "processor_name", "reset_peak_memory"]
+__all__ = [
+    "memory_bytes",
+    "process_memory",
+    "processor_name",
+    "reset_peak_memory",
+    "within_memory",
+]
 
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFERENCES = Path("/proc/self/clear_refs")
@@ -40,6 +49,27 @@ def memory_bytes() -> int | None:
         import psutil
 
         return int(psutil.virtual_memory().total)
+
+
+@contextmanager
+def within_memory(what: str, advice: str) -> Iterator[None]:
+    """The context, or decorator, of what fills arrays of the host.
+
+    Args:
+        what: What the arrays are for, in the error's words.
+        advice: What to do if they do not fit: a sentence without its full stop.
+
+    Raises:
+        OutOfMemoryError: for a MemoryError within, which becomes its cause.
+    """
+    try:
+        yield
+    except OutOfMemoryError:
+        raise
+    except MemoryError as error:
+        raise OutOfMemoryError(
+            f"The host's memory does not suffice for {what}: {error}. {advice}."
+        ) from error
 
 
 def process_memory() -> MemoryStatistics:

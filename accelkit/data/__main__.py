@@ -27,14 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    status = 2
     try:
-        source = options.open(options)
-        status = 1
-        return int(options.run(options, source))
+        return int(options.run(options, options.open(options)))
     except AccelkitError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1 if isinstance(error, CorruptDataError) else status
+        return 1 if options.begun or isinstance(error, CorruptDataError) else 2
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue", file=sys.stderr)
         return 130
@@ -47,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="exit status: 0 done; 1 it failed, or damage was found; 2 it could not begin: bad "
         "options, or data that cannot be used; 130 interrupted",
     )
+    parser.set_defaults(begun=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     source_help = "folder of classes, pack, 'a-{00..09}.tar', .npz, digits, shapes:COUNT:SIZE"
 
@@ -88,7 +86,7 @@ def _open(options: argparse.Namespace) -> Source:
 
 
 def _pack(options: argparse.Namespace, source: Source) -> int:
-    with _progress("packing") as report:
+    with _progress(options, "packing") as report:
         packed = pack(
             source,
             options.destination,
@@ -103,7 +101,7 @@ def _pack(options: argparse.Namespace, source: Source) -> int:
 
 def _verify(options: argparse.Namespace, packed: PackedSource) -> int:
     damaged = 0
-    with _progress("verifying") as report:
+    with _progress(options, "verifying") as report:
         for index in range(len(packed)):
             try:
                 packed[index]
@@ -122,7 +120,19 @@ def _info(options: argparse.Namespace, source: Source) -> int:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Report]:
+def _progress(options: argparse.Namespace, what: str) -> Iterator[Report]:
+    """What takes reports; the first one says in ``options`` that the work has begun."""
+    with _display(what) as display:
+
+        def report(done: int, total: int, bad: int) -> None:
+            options.begun = True
+            display(done, total, bad)
+
+        yield report
+
+
+@contextmanager
+def _display(what: str) -> Iterator[Report]:
     """A bar on a terminal; elsewhere a line for every tenth of the work."""
     if not sys.stderr.isatty():
         yield _Lines(what)

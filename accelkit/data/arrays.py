@@ -88,7 +88,7 @@ def load_npz(
     except (DataError, OSError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} cannot be read: {error}.") from error
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
     except (ValueError, zipfile.BadZipFile, EOFError, KeyError, AttributeError) as error:
         raise CorruptDataError(f"{path} is not a well-formed .npz file: {error}.") from error
 

@@ -20,9 +20,10 @@ from accelkit.data.buffers import BufferPool
 from accelkit.data.gathering import Gatherer
 from accelkit.data.images import MAX_PIXELS
 from accelkit.data.randomness import SampleRandom, epoch_order, sample_randoms
-from accelkit.data.records import Array, Record, Source, image_of
+from accelkit.data.records import MOST_SAMPLES, Array, Record, Source, image_of
 from accelkit.data.transforms import Transform
 from accelkit.errors import CorruptDataError, DataError, OptionError
+from accelkit.host import within_memory
 
 __all__ = ["Batch", "BatchPlan", "BatchSequence", "Position", "Skipped"]
 
@@ -103,7 +104,7 @@ class BatchPlan:
             )
         require_bool("shuffle", self.shuffle)
         require_integer("seed", self.seed, least=0)
-        require_integer("batch_size", self.batch_size)
+        require_integer("batch_size", self.batch_size, most=MOST_SAMPLES)
         require_integer("shard_count", self.shard_count)
         if self.batch_size % self.shard_count:
             raise OptionError(
@@ -175,10 +176,12 @@ class BatchPlan:
         own = ("_buffers", "_gatherer")  # each process has its own
         return {name: value for name, value in self.__dict__.items() if name not in own}
 
+    @within_memory("a batch, or the order of an epoch", "Use a smaller batch, or fewer samples")
     def build(self, position: Position) -> Batch:
         """Make this shard's part of the batch that starts at ``position``.
 
         Raises:
+            OutOfMemoryError: if the host's memory does not hold it.
             CorruptDataError: for a sample that cannot be read, unless they are skipped.
             DataError: for a sample whose shape, dtype or label does not fit.
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from accelkit.arguments import require_integer
 from accelkit.data.batches import Batch, BatchPlan, Position
@@ -18,6 +18,10 @@ from accelkit.errors import IncompatibleCheckpointError, OptionError
 __all__ = ["Loader"]
 
 _log = logging.getLogger("accelkit.data")
+
+# Each worker is a process and each thread holds a batch: more than the largest hosts have cores
+# is a slip of the pen, which would fill the memory before the first batch.
+_MOST_AT_ONCE: Final = 1024
 
 
 class Loader(Closing):
@@ -38,9 +42,10 @@ class Loader(Closing):
             with rows of weight 0, or ``"keep"`` a smaller batch.
         on_corrupt: A sample that cannot be read: ``"raise"``, or ``"skip"`` it (a row of weight
             0), name it in the log and count it.
-        workers: Worker processes (needs Grain); 0 for none.
-        threads: Threads instead of workers; 0 makes batches when they are asked for.
-        buffer: Batches to make ahead, beyond the one that each worker or thread is busy with.
+        workers: Worker processes (needs Grain), at most 1,024; 0 for none.
+        threads: Threads instead of workers, at most 1,024; 0 makes batches when they are asked for.
+        buffer: Batches to make ahead, beyond the one that each worker or thread is busy with; at
+            most 1,024.
         worker_restarts: How many deaths of workers to recover from before giving up.
         max_pixels: Larger images count as unreadable.
 
@@ -75,9 +80,9 @@ class Loader(Closing):
         worker_restarts: int = 3,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
-        counts = {"workers": workers, "threads": threads, "buffer": buffer}
-        for name, count in (counts | {"worker_restarts": worker_restarts}).items():
-            require_integer(name, count, least=0)
+        for name, count in {"workers": workers, "threads": threads, "buffer": buffer}.items():
+            require_integer(name, count, least=0, most=_MOST_AT_ONCE)
+        require_integer("worker_restarts", worker_restarts, least=0)
         if workers and threads:
             raise OptionError(
                 f"workers is {workers} and threads is {threads}; expected one of them, not both."

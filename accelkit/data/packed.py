@@ -134,7 +134,7 @@ def sums(header: bytes, index: bytes) -> bytes:
 
 def is_pack(path: str | os.PathLike[str]) -> bool:
     """Whether a directory is a pack, complete or not."""
-    return (Path(path) / IMAGES).is_file()
+    return any((Path(path) / name).is_file() for name in (IMAGES, HEADER, SUMS))
 
 
 class PackedSource:
@@ -188,7 +188,10 @@ class PackedSource:
             header = (self.path / HEADER).read_bytes()
             index = (self.path / INDEX).read_bytes()
         except OSError as error:
-            raise CorruptDataError(f"The pack {self.path} is damaged: {error}.") from error
+            raise CorruptDataError(
+                f"The pack {self.path} is damaged: {error.filename}: {error.strerror}. Pack the "
+                "data again."
+            ) from error
         if sums(header, index) != expected:
             raise CorruptDataError(
                 f"The pack {self.path} does not match its {SUMS}: its header or index has changed "
@@ -218,7 +221,7 @@ class PackedSource:
                 )
             return np.memmap(file, np.uint8, "r", shape=shape)
         except OSError as error:
-            raise CorruptDataError(f"{file} cannot be read: {error}.") from error
+            raise CorruptDataError(f"{file} cannot be read: {error.strerror or error}.") from error
 
     def __len__(self) -> int:
         return self.header.count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,12 @@ import numpy.typing as npt
 from accelkit.data.images import MAX_PIXELS, ArrayImage, Image, open_image
 from accelkit.errors import DataError
 
-__all__ = ["Array", "Record", "Source", "StringTable", "image_of"]
+__all__ = ["MOST_SAMPLES", "Array", "Record", "Source", "StringTable", "image_of"]
 
 Array: TypeAlias = npt.NDArray[Any]
+
+# In a source or a batch: more is a slip, and sizes in bytes would no longer fit 64 bits.
+MOST_SAMPLES: Final = 2**40
 
 
 class Record(NamedTuple):

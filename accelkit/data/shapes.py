@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from accelkit.arguments import require_integer
+from accelkit.data.images import MAX_PIXELS
 from accelkit.data.randomness import SampleRandom
-from accelkit.data.records import Record, check_index
+from accelkit.data.records import MOST_SAMPLES, Record, check_index
 from accelkit.data.resize import Pixels
 from accelkit.errors import OptionError
 from accelkit.random import random_bits, subkey
@@ -45,8 +46,8 @@ class ShapesSource:
     """``count`` drawn images of ``size`` by ``size`` pixels, with equally many of each class.
 
     Args:
-        count: How many images, at least 1.
-        size: Rows and columns, at least 16.
+        count: How many images, from 1 to 2^40.
+        size: Rows and columns, from 16 to 9,459: beyond it an image counts as unreadable.
         seed: Another seed gives other images.
         split: The images of ``"train"`` and ``"test"`` are independent.
 
@@ -64,8 +65,8 @@ class ShapesSource:
         seed: int = 0,
         split: Literal["train", "test"] = "train",
     ) -> None:
-        require_integer("count", count)
-        require_integer("size", size, least=16)
+        require_integer("count", count, most=MOST_SAMPLES)
+        require_integer("size", size, least=16, most=math.isqrt(MAX_PIXELS))
         require_integer("seed", seed, least=0)
         if split not in ("train", "test"):
             raise OptionError(f"split is {split!r}, expected 'train' or 'test'.")

@@ -11,6 +11,7 @@ import numpy as np
 from accelkit.dtypes import DType
 from accelkit.errors import AccelkitError, OptionError, ShapeError
 from accelkit.graph import TensorSpec
+from accelkit.host import within_memory
 from accelkit.nn.initializers import Initializer
 from accelkit.random.philox import subkey
 from accelkit.random.stream import Stream
@@ -36,9 +37,17 @@ class ParameterSpec:
         return int(np.prod(self.shape, dtype=np.int64))
 
     def draw(self, seed: int, name: str) -> np.ndarray:
-        """The first value, float32: a pure function of the seed and the dotted name."""
-        value = self.initializer(subkey(seed, 0, f"init:{name}", 0), self.shape)
-        drawn = np.asarray(value, np.float32, order="C")  # ascontiguousarray adds an axis to ()
+        """The first value, float32: a pure function of the seed and the dotted name.
+
+        Raises:
+            OutOfMemoryError: if the host's memory does not hold it.
+            ShapeError: if the initializer draws another shape.
+        """
+        with within_memory(
+            f"the first value of {name!r}", "Use a narrower model or smaller inputs"
+        ):
+            value = self.initializer(subkey(seed, 0, f"init:{name}", 0), self.shape)
+            drawn = np.asarray(value, np.float32, order="C")  # ascontiguousarray adds an axis to ()
         if drawn.shape != self.shape:
             raise ShapeError(
                 f"The initializer {self.initializer!r} of {name!r} drew an array of shape "

@@ -28,11 +28,13 @@ from accelkit.data import (
     TrainingTransform,
 )
 from accelkit.data.batches import BatchPlan, BatchSequence
+from accelkit.data.buffers import BufferPool
 from accelkit.errors import (
     CorruptDataError,
     DataError,
     IncompatibleCheckpointError,
     OptionError,
+    OutOfMemoryError,
 )
 
 TRANSFORM = TrainingTransform(size=12, resize=16)
@@ -271,6 +273,7 @@ def test_labels_outside_of_the_classes_are_named() -> None:
     "options",
     [
         {"batch_size": 0},
+        {"batch_size": 2**63, "partial": "pad"},
         {"batch_size": 5, "shard_count": 2},
         {"batch_size": 4, "shard_count": 2, "shard_index": 2},
         {"batch_size": 4, "partial": "half"},
@@ -278,6 +281,9 @@ def test_labels_outside_of_the_classes_are_named() -> None:
         {"batch_size": 4, "on_corrupt": "ignore"},
         {"batch_size": 4, "workers": 1, "threads": 1},
         {"batch_size": 4, "workers": -1},
+        {"batch_size": 4, "workers": 10**8},
+        {"batch_size": 4, "threads": 10**8},
+        {"batch_size": 4, "threads": 1, "buffer": 10**8},
         {"batch_size": 3.5},
         {"batch_size": 4, "seed": -1},
     ],
@@ -285,6 +291,16 @@ def test_labels_outside_of_the_classes_are_named() -> None:
 def test_options_out_of_range(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError):
         Loader(numbers(20), **options)
+
+
+def test_a_batch_that_the_host_cannot_hold_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object) -> None:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(BufferPool, "empty", full)
+    loader = Loader(numbers(20), batch_size=5)
+    with pytest.raises(OutOfMemoryError, match=r"suffice for a batch.*Use a smaller batch"):
+        next(iter(loader))
 
 
 @pytest.mark.parametrize("source", ["shapes", [(np.zeros((2, 2, 1), np.uint8), 0)] * 8, None])

@@ -385,6 +385,14 @@ class TestCommands:
         assert main(["info", str(tmp_path / "none")]) == 2
         assert "names no data. Expected a folder of classes" in capsys.readouterr().err
 
+    def test_status_of_what_did_not_begin(
+        self, small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["pack", "shapes:10:16", str(small)]) == 2
+        assert "is a complete pack already" in capsys.readouterr().err
+        assert main(["pack", "shapes:10:16", str(tmp_path / "q"), "--threads", "99999999"]) == 2
+        assert "`threads` must be an integer from 0 to 1024" in capsys.readouterr().err
+
     def test_interruption_says_how_to_go_on(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:

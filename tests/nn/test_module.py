@@ -11,7 +11,14 @@ import pytest
 
 import accelkit as ak
 from accelkit import losses, metrics, models, nn, optim
-from accelkit.errors import DTypeError, OptionError, ShapeError, TraceError, UnknownNameError
+from accelkit.errors import (
+    DTypeError,
+    OptionError,
+    OutOfMemoryError,
+    ShapeError,
+    TraceError,
+    UnknownNameError,
+)
 from accelkit.nn.module import flatten_names
 
 
@@ -326,6 +333,17 @@ def test_models_of_ones_own_need_one_method() -> None:
     x = ak.asarray([[1.0, 2.0]])
     expected = 3.0 * (x.numpy() @ parameters["inner"]["weight"].numpy())
     np.testing.assert_allclose(model(parameters, x).numpy(), expected, rtol=1e-6)
+
+
+def test_a_parameter_that_the_host_cannot_hold_is_named() -> None:
+    def draws_too_much(key: object, shape: tuple[int, ...]) -> np.ndarray:
+        raise MemoryError("no room")
+
+    layer = nn.Linear(2, weight_init=draws_too_much)
+    with pytest.raises(
+        OutOfMemoryError, match=r"first value of 'weight': no room\. Use a narrower"
+    ):
+        layer.init(0, (1, 3))
 
 
 def test_unknown_models_and_variants_name_the_nearest() -> None:
