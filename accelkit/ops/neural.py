@@ -250,6 +250,11 @@ def adaptive_avg_pool2d(x: Tensor, output_size: int | Pair) -> Tensor:
         raise ShapeError(f"adaptive_avg_pool2d needs images (N, H, W, C), got shape {x.shape}.")
     size = as_pair(output_size, "output_size")
     extents = x.shape[1:3]
+    if 0 in extents:
+        raise ShapeError(
+            f"adaptive_avg_pool2d takes means of windows: the images need rows and columns, got "
+            f"shape {x.shape}."
+        )
     if size == (1, 1):
         return mean(x, axis=(1, 2), keepdims=True)
     if all(extent % n == 0 for extent, n in zip(extents, size, strict=True)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,12 +71,13 @@ def conv2d(x: Any, w: Any, *, strides: Pair, padding: Padding, dilation: Pair, g
     kernel, size = w.shape[:2], shape[1:3]
     y = np.empty(shape, x.dtype)
     matrix_rows = kernel[0] * kernel[1] * w.shape[2]
-    weights = np.ascontiguousarray(w).reshape(matrix_rows, -1)
+    weights = np.ascontiguousarray(w).reshape(matrix_rows, shape[3])
     for part in _chunks(x.shape[0], size[0] * size[1] * matrix_rows * x.itemsize):
         patches = _patches(pad_images(x[part], padding), kernel, size, strides, dilation)
+        positions = math.prod(patches.shape[:3])
         for c, o in _groups(x.shape[3], w.shape[3], groups):
-            rows = patches[..., c].reshape(-1, matrix_rows)
-            y[part, :, :, o] = (rows @ weights[:, o]).reshape(*patches.shape[:3], -1)
+            products = patches[..., c].reshape(positions, matrix_rows) @ weights[:, o]
+            y[part, :, :, o] = products.reshape(*patches.shape[:3], shape[3] // groups)
     return y
 
 
@@ -95,9 +97,10 @@ def conv2d_weight_grad(
     dw = np.zeros((rows, outputs), x.dtype)
     for part in _chunks(x.shape[0], size[0] * size[1] * rows * x.itemsize):
         patches = _patches(pad_images(x[part], padding), kernel_size, size, strides, dilation)
+        positions = math.prod(patches.shape[:3])
         for c, o in _groups(channels, outputs, groups):
-            cotangents = g[part, :, :, o].reshape(-1, outputs // groups)
-            dw[:, o] += patches[..., c].reshape(-1, rows).T @ cotangents
+            cotangents = g[part, :, :, o].reshape(positions, outputs // groups)
+            dw[:, o] += patches[..., c].reshape(positions, rows).T @ cotangents
     return dw.reshape(*kernel_size, channels // groups, outputs)
 
 
@@ -117,14 +120,14 @@ def conv2d_input_grad(
     height, width = image_size
     dx = np.empty((g.shape[0], height, width, channels * groups), g.dtype)
     rows = kernel[0] * kernel[1] * channels
-    weights = np.ascontiguousarray(w).reshape(rows, -1)
+    weights = np.ascontiguousarray(w).reshape(rows, w.shape[3])
     for part in _chunks(g.shape[0], size[0] * size[1] * rows * g.itemsize):
         images = part.stop - part.start
         padded = np.zeros(
             (images, height + top + bottom, width + left + right, dx.shape[3]), g.dtype
         )
         for c, o in _groups(dx.shape[3], g.shape[3], groups):
-            cotangents = g[part, :, :, o].reshape(-1, weights[:, o].shape[1])
+            cotangents = g[part, :, :, o].reshape(images * size[0] * size[1], o.stop - o.start)
             columns = (cotangents @ weights[:, o].T).reshape(images, *size, *kernel, channels)
             for a in range(kernel[0]):
                 for b in range(kernel[1]):
@@ -141,9 +144,10 @@ def depthwise_conv2d(x: Any, w: Any, *, strides: Pair, padding: Padding, dilatio
         for i in (0, 1)
     )
     padded = pad_images(x, padding)
-    total = np.zeros((x.shape[0], height, width, *w.shape[2:]), x.dtype)
+    channels, multiplier = w.shape[2:]
+    total = np.zeros((x.shape[0], height, width, channels, multiplier), x.dtype)
     for a in range(w.shape[0]):
         for b in range(w.shape[1]):
             view = window_view(padded, (a, b), (height, width), strides, dilation)
             total += view[..., None] * w[a, b]
-    return total.reshape(*total.shape[:3], -1)
+    return total.reshape(x.shape[0], height, width, channels * multiplier)

@@ -1,7 +1,8 @@
 """Convolutions of NHWC images and their gradients.
 
 XLA pads as it goes. TensorFlow's own kernels are oneDNN's only where the padding is "SAME" or
-"VALID": for these, images are padded before the convolution.
+"VALID": for these, images are padded before the convolution. Operands without elements TensorFlow
+refuses or, for no images, returns as they are: there the result is zeros.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from accelkit.primitives.convolution import conv2d_output_shape
 from accelkit_tensorflow.framework import tf
 
 ops = tf.raw_ops
@@ -25,10 +27,15 @@ def _geometry(strides: Pair, padding: Padding, dilation: Pair) -> dict[str, Any]
     }
 
 
+def _is_empty(*operands: Any) -> bool:
+    return any(0 in x.shape for x in operands)
+
+
 # The weights tell TensorFlow how many groups there are.
 def _conv2d(x: Any, w: Any, *, strides: Pair, padding: Padding, dilation: Pair, groups: int) -> Any:
-    if x.shape[0] == 0:  # given unequal sides, TensorFlow's kernel returns its input
-        x, padding = _padded(x, padding), ((0, 0), (0, 0))
+    if _is_empty(x, w):
+        given = tuple(x.shape), tuple(w.shape)
+        return tf.zeros(conv2d_output_shape(*given, strides, padding, dilation, groups), x.dtype)
     return ops.Conv2D(input=x, filter=w, **_geometry(strides, padding, dilation))
 
 
@@ -49,6 +56,8 @@ def _conv2d_input_grad(
         around, padding = padding, around
     height, width = (size + sum(pads) for size, pads in zip(image_size, around, strict=True))
     shape = (g.shape[0], height, width, w.shape[2] * groups)
+    if _is_empty(g, w):
+        return tf.zeros((g.shape[0], *image_size, shape[3]), g.dtype)
     found = ops.Conv2DBackpropInput(
         input_sizes=tf.constant(shape, tf.int32),
         filter=w,
@@ -76,6 +85,8 @@ def _conv2d_weight_grad(
     groups: int,
 ) -> Any:
     shape = (*kernel_size, x.shape[3] // groups, g.shape[3])
+    if _is_empty(x, g):
+        return tf.zeros(shape, g.dtype)
     return ops.Conv2DBackpropFilter(
         input=x,
         filter_sizes=tf.constant(shape, tf.int32),

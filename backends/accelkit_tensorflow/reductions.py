@@ -80,6 +80,7 @@ def _cumulative_sum(x: Any, *, axis: int) -> Any:
 
 
 _SORTED_AS = {
+    tf.bool: tf.int32,
     tf.int8: tf.int32,
     tf.int16: tf.int32,
     tf.uint8: tf.int32,

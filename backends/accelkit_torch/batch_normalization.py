@@ -31,7 +31,7 @@ def _batch_norm(
 ) -> tuple[Tensor, Tensor, Tensor]:
     count = x.numel() // max(x.shape[-1], 1)
     if count <= 1:  # x * a - mean * a, as the kernel computes it, would not be exactly 0
-        return x - x + bias, x.reshape(-1, x.shape[-1]).sum(0), torch.zeros_like(scale)
+        return x - x + bias, x.reshape(count, x.shape[-1]).sum(0), torch.zeros_like(scale)
     # As running statistics that keep nothing: these are the exact mean and variance, where the
     # kernel's third result would have to be inverted.
     mean, var = torch.zeros_like(scale), torch.zeros_like(scale)
@@ -43,6 +43,8 @@ def _batch_norm(
 def _batch_norm_grad(
     x: Tensor, scale: Tensor, mean: Tensor, var: Tensor, g: Tensor, *, epsilon: float
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if not x.shape[-1]:  # torch's kernel would end the process
+        return torch.zeros_like(x), torch.zeros_like(scale), torch.zeros_like(scale)
     by_x, by_scale, by_bias = _aten.native_batch_norm_backward(
         _images(g),
         _images(x),

@@ -1,7 +1,8 @@
 """Convolutions and pooling on NHWC memory.
 
 A contiguous NHWC array seen as NCHW has torch's ``channels_last`` layout, and HWIO weights seen
-as OIHW are a permuted view: nothing is copied on the way in or out.
+as OIHW are a permuted view: nothing is copied on the way in or out. torch's kernels refuse most
+operands without elements, so nothing is handed to them where there is nothing to multiply.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from accelkit.primitives.convolution import window_extent
 from accelkit.primitives.pooling import pool_output_shape
 from accelkit_torch.dtypes import HALF
 
@@ -69,6 +71,13 @@ def conv2d(
     groups: int,
 ) -> Tensor:
     """(N, H, W, C), (kh, kw, C / groups, O) and a bias (O,) to (N, OH, OW, O)."""
+    if not (x.numel() and w.numel()):
+        size = (
+            window_extent(x.shape[1 + i], w.shape[i], strides[i], padding[i], dilation[i])
+            for i in (0, 1)
+        )
+        zeros = x.new_zeros((x.shape[0], *size, w.shape[3]))
+        return zeros if bias is None else zeros + bias
     images, border = _geometry(nchw(x), padding)
     return nhwc(
         torch.convolution(images, oihw(w), bias, strides, border, dilation, False, (0, 0), groups)
@@ -87,6 +96,10 @@ def conv2d_backward(
     groups: int,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The cotangents of images, weights and bias, each where ``wanted``, in one call."""
+    if not (x.numel() and w.numel()):
+        found = x.new_zeros(x.shape), w.new_zeros(w.shape), g.sum((0, 1, 2))
+        dx, dw, db = (t if want else None for t, want in zip(found, wanted, strict=True))
+        return dx, dw, db
     images, border = _geometry(nchw(x), padding)
     weights = oihw(w)
     # torch's kernel for a single small image takes no permuted weights, that for float64 none that
@@ -164,6 +177,9 @@ def max_pool2d_with_indices(
     x: Tensor, *, window: Pair, strides: Pair, padding: Padding
 ) -> tuple[Tensor, Tensor]:
     """The maxima of NHWC images, NHWC, and torch's own record of where they stood, NCHW."""
+    if not x.numel():
+        y = x.new_full(pool_output_shape(tuple(x.shape), window, strides, padding), float("-inf"))
+        return y, torch.zeros_like(nchw(y), dtype=torch.int64)
     images, border = _pool_geometry(x, window, padding, float("-inf"))
     y, indices = _aten.max_pool2d_with_indices(images, window, strides, border)
     return nhwc(y), indices
@@ -173,6 +189,8 @@ def max_pool2d_indices_grad(
     x: Tensor, indices: Tensor, g: Tensor, *, window: Pair, strides: Pair, padding: Padding
 ) -> Tensor:
     """The cotangent of max_pool2d's images, from the record of its maxima (native borders)."""
+    if not x.numel():
+        return torch.zeros_like(x)
     border = (padding[0][0], padding[1][0])
     return nhwc(
         _aten.max_pool2d_with_indices_backward(
@@ -188,6 +206,8 @@ def max_pool2d(x: Tensor, *, window: Pair, strides: Pair, padding: Padding) -> T
 
 def max_pool2d_grad(x: Tensor, y: Tensor, g: Tensor, **geometry: Any) -> Tensor:
     """The cotangent of max_pool2d's images."""
+    if not x.numel():
+        return torch.zeros_like(x)
     if not native_pool_padding(geometry["window"], geometry["padding"]):
         return deterministic_max_pool2d_grad(x, y, g, **geometry)
     _, indices = max_pool2d_with_indices(x, **geometry)
@@ -280,6 +300,8 @@ def max_pool2d_scatter(
 
 def avg_pool2d(x: Tensor, *, window: Pair, strides: Pair, padding: Padding) -> Tensor:
     """Mean over each window; padding counts as zeros."""
+    if not x.numel():
+        return x.new_zeros(pool_output_shape(tuple(x.shape), window, strides, padding))
     images, border = _pool_geometry(x, window, padding, 0.0)
     return nhwc(_aten.avg_pool2d(images, window, strides, border, False, True))
 
@@ -289,6 +311,8 @@ def avg_pool2d_grad(
 ) -> Tensor:
     """The cotangent of avg_pool2d's images."""
     shape = (g.shape[0], *image_size, g.shape[3])
+    if 0 in shape:
+        return g.new_zeros(shape)
     images, border = _pool_geometry(g.new_empty(shape), window, padding, 0.0)
     dx = _aten.avg_pool2d_backward(nchw(g), images, window, strides, border, False, True, None)
     if images.shape[2:] != image_size:

@@ -160,7 +160,8 @@ def _factor(scale: Tensor, beta: float) -> Tensor:
 
 def _pieces(x: Tensor, *others: Tensor) -> Any:
     """Row-matrix views (rows, C) of NHWC arrays, cut into pieces that run one by one."""
-    flat = [t.reshape(-1, x.shape[-1]) for t in (x, *others)]
+    count = x.numel() // max(1, x.shape[-1])
+    flat = [t.reshape(count, x.shape[-1]) for t in (x, *others)]
     if x.device.type != "cpu":
         return [flat]
     rows = max(1, _CPU_PIECE_ELEMENTS // max(1, x.shape[-1]))

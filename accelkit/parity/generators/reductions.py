@@ -103,7 +103,7 @@ def cumulative_sum(name: str, source: Source) -> Case:
     )
 
 
-@cases("argsort", kinds="iuf")
+@cases("argsort", kinds="biuf")
 def argsort(name: str, source: Source) -> Case:
     """A stable order; NaN is greater than infinity."""
     shape = source.shape((*_RANKED, (0, 3)))
@@ -111,7 +111,7 @@ def argsort(name: str, source: Source) -> Case:
     return Case(name, (_sortable(source, shape),), parameters, comparison=BITS)
 
 
-@cases("sort", kinds="iuf")
+@cases("sort", kinds="biuf")
 def sort(name: str, source: Source) -> Case:
     """Sorted values."""
     shape = source.shape((*_RANKED, (0, 3)))
@@ -122,5 +122,7 @@ def sort(name: str, source: Source) -> Case:
 
 
 def _sortable(source: Source, shape: Shape) -> np.ndarray:
+    if source.dtype.kind == "b":
+        return source.bools(shape)
     x = source.ties(shape) if source.flag() else source.anything(shape)
     return source.distinct(shape) if source.dtype.is_floating and source.smooth else x
