@@ -49,6 +49,7 @@ WINDOW {
   }
   first = 0;
 }
+if (first) CHANNELS out[to + c] = -INFINITY;  // an image without pixels
 """,
     ),
     "max_pool2d_winners": (
@@ -65,6 +66,7 @@ WINDOW {
   }
   first = 0;
 }
+if (first) CHANNELS winners[to + c] = 0;
 """,
     ),
     "max_pool2d_gather": (
