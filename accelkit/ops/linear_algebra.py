@@ -23,24 +23,27 @@ def matmul(x1: Tensor, x2: Tensor, /) -> Tensor:
         ShapeError: if an operand has no axis, or the contracted extents differ.
     """
     a, b = pair(tensor(x1), tensor(x2))
-    if a.ndim == 0 or b.ndim == 0:
-        raise ShapeError(f"matmul needs at least one axis each, got {a.shape} and {b.shape}.")
-    if a.shape[-1] != b.shape[-2 if b.ndim > 1 else 0]:
+    left, right = a.shape, b.shape
+    if not left or not right:
+        raise ShapeError(f"matmul needs at least one axis each, got {left} and {right}.")
+    rows = right[-2 if len(right) > 1 else 0]
+    if left[-1] != rows:
         raise ShapeError(
-            f"matmul contracts {a.shape[-1]} columns with {b.shape[-2 if b.ndim > 1 else 0]} rows: "
-            f"shapes {a.shape} and {b.shape}."
+            f"matmul contracts {left[-1]} columns with {rows} rows: shapes {left} and {right}."
         )
-    if b.ndim == 1:
-        product = matmul(a, reshape(b, (b.shape[0], 1)))
+    if len(right) == 1:
+        product = matmul(a, reshape(b, (rows, 1)))
         return reshape(product, product.shape[:-1])
-    if a.ndim == 1:
-        product = matmul(reshape(a, (1, a.shape[0])), b)
+    if len(left) == 1:
+        product = matmul(reshape(a, (1, rows)), b)
         return reshape(product, (*product.shape[:-2], product.shape[-1]))
-    if b.ndim == 2 and a.ndim > 2:
-        rows = reshape(a, (math.prod(a.shape[:-1]), a.shape[-1]))
-        return reshape(_product(rows, b), (*a.shape[:-1], b.shape[1]))
-    batch = broadcast_shapes(a.shape[:-2], b.shape[:-2])
-    return _product(broadcast_to(a, batch + a.shape[-2:]), broadcast_to(b, batch + b.shape[-2:]))
+    if left[:-2] == right[:-2]:
+        return _product(a, b)
+    if len(right) == 2:
+        stacked = reshape(a, (math.prod(left[:-1]), rows))
+        return reshape(_product(stacked, b), (*left[:-1], right[1]))
+    batch = broadcast_shapes(left[:-2], right[:-2])
+    return _product(broadcast_to(a, batch + left[-2:]), broadcast_to(b, batch + right[-2:]))
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:

@@ -33,8 +33,10 @@ def _sum_dtype(x: Tensor, dtype: DType | str | None) -> DType:
     """Integers and bool sum in 64 bits, as the standard says."""
     if dtype is not None:
         return dtypes.dtype(dtype)
-    kind = x.dtype.kind
-    return {"u": dtypes.uint64, "f": x.dtype}.get(kind, dtypes.int64)
+    own = x.dtype
+    if own.kind == "f":
+        return own
+    return dtypes.uint64 if own.kind == "u" else dtypes.int64
 
 
 def sum(

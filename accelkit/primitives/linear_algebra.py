@@ -20,7 +20,8 @@ def _matmul_infer(
 ) -> TensorSpec:
     if a.dtype is not b.dtype or a.dtype.kind == "b":
         raise DTypeError(f"matmul needs numbers of one dtype, got {a.dtype} and {b.dtype}.")
-    if a.ndim < 2 or b.ndim != a.ndim or a.shape[:-2] != b.shape[:-2]:
+    batch = a.shape[:-2]
+    if len(a.shape) < 2 or len(b.shape) != len(a.shape) or b.shape[:-2] != batch:
         raise ShapeError(
             f"matmul needs matrices with equal batch axes, got shapes {a.shape} and {b.shape}."
         )
@@ -31,7 +32,7 @@ def _matmul_infer(
             f"matmul contracts {k} columns with {k_b} rows: shapes {a.shape} and {b.shape}"
             f"{', a transposed' if transpose_a else ''}{', b transposed' if transpose_b else ''}."
         )
-    return TensorSpec((*a.shape[:-2], m, n), a.dtype)
+    return TensorSpec((*batch, m, n), a.dtype)
 
 
 def _matmul_flops(

@@ -69,7 +69,7 @@ def _reduction(
             raise DTypeError(f"{name} does not take dtype {x.dtype}.")
         if not empty and any(x.shape[axis] == 0 for axis in axes):
             raise ShapeError(f"{name} over an axis of extent 0 has no value: shape {x.shape}.")
-        return TensorSpec(tuple(n for i, n in enumerate(x.shape) if i not in axes), x.dtype)
+        return TensorSpec(tuple([n for i, n in enumerate(x.shape) if i not in axes]), x.dtype)
 
     def rule(g: Any, y: Any, x: Any, *, axes: Axes) -> Sequence[Any]:
         return (vjp(g, y, x, axes) if vjp else None,)
