@@ -72,11 +72,11 @@ def _true() -> Tensor:
 
 
 def _smoothed(log_probability: Tensor, index: Tensor, label_smoothing: float) -> Tensor:
-    """The loss; an error of torch's for an index that is no class, where kernels look at it."""
-    if log_probability.ndim == 2:
-        loss = torch._C._nn.nll_loss(log_probability, index, None, _NO_REDUCTION, _NO_LABEL)
-    else:
-        loss = log_probability.gather(-1, index.unsqueeze(-1)).squeeze(-1).neg_()
+    """The loss; an error of torch's for an index that is no class, where kernels look at it.
+
+    torch's own kernel for this wakes all threads, however few samples there are.
+    """
+    loss = log_probability.gather(-1, index.unsqueeze(-1)).squeeze(-1).neg_()
     if label_smoothing:
         uniform = log_probability.mean(-1)
         loss = loss.mul_(1.0 - label_smoothing).sub_(uniform, alpha=label_smoothing)
