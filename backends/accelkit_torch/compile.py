@@ -25,7 +25,7 @@ from accelkit_torch.reuse import Reuse
 from accelkit_torch.rewrites import rewrite_for_torch
 from accelkit_torch.table import TABLE
 from accelkit_torch.unsigned import WIDE
-from accelkit_torch.winograd import Workspace, last_of_inference
+from accelkit_torch.winograd import Workspace, last_of_inference, slot_bytes
 
 if TYPE_CHECKING:
     from accelkit_torch import TorchBackend
@@ -107,8 +107,9 @@ class TorchExecutable(Executable):
             in_host_memory=device.kind == "cpu",
             workspaces=options.workspaces,
         )
-        self.workspace = Workspace()
-        self._releasing = last_of_inference(fused.nodes_with_workspace(self.program))
+        in_tiles = fused.nodes_with_workspace(self.program)
+        self.workspace = Workspace(reserved_bytes=slot_bytes(in_tiles))
+        self._releasing = last_of_inference(in_tiles)
         self._options = options
         self._donate = tuple(sorted(donate))
         self._backend = backend

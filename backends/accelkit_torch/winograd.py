@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import math
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import torch
@@ -25,6 +25,7 @@ __all__ = [
     "conv2d_input_grad",
     "conv2d_weight_grad",
     "last_of_inference",
+    "slot_bytes",
     "workspace_bytes",
 ]
 
@@ -33,6 +34,7 @@ Padding = tuple[Pair, Pair]
 
 # Transformed tiles that are made at once; 3 and 12 MiB take as long or longer.
 _BLOCK_BYTES: Final = 6 << 20
+_ALIGNMENT: Final = 64  # of a slot, in bytes: a cache line's
 
 
 class Workspace(threading.local):
@@ -40,14 +42,21 @@ class Workspace(threading.local):
 
     Training keeps it from step to step; inference gives it back, see :func:`last_of_inference`.
 
-    Fresh memory costs more than what is computed in it: the system clears every page.
+    Fresh memory costs more than what is computed in it: the system clears every page. All of a
+    program's is one block: pieces that come and grow one after the other leave gaps behind that
+    nothing else fits into.
 
     Attributes:
         block_bytes: Transformed tiles that are made at once, if a row of them is not more.
+        reserved_bytes: Size of each slot that is made at once with the first; see
+            :func:`slot_bytes`.
     """
 
-    def __init__(self, block_bytes: int = _BLOCK_BYTES) -> None:
+    def __init__(
+        self, block_bytes: int = _BLOCK_BYTES, reserved_bytes: Mapping[str, int] | None = None
+    ) -> None:
         self.block_bytes = block_bytes
+        self.reserved_bytes = reserved_bytes or {}
         self._slots: dict[str, Tensor] = {}
 
     @property
@@ -61,11 +70,18 @@ class Workspace(threading.local):
 
     def take(self, slot: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Memory with arbitrary content, valid until ``slot`` is taken again."""
-        size = math.prod(shape)
+        size = math.prod(shape) * dtype.itemsize
+        if not self._slots:
+            self._reserve()
         found = self._slots.get(slot)
         if found is None or found.numel() < size:
-            found = self._slots[slot] = torch.empty(size, dtype=dtype)
-        return found[:size].view(shape)
+            found = self._slots[slot] = torch.empty(size, dtype=torch.uint8)
+        return found[:size].view(dtype).view(shape)
+
+    def _reserve(self) -> None:
+        sizes = [-(-size // _ALIGNMENT) * _ALIGNMENT for size in self.reserved_bytes.values()]
+        pieces = torch.empty(sum(sizes), dtype=torch.uint8).split(sizes)
+        self._slots.update(zip(self.reserved_bytes, pieces, strict=True))
 
 
 def last_of_inference(nodes: Iterable[Node]) -> Node | None:
@@ -80,9 +96,13 @@ def last_of_inference(nodes: Iterable[Node]) -> Node | None:
 
 
 def workspace_bytes(nodes: Iterable[Node]) -> int:
-    """Most that a :class:`Workspace` keeps after these convolutions of a program."""
-    weights = block = 0
-    blocks = 2
+    """What a :class:`Workspace` keeps after these convolutions of a program."""
+    return sum(slot_bytes(nodes).values())
+
+
+def slot_bytes(nodes: Iterable[Node]) -> dict[str, int]:
+    """Most that these convolutions of a program take of each slot of a :class:`Workspace`."""
+    weights = block = cotangents = 0
     for node in nodes:
         by_weights = "kernel_size" in node.parameters
         others, result = node.inputs[1].spec, node.outputs[0].spec
@@ -91,9 +111,16 @@ def workspace_bytes(nodes: Iterable[Node]) -> int:
         grid = _Grid(tile, window, tiled.shape, max(channels), _BLOCK_BYTES)
         weights = max(weights, 4 * grid.extent**2 * math.prod(channels))
         block = max(block, grid.block_bytes)
-        blocks = max(blocks, 3 if by_weights else 2)  # or cotangents too
+        if by_weights:
+            cotangents = max(cotangents, grid.block_bytes)
     exact = min(_BLOCK_BYTES // 2, 2 * weights)
-    return weights + exact + blocks * block
+    sizes = {
+        "weights": weights,
+        "even": max(block, exact),
+        "odd": block,
+        "cotangents": cotangents,
+    }
+    return {slot: size for slot, size in sizes.items() if size}
 
 
 class _Transforms(NamedTuple):
@@ -332,7 +359,7 @@ def _transformed(workspace: Workspace, matrix: Tensor, w: Tensor) -> Tensor:
     at_once = max(1, workspace.block_bytes // (16 * positions))
     for start in range(0, pairs, at_once):
         part = slice(start, min(start + at_once, pairs))
-        exact = workspace.take("exact weights", positions, part.stop - start, dtype=torch.float64)
+        exact = workspace.take("even", positions, part.stop - start, dtype=torch.float64)
         torch.mm(matrix, flat[:, part].double(), out=exact)
         out[:, part] = exact
     return out.view(-1, *w.shape[2:])
