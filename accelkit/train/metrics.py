@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
-
 from accelkit.errors import NonFiniteError, OptionError
 from accelkit.tensor import Tensor
 
@@ -36,14 +34,16 @@ class StepMetrics(Mapping[str, float]):
         self.tensor = tensor
         self._raise_nonfinite = raise_nonfinite
         self._is_evaluation = is_evaluation
-        self._values: np.ndarray | None = None
+        self._values: list[float] | None = None
 
-    def _read(self) -> np.ndarray:
-        if self._values is None:
-            values = self.tensor.numpy()
-            self._check(int(values[-2]), int(values[-1]))
-            self._values = values[:-2]
-        return self._values
+    def _read(self) -> list[float]:
+        found = self._values
+        if found is None:
+            *found, first_nonfinite, first_bad_label = self.tensor.numpy().tolist()
+            if first_nonfinite >= 0 or first_bad_label >= 0:
+                self._check(int(first_nonfinite), int(first_bad_label))
+            self._values = found
+        return found
 
     def _check(self, first_nonfinite: int, first_bad_label: int) -> None:
         if first_bad_label >= 0 and self._is_evaluation:

@@ -32,8 +32,11 @@ def from_numpy(array: np.ndarray) -> Tensor:
 
 def to_numpy(x: Tensor) -> np.ndarray:
     """A copy of ``x`` as a NumPy array; waits for the device."""
-    host = x.detach().contiguous()
-    host = host.clone() if host.device.type == "cpu" else host.cpu()
+    own = x.detach() if x.requires_grad else x
+    if own.device.type == "cpu":
+        host = own.clone(memory_format=torch.contiguous_format)
+    else:
+        host = own.contiguous().cpu()
     if host.dtype is torch.bfloat16:
         bits: np.ndarray = host.view(torch.int16).numpy()
         return bits.view(FROM_TORCH[host.dtype].numpy)
