@@ -28,7 +28,7 @@ from accelkit_tensorflow.table import TABLE, XLA_TABLE
 
 __all__ = ["TensorflowBackend", "VariableArray"]
 
-_COMPILED_PRIMITIVES = 4096
+_COMPILED_CALLS = 1024  # of each primitive
 _CONTROL = ("cond", "scan")
 _DLPACK_CPU, _DLPACK_CUDA = 1, 2
 # How TensorFlow says that an operation has no kernel for a dtype or an option.
@@ -65,7 +65,7 @@ class TensorflowBackend(Backend):
         capabilities.add("deterministic" if only_cpu else "asynchronous")
         self.capabilities = frozenset(capabilities)
         self._dtypes: dict[Any, Any] = {}
-        self._programs: dict[Any, Executable] = {}
+        self._programs: dict[Primitive, dict[Any, Executable]] = {}
 
     # --- devices --------------------------------------------------------------------------------
 
@@ -174,30 +174,24 @@ class TensorflowBackend(Backend):
         device: Device,
     ) -> Any:
         tensors = [as_tensor(array) for array in arrays]
-        key = (
-            primitive,
-            device,
-            *((tensor.dtype, tuple(tensor.shape)) for tensor in tensors),
-            # 0.0 and -0.0 are equal, but not the same constant
-            *((k, repr(v) if v.__class__ is float else v) for k, v in parameters.items()),
-        )
-        program = self._programs.get(key)
-        if program is not None:
-            return _result(primitive, program(tensors))
-        with tf.device(runtime.native_name(device)), runtime.tf32(False):
+        programs = self._programs.get(primitive)
+        if programs is not None:
+            program = programs.get(_key(tensors, parameters, device))
+            if program is not None:
+                return _result(primitive, program(tensors))
+        with runtime.on(device), runtime.tf32(False):
             if primitive.name in _CONTROL:
-                return self._run_compiled(key, primitive, tensors, parameters, device)
+                return self._run_compiled(primitive, tensors, parameters, device)
             try:
                 return self.implementation(primitive, device)(*tensors, **parameters)
             except _NO_KERNEL as missing:
                 try:
-                    return self._run_compiled(key, primitive, tensors, parameters, device)
+                    return self._run_compiled(primitive, tensors, parameters, device)
                 except tf.errors.OpError:
                     raise missing from None
 
     def _run_compiled(
         self,
-        key: Any,
         primitive: Primitive,
         tensors: Sequence[Any],
         parameters: Mapping[str, Any],
@@ -212,9 +206,10 @@ class TensorflowBackend(Backend):
         graph = Graph(inputs, [node], node.outputs, name=primitive.name)
         program = self.compile(prepare(graph, self), device)
         found = _result(primitive, program(tensors))
-        if len(self._programs) >= _COMPILED_PRIMITIVES:
-            self._programs.clear()
-        self._programs[key] = program
+        programs = self._programs.setdefault(primitive, {})
+        if len(programs) >= _COMPILED_CALLS:
+            programs.clear()
+        programs[_key(tensors, parameters, device)] = program
         return found
 
     def translate(self, error: BaseException) -> AccelkitError:
@@ -223,6 +218,16 @@ class TensorflowBackend(Backend):
                 f"TensorFlow ran out of memory. {type(error).__name__}: {str(error)[:2000]}"
             )
         return super().translate(error)
+
+
+def _key(tensors: Sequence[Any], parameters: Mapping[str, Any], device: Device) -> Any:
+    """Equal for calls of a primitive that one program serves."""
+    return (
+        device,
+        *((tensor.dtype, tuple(tensor.shape)) for tensor in tensors),
+        # 0.0 and -0.0 are equal, but not the same constant
+        *((k, repr(v) if v.__class__ is float else v) for k, v in parameters.items()),
+    )
 
 
 def _result(primitive: Primitive, outputs: Sequence[Any]) -> Any:

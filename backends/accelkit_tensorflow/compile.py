@@ -21,7 +21,7 @@ from accelkit_tensorflow.framework import tf
 from accelkit_tensorflow.placed import Implementation, PlacedProgram, read
 from accelkit_tensorflow.placement import PlacedPart, place
 from accelkit_tensorflow.planned import planned_bytes
-from accelkit_tensorflow.runtime import native_name, tf32
+from accelkit_tensorflow.runtime import native_name, on, tf32
 
 __all__ = ["TensorflowExecutable", "allows_tf32", "output_targets"]
 
@@ -147,7 +147,7 @@ class TensorflowExecutable(Executable):
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:
         start = time.perf_counter()
         versions = {p: arrays[p] for p in self._targets if isinstance(arrays[p], VariableArray)}
-        with tf.device(self._device_name), tf32(self._tf32):
+        with on(self.device), tf32(self._tf32):
             variables = {position: as_variable(arrays[position]) for position in self._targets}
             inputs = [
                 variables[position].handle if position in variables else as_tensor(array)

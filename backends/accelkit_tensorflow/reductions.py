@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,13 @@ ops = tf.raw_ops
 Axes = tuple[int, ...]
 
 
-def _axes(axes: Axes) -> Any:
+def _axes(axes: Axes | int) -> Any:
+    """The axes as a tensor, made once where operations run at once: that takes as long as a sum."""
+    return _constant(axes) if tf.executing_eagerly() else tf.constant(axes, tf.int32)
+
+
+@functools.lru_cache(maxsize=1024)
+def _constant(axes: Axes | int) -> Any:
     return tf.constant(axes, tf.int32)
 
 
@@ -48,7 +55,7 @@ def _position(operation: Callable[..., Any]) -> Callable[..., Any]:
     """Index of the first extremum along an axis, the first NaN counting as one."""
 
     def run(x: Any, *, axis: int) -> Any:
-        dimension = tf.constant(axis, tf.int32)
+        dimension = _axes(axis)
         found = operation(input=x, dimension=dimension, output_type=tf.int64)
         if not x.dtype.is_floating:
             return found
@@ -76,7 +83,7 @@ _SUMMED_AS = {
 
 def _cumulative_sum(x: Any, *, axis: int) -> Any:
     summed = narrow(widen(x), _SUMMED_AS.get(x.dtype, widen(x).dtype))
-    return narrow(ops.Cumsum(x=summed, axis=tf.constant(axis, tf.int32)), x.dtype)
+    return narrow(ops.Cumsum(x=summed, axis=_axes(axis)), x.dtype)
 
 
 _SORTED_AS = {
@@ -126,13 +133,14 @@ def _sort(x: Any, *, axis: int, descending: bool) -> Any:
 
 
 def _matmul(a: Any, b: Any, *, transpose_a: bool, transpose_b: bool) -> Any:
-    computed = _SUMMED_AS.get(a.dtype, a.dtype)
-    x, y = narrow(a, computed), narrow(b, computed)
+    computed = _SUMMED_AS.get(a.dtype)
+    if computed is not None:
+        x, y = narrow(a, computed), narrow(b, computed)
+        found = _matmul(x, y, transpose_a=transpose_a, transpose_b=transpose_b)
+        return narrow(found, a.dtype)
     if a.shape.rank == 2:
-        found = ops.MatMul(a=x, b=y, transpose_a=transpose_a, transpose_b=transpose_b)
-    else:
-        found = ops.BatchMatMulV2(x=x, y=y, adj_x=transpose_a, adj_y=transpose_b)
-    return narrow(found, a.dtype)
+        return ops.MatMul(a=a, b=b, transpose_a=transpose_a, transpose_b=transpose_b)
+    return ops.BatchMatMulV2(x=a, y=b, adj_x=transpose_a, adj_y=transpose_b)
 
 
 REDUCTIONS: dict[str, Callable[..., Any]] = {

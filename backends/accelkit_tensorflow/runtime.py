@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 from accelkit import host
@@ -18,9 +19,10 @@ from accelkit.device import Device
 from accelkit.errors import DeviceError
 from accelkit_tensorflow.framework import tf
 
-__all__ = ["discover", "memory", "native_name", "reset_peak_memory", "tf32"]
+__all__ = ["discover", "memory", "native_name", "on", "reset_peak_memory", "tf32"]
 
 _PROBE_BYTES = 1 << 20  # oneDNN's allocator counts blocks from 256 KiB on
+_NOTHING: AbstractContextManager[None] = contextlib.nullcontext()
 _KINDS = {"GPU": "gpu", "CPU": "cpu", "TPU": "tpu"}
 
 
@@ -113,16 +115,27 @@ def _short_name(device: Device) -> str:
     return f"{device.kind.upper()}:{device.index}"
 
 
-@contextlib.contextmanager
-def tf32(allowed: bool) -> Iterator[None]:
+def on(device: Device) -> AbstractContextManager[Any]:
+    """Run what is inside on a device.
+
+    Where TensorFlow has one device only, nothing is said: each operation would look the name up,
+    which takes longer than a small kernel.
+    """
+    name = native_name(device)
+    return _NOTHING if len(discover()) == 1 else tf.device(name)
+
+
+def tf32(allowed: bool) -> AbstractContextManager[None]:
     """Choose whether float32 products may run in TF32 inside the block."""
-    switch = tf.config.experimental
-    before = switch.tensor_float_32_execution_enabled()
-    if before == allowed:
-        yield
-        return
-    switch.enable_tensor_float_32_execution(allowed)
+    before = tf.config.experimental.tensor_float_32_execution_enabled()
+    return _NOTHING if before == allowed else _switched(allowed)
+
+
+@contextlib.contextmanager
+def _switched(allowed: bool) -> Iterator[None]:
+    enable = tf.config.experimental.enable_tensor_float_32_execution
+    enable(allowed)
     try:
         yield
     finally:
-        switch.enable_tensor_float_32_execution(before)
+        enable(not allowed)
