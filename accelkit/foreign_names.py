@@ -35,6 +35,9 @@ _METHODS = {
     "view": "x.reshape(shape)",
 }
 _NO_GRAD = "accelkit.grad where a derivative is wanted; nothing is recorded elsewhere"
+_JACOBIAN = "accelkit.vjp, once for each row of the identity as the cotangent"
+_OWN_CELL = "accelkit.scan over a cell of your own, in a module's forward"
+_SCATTER = "accelkit.one_hot(indices, count), transposed, @ values, which adds; or accelkit.where"
 _OWN_LOSS = "a subclass of losses.Loss, whose __call__ gives one number per sample"
 _OWN_OPTIMIZER = "a subclass of optim.Optimizer"
 _NAMES = {
@@ -68,6 +71,10 @@ _NAMES = {
         "gather": "accelkit.take_along_axis",
         "index_select": "accelkit.take",
         "inference_mode": _NO_GRAD,
+        "jacfwd": _JACOBIAN,
+        "jacobian": _JACOBIAN,
+        "jacrev": _JACOBIAN,
+        "jvp": "accelkit.vjp twice: the vjp of a vjp, taken at any cotangent, is the jvp",
         "load": "accelkit.checkpoint.load_checkpoint, or restore_state for a training state",
         "make_jaxpr": "accelkit.trace",
         "manual_seed": "step.init(seed, input_shape), or accelkit.random.key(seed)",
@@ -83,6 +90,9 @@ _NAMES = {
         "remat": "the option remat of train.TrainStep",
         "save": "accelkit.checkpoint.CheckpointManager, and save_state for a training state",
         "scaled_dot_product_attention": "nn.MultiHeadAttention",
+        "scatter": _SCATTER,
+        "scatter_add": _SCATTER,
+        "segment_sum": _SCATTER,
         "set_default_device": "accelkit.default_device(device), in a `with` block",
         "swapaxes": "accelkit.swap_axes",
         "tensor": "accelkit.asarray",
@@ -123,7 +133,9 @@ _NAMES = {
         "Conv2D": "nn.Conv2d",
         "CrossEntropyLoss": "losses.SoftmaxCrossEntropy",
         "Dense": "nn.Linear",
+        "GRU": _OWN_CELL,
         "Identity": "nn.Function(lambda x: x)",
+        "LSTM": _OWN_CELL,
         "LayerNormalization": "nn.LayerNorm",
         "MSELoss": "losses.MeanSquaredError",
         "MaxPooling2D": "nn.MaxPool2d",
@@ -131,6 +143,7 @@ _NAMES = {
         "ModuleList": "a tuple as a field: forward runs each by scope.run(name, layer, x)",
         "MultiheadAttention": "nn.MultiHeadAttention",
         "Parameter": "scope.parameter(name, shape, initializer) in forward",
+        "RNN": _OWN_CELL,
         "functional": "the functions of accelkit itself, such as accelkit.relu",
         "init": "the initializers of nn, such as nn.he_normal",
     },

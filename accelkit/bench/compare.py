@@ -69,8 +69,11 @@ def read_report(path: Path) -> Report:
         raise OptionError(f"--compare {path} cannot be read: {error.strerror}.") from error
     except ValueError as error:
         raise OptionError(f"--compare {path} is no JSON: {error}.") from error
-    needed = ("schema_version", "environment", "settings", "results")
-    missing = [name for name in needed if not isinstance(report, dict) or name not in report]
+    needed = {"schema_version": int, "environment": dict, "settings": dict, "results": list}
+    found = report if isinstance(report, dict) else {}
+    missing = [name for name, kind in needed.items() if not isinstance(found.get(name), kind)]
+    if not missing and not all(map(_is_result, found["results"])):
+        missing = ["devices with their figures in results"]
     if missing:
         raise OptionError(
             f"--compare {path} is no report of this benchmark: it has no {', '.join(missing)}. "
@@ -82,6 +85,14 @@ def read_report(path: Path) -> Report:
             f"reads {SCHEMA_VERSION}. Measure again with --json."
         )
     return dict(report)
+
+
+def _is_result(value: Any) -> bool:
+    """Whether a comparison finds in it what it reads."""
+    if not isinstance(value, dict) or not {"backend", "device", "error"} <= value.keys():
+        return False
+    figures = {"step_time_s", "peak_memory_bytes", "peak_memory_method"}
+    return value["error"] is not None or figures <= value.keys()
 
 
 def check_comparable(

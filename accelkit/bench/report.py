@@ -108,14 +108,19 @@ def document(
     }
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, *, allow_nan: bool = False) -> None:
     """Write a file at once: never half of it. A device such as /dev/stdout is written to.
+
+    Args:
+        path: The file.
+        value: Plain values.
+        allow_nan: Write NaN and infinities in Python's way; JSON has none.
 
     Raises:
         OptionError: if it cannot be written, for want of space above all.
     """
     try:
-        _write_json(path, value)
+        _write_text(path, json.dumps(value, indent=1, allow_nan=allow_nan) + "\n")
     except OSError as error:
         raise OptionError(
             f"{path} could not be written: {error.strerror}. Free some space, or choose another "
@@ -123,8 +128,7 @@ def write_json(path: Path, value: Any) -> None:
         ) from error
 
 
-def _write_json(path: Path, value: Any) -> None:
-    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+def _write_text(path: Path, text: str) -> None:
     if path.exists() and not path.is_file():
         path.write_text(text, encoding="utf-8")
         return

@@ -24,6 +24,7 @@ from accelkit.bench.options import (
     workload,
 )
 from accelkit.bench.processes import available_threads
+from accelkit.bench.report import write_json
 from accelkit.bench.settings import Settings
 from accelkit.device import device as find_device
 from accelkit.errors import AccelkitError, BackendUnavailableError, UnknownNameError
@@ -124,7 +125,7 @@ def _run(options: Options) -> int:
     if options.json_path is not None:
         report = to_json(settings, comparisons, losses, missing, bounds)
         report["environment"] = describe(available_threads())
-        options.json_path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        write_json(options.json_path, report, allow_nan=True)  # of a backend that went astray
     return 1 if any(failures(c, bounds) for c in comparisons) else 0
 
 

@@ -109,13 +109,13 @@ def write_bundle(
 
     Raises:
         CompileError: if the compiler refuses the kernels.
+        DataError: if the folder cannot be written.
     """
     recorder = _Recorder(programs.values(), _FORMS["range"])
     program = build(recorder.text)
     with funnel("reading the binary of a bundle"):
         binary = program.get_info(cl.program_info.BINARIES)[0]
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _BINARY).write_bytes(binary)
+    _write(folder / _BINARY, binary)
     manifest = _manifest(programs, recorder, profile, "range", runtime.identity)
     manifest["binary"] = {"file": _BINARY, "sha256": hashlib.sha256(binary).hexdigest()}
     _write_manifest(folder, manifest)
@@ -125,25 +125,31 @@ def write_sources(folder: Path, programs: Mapping[str, Plan], profile: Profile) 
     """Write OpenCL C 1.2 sources and a build script for vendor compilers instead of a binary.
 
     The device's identity and the binary's checksum are recorded afterwards by :func:`seal`.
+
+    Raises:
+        DataError: if the folder cannot be written.
     """
     recorder = _Recorder(programs.values(), _FORMS["task"])
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / _SOURCES).write_text(recorder.text, encoding="utf-8")
+    _write(folder / _SOURCES, recorder.text.encode())
     script = folder / "build.sh"
     kernels = " ".join(sorted(recorder.sources))
-    script.write_text(_BUILD_SCRIPT.format(kernels=kernels, binary=_BINARY), encoding="utf-8")
+    _write(script, _BUILD_SCRIPT.format(kernels=kernels, binary=_BINARY).encode())
     script.chmod(0o755)
     _write_manifest(folder, _manifest(programs, recorder, profile, "task", None))
 
 
 def seal(folder: Path, runtime: Runtime) -> None:
-    """Record an image that a vendor's compiler built, and the device that it is for."""
+    """Record an image that a vendor's compiler built, and the device that it is for.
+
+    Raises:
+        DataError: if there is no bundle or no image, or the folder cannot be written.
+    """
     manifest = read_manifest(folder)
     try:
         binary = (folder / _BINARY).read_bytes()
     except OSError as error:
         raise DataError(
-            f"{folder / _BINARY} cannot be read: {error}. Run build.sh first."
+            f"{folder / _BINARY} cannot be read: {error.strerror}. Run build.sh first."
         ) from error
     manifest["binary"] = {"file": _BINARY, "sha256": hashlib.sha256(binary).hexdigest()}
     manifest["identity"] = runtime.identity
@@ -153,9 +159,24 @@ def seal(folder: Path, runtime: Runtime) -> None:
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     text = json.dumps(manifest, indent=1, sort_keys=True)
     manifest["sha256"] = hashlib.sha256(text.encode()).hexdigest()
-    (folder / _MANIFEST).write_text(
-        json.dumps(manifest, indent=1, sort_keys=True), encoding="utf-8"
-    )
+    _write(folder / _MANIFEST, json.dumps(manifest, indent=1, sort_keys=True).encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file of a bundle at once: a full disk leaves what was there before."""
+    unfinished = path.with_name(f"{path.name}.new")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            unfinished.write_bytes(content)
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"The bundle's file {path} cannot be written: {error.strerror}. Free some space, or "
+            "give another folder."
+        ) from error
 
 
 def _manifest(
@@ -212,8 +233,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise DataError(
-            f"{folder} is not an OpenCL bundle: {path.name} cannot be read ({error}). Make one "
+            f"{folder} is not an OpenCL bundle: {path.name} cannot be read ({reason}). Make one "
             f"with `python -m accelkit.opencl bundle`."
         ) from error
     try:

@@ -303,4 +303,11 @@ def _check(options: argparse.Namespace) -> int:
         _backend().use_choices(device, {})
     suite = Path(__file__).with_name("conformance.py")
     selection = ["-k", options.select] if options.select else []
-    return int(pytest.main(["-q", "-p", "no:cacheprovider", str(suite), *selection]))
+    ended = pytest.main(["-q", "-p", "no:cacheprovider", str(suite), *selection])
+    statuses: dict[int, int] = {
+        pytest.ExitCode.OK: 0,
+        pytest.ExitCode.INTERRUPTED: 130,
+        pytest.ExitCode.USAGE_ERROR: 2,
+        pytest.ExitCode.NO_TESTS_COLLECTED: 2,
+    }
+    return statuses.get(int(ended), 1)

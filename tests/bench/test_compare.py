@@ -113,6 +113,11 @@ def test_what_cannot_be_compared_is_refused(environment, settings, backends, wor
         ("[]", "is no report of this benchmark"),
         ('{"traceEvents": []}', "it has no schema_version, environment, settings, results"),
         (json.dumps(report(result()) | {"schema_version": 99}), "has schema version 99"),
+        (json.dumps(report(result()) | {"environment": "x"}), "it has no environment."),
+        (json.dumps(report(result()) | {"settings": [1]}), "it has no settings."),
+        (json.dumps(report(result()) | {"results": "x"}), "it has no results."),
+        (json.dumps(report(result()) | {"results": ["x"]}), "no devices with their figures"),
+        (json.dumps(report({"backend": "a", "device": "a", "error": None})), "with their figures"),
     ],
 )
 def test_files_that_are_no_reports_are_refused(text, words, tmp_path):

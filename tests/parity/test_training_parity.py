@@ -250,6 +250,8 @@ def test_the_command_prints_a_table_and_writes_json(
     assert len(report["oracle_losses"]) == 2
     assert report["results"][0]["gradient"]["deviation"] < 1e-5
     assert report["bounds"] == {"losses": 1e-5, "gradients": 1e-5, "weights": None}
+    assert command.main(["--device", "toy", *SMALL, "--json", "/dev/full"]) == 2
+    assert "/dev/full could not be written: No space left" in capsys.readouterr().err
 
 
 def test_flips_are_counted_by_the_kind_of_function() -> None:

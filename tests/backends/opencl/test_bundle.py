@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import numpy as np
 import pyopencl as cl
 import pytest
 from accelkit_opencl import OpenclBackend
-from accelkit_opencl.bundle import read_manifest, write_bundle, write_sources
+from accelkit_opencl.bundle import read_manifest, seal, write_bundle, write_sources
 from accelkit_opencl.programs import SourceProvider
 from accelkit_opencl.runtime import Runtime
 
@@ -191,6 +192,19 @@ def sources(bundle: Path, runtime: Runtime, tmp_path_factory: pytest.TempPathFac
     plan = step.compile(step.init(3, SHAPE), batch(0)).program.plan
     write_sources(folder, {"train": plan}, registry.backend("opencl").profile(runtime.device))
     return folder
+
+
+def test_a_full_disk_leaves_the_bundle_as_it_was(
+    changed: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    before = {path.name: path.read_bytes() for path in changed.iterdir()}
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DataError, match=r"manifest\.json cannot be written: No space left"):
+        seal(changed, runtime)
+    assert {path.name: path.read_bytes() for path in changed.iterdir()} == before
 
 
 def test_sources_are_single_work_items_in_one_program(sources: Path, runtime: Runtime) -> None:
