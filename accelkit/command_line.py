@@ -1,14 +1,48 @@
-"""Types of command line options: each reads one argument, and says what it must be."""
+"""Types of command line options, which say what an argument must be; and how a command ends."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
 
 from accelkit.errors import OptionError
 from accelkit.train.memory import parse_bytes
 
-__all__ = ["amount", "fraction", "magnitude", "natural", "positive", "rate", "seed", "share"]
+__all__ = [
+    "amount",
+    "end_with",
+    "fraction",
+    "magnitude",
+    "natural",
+    "positive",
+    "rate",
+    "seed",
+    "share",
+]
+
+_NOBODY_READS = 128 + 13  # what a shell reports of a process that SIGPIPE ended
+
+
+def end_with(command: Callable[[], int]) -> NoReturn:
+    """Run a command and end the process with its exit status.
+
+    Where whoever read the output has gone, as ``head`` does, that is 141 without a traceback.
+    """
+    streams = [stream for stream in (sys.stdout, sys.stderr) if stream is not None]
+    try:
+        status = command()
+        for stream in streams:
+            stream.flush()
+    except BrokenPipeError:
+        status = _NOBODY_READS
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for stream in streams:  # Python flushes them once more at its end
+            os.dup2(nowhere, stream.fileno())
+    sys.exit(status)
 
 
 def natural(text: str) -> int:

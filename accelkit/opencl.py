@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 from accelkit import registry
+from accelkit.command_line import end_with
 from accelkit.errors import AccelkitError
 
 __all__ = ["main"]
@@ -33,4 +34,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -1,8 +1,7 @@
 """``python -m accelkit.plot``: curves of several runs in one picture."""
 
-import sys
-
+from accelkit.command_line import end_with
 from accelkit.training.plot import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -1,8 +1,7 @@
 """``python -m accelkit.bench``."""
 
-import sys
-
 from accelkit.bench.command import main
+from accelkit.command_line import end_with
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

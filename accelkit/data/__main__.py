@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from accelkit.command_line import natural
+from accelkit.command_line import end_with, natural
 from accelkit.data.batches import BatchPlan
 from accelkit.data.opening import open_source
 from accelkit.data.packed import PackedSource
@@ -171,4 +171,4 @@ class _Lines:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

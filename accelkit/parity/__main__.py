@@ -1,8 +1,7 @@
 """``python -m accelkit.parity``."""
 
-import sys
-
+from accelkit.command_line import end_with
 from accelkit.parity.command import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_with(main)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -189,3 +192,19 @@ def test_the_opencl_command_without_its_packages_says_how_to_get_them(
     monkeypatch.setattr(registry, "_failures", {})
     assert run("opencl", "devices") == 1
     assert "pip install 'accelkit[opencl]'" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_ends_a_command_without_a_traceback() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "accelkit.data", "info", "shapes"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (ended.returncode, ended.stderr) == (141, "")
