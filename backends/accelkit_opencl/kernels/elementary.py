@@ -54,8 +54,7 @@ _CONSTANTS: Final[dict[str, tuple[str, str]]] = {
     "EXPM1_LEAST": ("-18.0", "-38.0"),
     "SINH_MOST": ("89.41598510742188", "710.4758600739439"),
     "TANH_MOST": ("10.0", "20.0"),
-    "ERF_SWITCH": ("0.93", "1.0"),
-    "ERF_MOST": ("3.95", "6.0"),
+    "ERF_MOST": ("3.93", "5.9"),
     "SQUARE_MOST": ("1e9", "1e17"),  # beyond, x^2 + 1 is x^2 and may overflow
     "POWER_LEAST": ("0x3f3126e9U", ""),  # of a significand, 0.692
     "POWER_MOST": ("1e12", "1e21"),  # an exponent beyond acts like this one
@@ -290,15 +289,16 @@ _TEMPLATES: Final[dict[str, str]] = {
   return ak_sin_far(x);
 }
 """,
-    # Near 0 an odd polynomial, elsewhere 1 minus what is missing.
-    "erf": """static inline T ak_erf(T x) {
-  const T a = as_T(as_U(x) & ~$SIGN), z = a * a;
-  const T near = a + a * $ERF_NEAR(z);
-  const T c = a > $ERF_MOST ? $ERF_MOST : a;
-  $ERF_MISSING
-  const T y = a < $ERF_SWITCH ? near : 1.0 - missing;
+    # 1 - e^-g with g = -log(1 - erf(a)), which is as smooth near 0 as far from it.
+    "erf": f"""static inline T ak_erf(T x) {{
+  const T a = as_T(as_U(x) & ~$SIGN), b = a > $ERF_MOST ? $ERF_MOST : a;
+  const T c = -(b + b * $ERF(b));
+  {_REDUCE.replace("$SHIFT", "$SHIFT_BIAS")}
+  const T m = $EXPM1(r) * (r * r) + r;
+  const T s = as_T(as_U(t) << $MANTISSA);
+  const T y = (1.0 - s) - s * m;
   return as_T(as_U(y) | (as_U(x) & $SIGN));
-}
+}}
 """,
     "remainder": """static inline T ak_remainder(T a, T b) {
   const T r = fmod(a, b);
@@ -319,11 +319,6 @@ _TEMPLATES: Final[dict[str, str]] = {
 _PARTS: Final[dict[str, tuple[str, str]]] = {
     "WIDTH": ("32", "64"),
     "FMA": ("__builtin_fmaf", "__builtin_fma"),
-    "ERF_MISSING": (
-        "const T missing = ak_exp_core(-(c + c * $ERF_FAR(c)));",
-        "const T k = (c - 3.0) / (c + 3.0);\n"
-        "  const T missing = ak_exp_core(-(c * c)) * $ERF_FAR(k);",
-    ),
 }
 
 

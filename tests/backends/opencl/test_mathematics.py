@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from accelkit_opencl.kernels.elementary import FUNCTIONS, NEAR_MOST
 from accelkit_opencl.kernels.loops import element_loop
+from accelkit_opencl.kernels.polynomials import horner
 from accelkit_opencl.kernels.powers import constant_power
 from accelkit_opencl.runtime import Runtime
 
@@ -109,7 +110,7 @@ FUNCTIONS_TESTED: dict[str, Function] = {
     "sin": Function(3, F.sin, _TURNS, _TURNS_DOUBLE, np.sin),
     "cos": Function(3, F.cos, _TURNS, _TURNS_DOUBLE, np.cos),
     "tan": Function(4.5, F.tan, _TURNS, _TURNS_DOUBLE, np.tan),
-    "erf": Function(1.5, F.erf, (*SMALL, *both(0, 5)), (*SMALL, *both(0, 7)), _ERF),
+    "erf": Function(2, F.erf, (*SMALL, *both(0, 5)), (*SMALL, *both(0, 7)), _ERF),
     "sqrt": Function(0.5, F.sqrt, _POSITIVE, _POSITIVE, np.sqrt),
 }  # fmt: skip
 
@@ -353,6 +354,16 @@ def test_special_pairs(runtime: Runtime, dtype: type, function, numpy) -> None:
     np.testing.assert_array_equal(np.signbit(found[zero]), np.signbit(wanted[zero]))
 
 
+@pytest.mark.parametrize("scale", [None, "c"])
+def test_a_long_polynomial_is_that_of_even_and_that_of_odd_powers(scale: str | None) -> None:
+    coefficients = tuple(float(3 * k % 7 - 3) for k in range(24))
+    expression = horner(coefficients, "x", scale)
+    assert expression.count("(x * x)") == 22  # two chains of 11, not one of 23
+    value = eval(expression, {"x": 3, "c": 2})
+    assert value == (2 if scale else 1) * sum(c * 3**k for k, c in enumerate(coefficients))
+    assert "(x * x)" not in horner(coefficients[:16], "x", scale)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_arctan2(runtime: Runtime, dtype: type) -> None:
     rng = np.random.default_rng(7)
@@ -453,6 +464,7 @@ def test_arguments_are_looked_at_unless_they_take_long(expression: str, looked_a
         ("ak_sqrt_f(x)", False, False),
         ("ak_exp_f(x)", True, False),
         ("ak_sin_f(x)", True, False),
+        ("ak_erf_f(x)", True, True),
         ("ak_power_small_f(x, y)", True, True),
         ("ak_power_medium_f(x, y)", True, True),
         ("ak_power_f(x, y)", True, True),
