@@ -60,6 +60,23 @@ def derivatives(program: Program) -> tuple[Function, list[np.ndarray]]:
     return differentiated, [*arrays, *seeds]
 
 
+def updates(program: Program) -> tuple[Function, list[np.ndarray]]:
+    """A step down the slope: floating inputs, changed, and the floating results."""
+    function, arrays = derivatives(program)
+    count = len(program.inputs)
+    chosen = [i for i, a in enumerate(arrays[:count]) if dtypes.dtype(a.dtype).is_floating]
+
+    def stepped(*tensors: Any) -> list[Any]:
+        found = function(*tensors)
+        if len(arrays) == count:  # nothing to differentiate
+            return found
+        split = len(found) - len(chosen)
+        pairs = zip(chosen, found[split:], strict=True)
+        return [*(tensors[i] - slope * 0.1 for i, slope in pairs), *found[:split]]
+
+    return stepped, arrays
+
+
 # --- how it is run --------------------------------------------------------------------------------
 
 
@@ -97,6 +114,7 @@ def _saving(function: Function, tensors: list[Any], device: Device) -> list[Any]
     return [ak.from_native(a) for a in natives]
 
 
+FORMS: tuple[Form, ...] = (values, derivatives, updates)
 WAYS = {"eager": _eager, "compiled": _compiled, "donated": _donated, "saving": _saving}
 KEEPING = ("eager", "compiled")  # their inputs
 
@@ -195,7 +213,7 @@ class Programs:
         @given(st.randoms(use_true_random=True))
         def examine(choices: random.Random) -> None:
             program = draw_program(choices, available, special=choices.random() < 0.2)
-            way, form = choices.choice(list(WAYS)), choices.choice((values, derivatives))
+            way, form = choices.choice(list(WAYS)), choices.choice(FORMS)
             if problems(program, device, way, form):
                 small = reduced(program, lambda p: bool(problems(p, device, way, form)))
                 text = problems(small, device, way, form)
@@ -208,25 +226,72 @@ class TestNumpy(Programs):
     """The reference itself: narrow dtypes against float64, and what compilation changes."""
 
     backend = "numpy"
-    share = 40
+    share = 80
 
 
 class TestTorch(Programs):
     """PyTorch."""
 
     backend = "torch"
-    share = 40
+    share = 80
 
 
 class TestJax(Programs):
     """JAX; XLA compiles for a second or more per program."""
 
     backend = "jax"
-    share = 5
+    share = 10
 
 
 class TestTensorflow(Programs):
     """TensorFlow."""
 
     backend = "tensorflow"
-    share = 5
+    share = 10
+
+
+SMALL = Program(
+    (("v0", "drawn('normal', (3, 4), 'float32', 1)"),),
+    (
+        ("v1", "v0 * v0"),
+        ("v2", "ak.tanh(v1)"),
+        ("v3", "ak.sum(v2, axis=0)"),
+        ("v4", "v1 + 1.0"),
+    ),
+    ("v3", "v4"),
+)
+
+
+def test_a_wrong_primitive_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the program is reduced to it, as source text that runs."""
+    table, device = registry.backend("numpy").table, ak.device("numpy")
+    right = table["tanh"]
+
+    def wrong(x: Any) -> Any:
+        return right(x) * np.float32(1.0001) if x.dtype == np.float32 else right(x)
+
+    assert not problems(SMALL, device, "compiled", derivatives)
+    monkeypatch.setitem(table, "tanh", wrong)
+    small = reduced(SMALL, lambda p: bool(problems(p, device, "compiled", values)))
+    assert [name for name, _ in small.statements] == ["v2"]
+    text = problems(small, device, "compiled", values)
+    assert "float32[3,4] has" in text
+    assert "wrong elements" in text
+    namespace: dict[str, Any] = {}
+    exec(repr(small), namespace)
+    assert len(namespace["program"](*(ak.asarray(namespace[n]) for n, _ in small.inputs))) == 1
+
+
+def test_what_rounding_decides_is_not_judged() -> None:
+    """The sign of a difference that is zero without rounding, but not the difference."""
+    program = Program(
+        SMALL.inputs,
+        (("v1", "v0 / 3.0 * 3.0 - v0"), ("v2", "v1 > 0.0"), ("v3", "v0 > 0.0")),
+        ("v1", "v2", "v3"),
+    )
+    function, arrays = values(program)
+    oracle = Oracle(*_traced(function, arrays, ak.device("numpy")))
+    signs = arrays[0] > 0
+    assert not oracle.mismatches([np.zeros_like(arrays[0]), ~signs, signs])
+    found = oracle.mismatches([np.full_like(arrays[0], 1e-3), signs, ~signs])
+    assert found.keys() == {0, 2}

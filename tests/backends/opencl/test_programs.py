@@ -14,4 +14,4 @@ class TestOpencl(Programs):
 
     backend = "opencl"
     device = f"opencl:{KIND}" if KIND else None
-    share = 4
+    share = 8
