@@ -39,7 +39,10 @@ _EINSUMS = ("ij,kj->ik", "ij,ij->i", "ij,kj->jk", "ij,ij->ji", "ij,kj->ikj", "ij
 
 
 def _unary(w: Writer) -> str:
-    return w.choose(*_UNARY).format(x=w.pick())
+    text: str = w.choose(*_UNARY)
+    if "gelu" in text:  # torch's kernel gives NaN at infinity
+        return text.format(x=w.pick("f", is_finite))
+    return text.format(x=w.pick())
 
 
 def _any_unary(w: Writer) -> str:
@@ -74,7 +77,8 @@ def _where(w: Writer) -> str:
 
 def _cast(w: Writer) -> str:
     target = w.choose("float32", *w.floating, "int32", *w.integers, "bool")
-    return f"{w.pick('fiub')}.astype({target!r})"
+    finite = "int" in target  # what is not has no integer
+    return f"{w.pick('fiub', is_finite if finite else lambda a: True)}.astype({target!r})"
 
 
 def _reshape(w: Writer) -> str:

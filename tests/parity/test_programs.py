@@ -240,14 +240,14 @@ class TestJax(Programs):
     """JAX; XLA compiles for a second or more per program."""
 
     backend = "jax"
-    share = 10
+    share = 8
 
 
 class TestTensorflow(Programs):
     """TensorFlow."""
 
     backend = "tensorflow"
-    share = 10
+    share = 8
 
 
 SMALL = Program(

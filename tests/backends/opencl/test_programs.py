@@ -10,8 +10,8 @@ KIND = os.environ.get("ACCELKIT_OPENCL_TEST_KIND")
 
 
 class TestOpencl(Programs):
-    """The device under test."""
+    """The device under test; PoCL compiles for several seconds per program."""
 
     backend = "opencl"
     device = f"opencl:{KIND}" if KIND else None
-    share = 8
+    share = 3
