@@ -48,17 +48,24 @@ def native_blocks(key: Any, first: int, count: int) -> Any:
 
 def emulated_blocks(key: Any, first: int, count: int) -> Any:
     """The same words in plain integer arithmetic."""
-    index = lax.iota(jnp.uint64, count) + jnp.uint64(first)
-    shift, word = jnp.uint64(32), jnp.uint64(_WORD)
-    k0, k1 = (key[i].astype(jnp.uint64) for i in range(2))
-    c0, c1 = index & word, index >> shift
+    return jnp.stack(_words_of_blocks(key, first, count), axis=1).reshape(-1)
+
+
+def _words_of_blocks(key: Any, first: int, count: int) -> tuple[Any, Any, Any, Any]:
+    """The four words of each of ``count`` blocks from ``first`` on, each uint32 (count,)."""
+
+    def halves(product: Any) -> tuple[Any, Any]:
+        return product.astype(jnp.uint32), (product >> jnp.uint64(32)).astype(jnp.uint32)
+
+    c0, c1 = halves(lax.iota(jnp.uint64, count) + jnp.uint64(first))
+    k0, k1 = key[0], key[1]
     c2, c3 = jnp.broadcast_to(k0, (count,)), jnp.broadcast_to(k1, (count,))
     for _ in range(_ROUNDS):
-        product0, product1 = c0 * jnp.uint64(_MULTIPLIERS[0]), c2 * jnp.uint64(_MULTIPLIERS[1])
-        c0, c2 = (product1 >> shift) ^ c1 ^ k0, (product0 >> shift) ^ c3 ^ k1
-        c1, c3 = product1 & word, product0 & word
-        k0, k1 = (k0 + jnp.uint64(_WEYL[0])) & word, (k1 + jnp.uint64(_WEYL[1])) & word
-    return jnp.stack([c0, c1, c2, c3], axis=1).astype(jnp.uint32).reshape(-1)
+        low0, high0 = halves(c0.astype(jnp.uint64) * jnp.uint64(_MULTIPLIERS[0]))
+        low1, high1 = halves(c2.astype(jnp.uint64) * jnp.uint64(_MULTIPLIERS[1]))
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = k0 + jnp.uint32(_WEYL[0]), k1 + jnp.uint32(_WEYL[1])
+    return c0, c1, c2, c3
 
 
 @functools.cache
@@ -87,11 +94,23 @@ def _bits(key: Any, start: int, count: int, blocks: Blocks) -> Any:
     return lax.slice(words, (start - 4 * first,), (start - 4 * first + count,))
 
 
-def _keep_mask(
-    key: Any, *, shape: Shape, rate: float, offset: int, blocks: Blocks = emulated_blocks
-) -> Any:
-    bits = _bits(key, offset, math.prod(shape), blocks)
-    return lax.ge(bits, lax.full_like(bits, keep_threshold(rate))).reshape(shape)
+def _keep_mask(key: Any, *, shape: Shape, rate: float, offset: int) -> Any:
+    """By way of one byte for each block of the stream, a bit per word.
+
+    XLA computes its own generator anew for each of a block's words, and writes them all. Here what
+    reads the mask takes its bits out of a block's byte, so that a mask that waits for the backward
+    pass takes a quarter of a byte per element. A remainder counts as expensive with XLA: it keeps
+    the rounds from being computed anew for each bit and for each reader.
+    """
+    first, last = offset // 4, -(-(offset + math.prod(shape)) // 4)
+    threshold = jnp.uint32(keep_threshold(rate))
+    packed = jnp.uint8(0)
+    for i, words in enumerate(_words_of_blocks(key, first, last - first)):
+        packed |= (words >= threshold).astype(jnp.uint8) << jnp.uint8(i)
+    packed = lax.rem(packed, jnp.full_like(packed, 17))  # of at most 15: unchanged
+    bits = (packed[:, None] & jnp.asarray([1, 2, 4, 8], jnp.uint8)) != 0
+    start = offset - 4 * first
+    return lax.slice(bits.reshape(-1), (start,), (start + math.prod(shape),)).reshape(shape)
 
 
 def _uniform(

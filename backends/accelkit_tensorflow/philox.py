@@ -3,6 +3,9 @@
 Its key is one 64-bit word, its counter two: with the key repeated as the counter's upper word it
 draws exactly accelkit's stream. TensorFlow fixes this algorithm by number, so that it is the same
 on every device; it is compared with known answers all the same, once per device.
+
+XLA computes that generator anew for each of a block's four words, and writes all of them. In a
+program that it compiles, masks are made of the rounds themselves, see :func:`_packed_keep_mask`.
 """
 
 from __future__ import annotations
@@ -21,12 +24,15 @@ from accelkit.random import keep_threshold, random_bits
 from accelkit_tensorflow.framework import tf
 from accelkit_tensorflow.shaping import reshape, slice_
 
-__all__ = ["RANDOM", "check_generator"]
+__all__ = ["RANDOM", "XLA_RANDOM", "check_generator"]
 
 ops = tf.raw_ops
 Shape = tuple[int, ...]
 
 _PHILOX: Final = 1
+_MULTIPLIERS: Final = (0xD2511F53, 0xCD9E8D57)
+_WEYL: Final = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS: Final = 10
 _CHECKS: Final = (((0, 0), 0), ((0x9E3779B9, 0x243F6A88), (4 << 32) + 20))
 _CHECKED_WORDS: Final = 12
 
@@ -76,6 +82,74 @@ def _keep_mask(key: Any, *, shape: Shape, rate: float, offset: int) -> Any:
     return reshape(ops.GreaterEqual(x=words, y=threshold), shape)
 
 
+def _blocks(key: Any, first: int, count: int) -> list[Any]:
+    """The four words of each of ``count`` blocks from ``first`` on, each uint32 (count,)."""
+    multipliers = [tf.constant(m, tf.uint64) for m in _MULTIPLIERS]
+    increments = [tf.constant(w, tf.uint32) for w in _WEYL]
+    half = tf.constant(32, tf.uint64)
+
+    def wide(word: Any) -> Any:
+        return ops.Cast(x=word, DstT=tf.uint64)
+
+    def halves(product: Any) -> tuple[Any, Any]:
+        high = ops.RightShift(x=product, y=half)
+        return ops.Cast(x=product, DstT=tf.uint32), ops.Cast(x=high, DstT=tf.uint32)
+
+    def mixed(a: Any, b: Any, c: Any) -> Any:
+        return ops.BitwiseXor(x=ops.BitwiseXor(x=a, y=b), y=c)
+
+    index = ops.Cast(x=tf.range(count, dtype=tf.int64), DstT=tf.uint64)
+    c0, c1 = halves(ops.AddV2(x=index, y=tf.constant(first, tf.uint64)))
+    k0, k1 = (slice_(key, start=(i,), stop=(i + 1,), step=(1,)) for i in range(2))
+    c2, c3 = (ops.BroadcastTo(input=k, shape=tf.constant([count], tf.int32)) for k in (k0, k1))
+    for _ in range(_ROUNDS):
+        low0, high0 = halves(ops.Mul(x=wide(c0), y=multipliers[0]))
+        low1, high1 = halves(ops.Mul(x=wide(c2), y=multipliers[1]))
+        c0, c1, c2, c3 = mixed(high1, c1, k0), low1, mixed(high0, c3, k1), low0
+        k0, k1 = (ops.AddV2(x=k, y=w) for k, w in zip((k0, k1), increments, strict=True))
+    return [c0, c1, c2, c3]
+
+
+def _packed_keep_mask(key: Any, *, shape: Shape, rate: float, offset: int) -> Any:
+    """The same mask by way of one byte for each block, a bit per word.
+
+    What reads the mask takes its bits out of that byte, so that a mask that waits for the backward
+    pass takes a quarter of a byte per element.
+    """
+    first, last = offset // 4, -(-(offset + math.prod(shape)) // 4)
+    packed = _packed_bits(first, last - first, keep_threshold(rate))(key)
+    chosen = ops.BitwiseAnd(
+        x=reshape(packed, (last - first, 1)), y=tf.constant([[1, 2, 4, 8]], tf.uint8)
+    )
+    flat = reshape(ops.NotEqual(x=chosen, y=tf.constant(0, tf.uint8)), (-1,))
+    start = offset - 4 * first
+    return reshape(slice_(flat, start=(start,), stop=(start + math.prod(shape),), step=(1,)), shape)
+
+
+@functools.lru_cache(maxsize=256)
+def _packed_bits(first: int, count: int, threshold: int) -> Callable[[Any], Any]:
+    """A function of a key: for each block a byte with a bit for each word not below ``threshold``.
+
+    One for all layers of a size: TensorFlow keeps tens of kilobytes for each operation of a graph.
+    A remainder counts as expensive with XLA: it keeps the rounds from being computed anew for each
+    bit and for each reader.
+    """
+
+    def draw(key: Any) -> Any:
+        packed = None
+        for i, words in enumerate(_blocks(key, first, count)):
+            above = ops.GreaterEqual(x=words, y=tf.constant(threshold, tf.uint32))
+            bit = ops.LeftShift(x=ops.Cast(x=above, DstT=tf.uint8), y=tf.constant(i, tf.uint8))
+            packed = bit if packed is None else ops.BitwiseOr(x=packed, y=bit)
+        return ops.FloorMod(x=packed, y=tf.constant(17, tf.uint8))  # of at most 15: unchanged
+
+    return tf.function(
+        draw,
+        input_signature=[tf.TensorSpec([2], tf.uint32)],
+        autograph=False,
+    )
+
+
 def _shifted(words: Any, by: int, dtype: Any) -> Any:
     return ops.Cast(x=ops.RightShift(x=words, y=tf.constant(by, tf.uint32)), DstT=dtype)
 
@@ -96,3 +170,5 @@ RANDOM: dict[str, Callable[..., Any]] = {
     "random_keep_mask": _keep_mask,
     "random_uniform": _uniform,
 }
+# What XLA computes faster.
+XLA_RANDOM: Final[dict[str, Callable[..., Any]]] = {"random_keep_mask": _packed_keep_mask}

@@ -19,7 +19,7 @@ from accelkit_tensorflow.control import CONTROL
 from accelkit_tensorflow.convolution import CONVOLUTION, KERNEL_CONVOLUTION
 from accelkit_tensorflow.elementwise import ELEMENTWISE
 from accelkit_tensorflow.framework import tf
-from accelkit_tensorflow.philox import RANDOM
+from accelkit_tensorflow.philox import RANDOM, XLA_RANDOM
 from accelkit_tensorflow.pooling import KERNEL_POOLING
 from accelkit_tensorflow.reductions import REDUCTIONS
 from accelkit_tensorflow.shaping import SHAPING, scalar
@@ -105,6 +105,7 @@ XLA_TABLE: Final[dict[str, Callable[..., Any]]] = (
     else {
         "barrier": _xla_barrier,
         "pad": _xla_pad,
+        **XLA_RANDOM,
         **{name: _by_definition(name, in_xla=True) for name in KERNEL_COMPOSITES},
     }
 )

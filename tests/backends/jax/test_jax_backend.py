@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import subprocess
@@ -68,6 +69,22 @@ def test_a_wrong_native_generator_is_not_used(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(philox, "native_blocks", swapped)
     with runtime.wide_types():
         assert philox.generator.__wrapped__(native) is philox.emulated_blocks
+
+
+def test_a_mask_that_is_read_twice_is_drawn_once() -> None:
+    mask = functools.partial(philox.RANDOM["random_keep_mask"], shape=(64, 32), rate=0.3, offset=0)
+
+    def program(key: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        kept = jax.numpy.where(mask(key), x, 0.0)
+        return kept, jax.numpy.where(mask(key), jax.numpy.tanh(kept.sum()) * x, 0.0)
+
+    with runtime.wide_types():
+        arguments = np.zeros(2, np.uint32), np.ones((64, 32), np.float32)
+        text = jax.jit(program).lower(*arguments).compile().as_text()
+    # Ten rounds with this multiplier; one constant each, or one for all.
+    drawing = [part for part in text.split("\n\n") if str(0xD2511F53) in part]
+    assert len(drawing) == 1, text
+    assert " u8[512]" in drawing[0], "a byte for each block of four"
 
 
 def test_donation() -> None:

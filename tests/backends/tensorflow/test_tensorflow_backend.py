@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -81,6 +82,22 @@ def test_a_wrong_generator_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(philox, "bits", lambda key, start, count: tf.zeros(count, tf.uint32))
     with pytest.raises(BackendError, match="Philox"):
         philox.check_generator.__wrapped__("/CPU:0")
+
+
+def test_a_mask_that_is_read_twice_is_drawn_once() -> None:
+    draw = philox.XLA_RANDOM["random_keep_mask"]
+
+    @functools.partial(tf.function, jit_compile=True, autograph=False)
+    def program(key: tf.Tensor, x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        mask = draw(key, shape=(64, 32), rate=0.3, offset=0)
+        kept = tf.where(mask, x, 0.0)
+        return kept, tf.where(mask, tf.tanh(tf.reduce_sum(kept)) * x, 0.0)
+
+    arguments = tf.constant([7, 8], tf.uint32), tf.ones((64, 32))
+    text = program.experimental_get_compiler_ir(*arguments)(stage="optimized_hlo")
+    drawing = [part for part in text.split("\n\n") if str(0xD2511F53) in part]
+    assert len(drawing) == 1, text
+    assert " u8[512]" in drawing[0], "a byte for each block of four"
 
 
 def test_donation() -> None:
