@@ -39,8 +39,9 @@ import numpy as np
 
 from accelkit import dtypes
 from accelkit.dtypes import DType
+from accelkit.graph import Node
 
-__all__ = ["TRANSFORM_FLOPS", "Axis", "Winograd", "choose", "winograd"]
+__all__ = ["TRANSFORM_FLOPS", "Axis", "Winograd", "choose", "choose_for", "winograd"]
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
@@ -203,3 +204,27 @@ def choose(
     transforms = transform_flops * tiles * (channels + features) + weights_flops * pairs
     faster = positions * (2.0 * tiles * pairs + transforms)
     return winograd(tile, window[0]) if direct > _LEAST_ADVANTAGE * faster else None
+
+
+def choose_for(node: Node) -> Winograd | None:
+    """:func:`choose` for a node: a convolution, with or without a bias, or a gradient of one.
+
+    Each on its own: a convolution's gradients have the arithmetic of the convolution.
+    """
+    others, result = node.inputs[1].spec, node.outputs[0].spec
+    parameters = dict(node.parameters)
+    size = parameters.pop("image_size", result.shape[1:3])
+    w = others
+    if parameters.pop("kernel_size", None) is not None:
+        size, w = others.shape[1:3], result
+    height, width, channels, features = w.shape
+    images = node.inputs[0].spec
+    return choose(
+        images.shape[0],
+        size,
+        channels,
+        features,
+        (height, width),
+        dtype=images.dtype,
+        **parameters,
+    )

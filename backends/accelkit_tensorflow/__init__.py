@@ -1,6 +1,7 @@
 """The TensorFlow backend: functions compiled by XLA, state updated in place.
 
-On CPUs large convolutions run on TensorFlow's own kernels, which are oneDNN's.
+On CPUs large convolutions run on TensorFlow's own kernels, which are oneDNN's, or by Winograd's
+transforms.
 
 Requires tensorflow>=2.18 or tensorflow-cpu>=2.18.
 """
@@ -59,7 +60,8 @@ class TensorflowBackend(Backend):
             "native_control_flow",
         }
         if has_xla():
-            capabilities |= {"fusion", "xla"}
+            # without XLA there are no parts that TensorFlow's kernels run
+            capabilities |= {"fusion", "workspaces", "xla"}
         only_cpu = all(device.kind == "cpu" for device in runtime.discover())
         # TensorFlow's switch for deterministic GPU kernels is one-way and for the whole process.
         capabilities.add("deterministic" if only_cpu else "asynchronous")

@@ -55,7 +55,7 @@ class TensorflowExecutable(Executable):
         device: Where it runs.
         implementation: Gives the native function of a node.
         donate: Positions of inputs that may be overwritten.
-        options: Precision and determinism.
+        options: Precision, determinism, and whether kernels may take workspaces.
         use_xla: Whether to compile with XLA; TensorFlow's own executor runs the graph otherwise.
 
     Attributes:
@@ -78,6 +78,7 @@ class TensorflowExecutable(Executable):
         self.device = device
         self._device_name = native_name(device)
         self._tf32 = allows_tf32(options)
+        self._workspaces = options.workspaces
         self._targets = output_targets(graph, donate)
         self._returned = [i for i in range(len(graph.outputs)) if i not in self._targets.values()]
         self._implementation = implementation
@@ -92,7 +93,14 @@ class TensorflowExecutable(Executable):
     def _trace(self, use_xla: bool) -> Callable[[list[Any]], Any]:
         graph, targets, implementation = self.graph, self._targets, self._implementation
         if len(self._parts) > 1:
-            program = PlacedProgram(graph, self._parts, targets, self._returned, implementation)
+            program = PlacedProgram(
+                graph,
+                self._parts,
+                targets,
+                self._returned,
+                implementation,
+                workspaces=self._workspaces,
+            )
             return self._concrete(program, use_xla=False)
 
         def whole(*inputs: Any) -> list[Any]:
@@ -141,7 +149,12 @@ class TensorflowExecutable(Executable):
             return None
         with tf32(self._tf32):
             return planned_bytes(
-                self.graph, self._parts, self._targets, self._implementation, self.device
+                self.graph,
+                self._parts,
+                self._targets,
+                self._implementation,
+                self.device,
+                workspaces=self._workspaces,
             )
 
     def __call__(self, arrays: Sequence[Any]) -> list[Any]:

@@ -10,7 +10,7 @@ from accelkit.graph import Graph, Node, TensorSpec, Value
 from accelkit.passes import Part
 from accelkit_tensorflow.framework import tf
 from accelkit_tensorflow.placement import PlacedPart
-from accelkit_tensorflow.table import KERNEL_TABLE
+from accelkit_tensorflow.table import kernel
 
 __all__ = ["Implementation", "PlacedProgram", "read"]
 
@@ -31,6 +31,7 @@ class PlacedProgram:
         targets: The output that takes the place of each donated input, by positions.
         returned: Positions of the outputs to return.
         implementation: Gives the native function of a node inside of a cluster.
+        workspaces: Whether kernels may take memory to be faster.
     """
 
     def __init__(
@@ -40,12 +41,15 @@ class PlacedProgram:
         targets: Mapping[int, int],
         returned: Sequence[int],
         implementation: Implementation,
+        *,
+        workspaces: bool = True,
     ) -> None:
         self.graph = graph
         self.parts = parts
         self._targets = targets
         self._returned = returned
         self._implementation = implementation
+        self._workspaces = workspaces
         made = {v for p in parts if not p.on_kernels for v in p.part.outputs}
         self._updates = {
             graph.outputs[index]: position
@@ -81,7 +85,7 @@ class PlacedProgram:
         """In the executor's order: what one kernel leaves idle, another uses."""
 
         def find(node: Node) -> Callable[..., Any]:
-            return KERNEL_TABLE.get(node.primitive.name) or self._implementation(node)
+            return kernel(node, workspaces=self._workspaces) or self._implementation(node)
 
         found = evaluate(part.graph, [values[v] for v in part.inputs], find)
         return dict(zip(part.outputs, found, strict=True))

@@ -21,6 +21,7 @@ from accelkit_tensorflow.framework import tf
 from accelkit_tensorflow.placed import Implementation, read
 from accelkit_tensorflow.placement import PlacedPart
 from accelkit_tensorflow.runtime import native_name
+from accelkit_tensorflow.winograd import transformed, workspace_bytes
 
 __all__ = ["planned_bytes"]
 
@@ -34,6 +35,8 @@ def planned_bytes(
     targets: Mapping[int, int],
     implementation: Implementation,
     device: Device,
+    *,
+    workspaces: bool = True,
 ) -> int | None:
     """Memory for intermediates; None where TensorFlow does not tell XLA's plan.
 
@@ -43,6 +46,7 @@ def planned_bytes(
         targets: The output that takes the place of each donated input, by positions.
         implementation: Gives the native function of a node.
         device: Where it runs.
+        workspaces: Whether kernels may take memory to be faster.
     """
     updates = {graph.outputs[o]: graph.inputs[i] for i, o in targets.items()}
     times = _times(parts)
@@ -53,7 +57,8 @@ def planned_bytes(
     for time, placed in zip(times, parts, strict=True):
         if placed.on_kernels:
             # the kernels of a part may run at the same time
-            found: int | None = sum(map(_workspace_bytes, placed.part.graph.nodes))
+            nodes = placed.part.graph.nodes
+            found: int | None = sum(_workspace_bytes(n, workspaces=workspaces) for n in nodes)
         else:
             found = _cluster_bytes(placed.part, updates, implementation, device)
         if found is None:
@@ -72,8 +77,10 @@ def _times(parts: Sequence[PlacedPart]) -> list[int]:
     return times
 
 
-def _workspace_bytes(node: Node) -> int:
-    """A copy of the weights in the order of oneDNN's kernels, while a convolution runs."""
+def _workspace_bytes(node: Node, *, workspaces: bool) -> int:
+    """Tiles, or a copy of the weights in oneDNN's order, while a convolution runs."""
+    if workspaces and transformed(node) is not None:
+        return workspace_bytes(node)
     if node.primitive.name == "conv2d_weight_grad":
         return node.outputs[0].spec.memory_bytes
     if node.primitive.name in ("conv2d", "conv2d_input_grad"):

@@ -23,8 +23,9 @@ from accelkit_tensorflow.philox import RANDOM, XLA_RANDOM
 from accelkit_tensorflow.pooling import KERNEL_POOLING
 from accelkit_tensorflow.reductions import REDUCTIONS
 from accelkit_tensorflow.shaping import SHAPING, scalar
+from accelkit_tensorflow.winograd import transformed
 
-__all__ = ["KERNEL_COMPOSITES", "KERNEL_TABLE", "RANDOM", "TABLE", "XLA_TABLE"]
+__all__ = ["KERNEL_COMPOSITES", "KERNEL_TABLE", "RANDOM", "TABLE", "XLA_TABLE", "kernel"]
 
 KERNEL_COMPOSITES: Final[dict[str, Callable[..., Any]]] = {
     **KERNEL_BATCH_NORMALIZATION,
@@ -33,6 +34,17 @@ KERNEL_COMPOSITES: Final[dict[str, Callable[..., Any]]] = {
 # Forms for TensorFlow's executor on CPUs, where it runs single nodes between two programs of XLA.
 # They are for float32; convolutions for one group and no dilation.
 KERNEL_TABLE: Final[dict[str, Callable[..., Any]]] = {**KERNEL_CONVOLUTION, **KERNEL_COMPOSITES}
+
+
+def kernel(node: Node, *, workspaces: bool) -> Callable[..., Any] | None:
+    """What TensorFlow's executor on CPUs runs for a node, None if that is nothing of its own.
+
+    Args:
+        node: Of a part for TensorFlow's kernels.
+        workspaces: Whether it may take memory to be faster.
+    """
+    found = transformed(node) if workspaces else None
+    return found or KERNEL_TABLE.get(node.primitive.name)
 
 
 def _barrier(*operands: Any) -> tuple[Any, ...]:

@@ -1,0 +1,177 @@
+"""Convolutions in tiles: the direct sum's results, in blocks of any size, and only where chosen."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from accelkit_numpy import NumpyBackend
+from accelkit_tensorflow import TensorflowBackend, planned, table, winograd
+from accelkit_tensorflow.framework import tf
+from accelkit_tensorflow.placement import place
+from hypothesis import given
+from hypothesis import strategies as st
+
+from accelkit import dtypes
+from accelkit.backend import CompileOptions
+from accelkit.device import Device
+from accelkit.graph import Graph, GraphBuilder, Node, TensorSpec, Value
+from accelkit.parity.tolerances import deviation, tolerance
+from accelkit.primitives import get
+
+ORACLE = NumpyBackend()
+TENSORFLOW = TensorflowBackend()
+CPU = TENSORFLOW.devices()[-1].device
+TILES = {3: 4, 5: 3}
+CONV = {"strides": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
+LARGE = ((32, 8, 8, 160), (3, 3, 160, 160))
+borders = st.tuples(st.integers(0, 2), st.integers(0, 2))
+
+
+def oracle(name: str, *operands: np.ndarray, **parameters: Any) -> np.ndarray:
+    function = ORACLE.implementation(get(name), Device("numpy"))
+    found: np.ndarray = function(*(a.astype(np.float64) for a in operands), **parameters)
+    return found
+
+
+def normal(seed: int, *shapes: tuple[int, ...]) -> list[np.ndarray]:
+    random = np.random.default_rng(seed)
+    return [random.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
+@given(
+    window=st.sampled_from(sorted(TILES)),
+    batch=st.integers(1, 3),
+    size=st.tuples(st.integers(5, 14), st.integers(5, 14)),
+    channels=st.integers(1, 9),
+    features=st.integers(1, 9),
+    padding=st.tuples(borders, borders),
+    block_bytes=st.sampled_from([1, 40_000, 16 << 20]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_tiles_give_the_direct_sum(
+    window: int,
+    batch: int,
+    size: tuple[int, int],
+    channels: int,
+    features: int,
+    padding: Any,
+    block_bytes: int,
+    seed: int,
+) -> None:
+    shape = (window, window, channels, features)
+    x, w = normal(seed, (batch, *size, channels), shape)
+    geometry = {**CONV, "padding": padding}
+    y = oracle("conv2d", x, w, **geometry)
+    (g,) = normal(seed + 1, y.shape)
+    tiles = {"tile": TILES[window], "padding": padding}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(winograd, "BLOCK_BYTES", block_bytes)
+        found = [
+            winograd.conv2d(*map(tf.constant, (x, w)), **tiles),
+            winograd.conv2d_input_grad(*map(tf.constant, (g, w)), image_size=size, **tiles),
+            winograd.conv2d_weight_grad(*map(tf.constant, (x, g)), kernel_size=shape[:2], **tiles),
+        ]
+    by_images = oracle("conv2d_input_grad", g, w, image_size=size, **geometry)
+    by_weights = oracle("conv2d_weight_grad", x, g, kernel_size=shape[:2], **geometry)
+    positions = (TILES[window] + window - 1) ** 2  # all are summed, whatever is zero or cut off
+    lengths = [positions * channels, positions * features, y[..., 0].size * positions]
+    for a, expected, length in zip(found, [y, by_images, by_weights], lengths, strict=True):
+        assert a.shape == expected.shape
+        bound = tolerance(dtypes.float32, gradient=True, length=length)
+        # With few terms the largest element can be small beside what was transformed.
+        assert deviation(a.numpy(), expected, floor=math.sqrt(length)) < bound
+
+
+def convolutions(
+    x: tuple[int, ...], w: tuple[int, ...], dtype: dtypes.DType = dtypes.float32
+) -> Graph:
+    """A convolution, and the gradients for its own result as the cotangent."""
+    builder = GraphBuilder()
+    for position, shape in enumerate((x, w)):
+        builder.inputs.append(Value(TensorSpec(shape, dtype), None, position))
+    vx, vw = builder.inputs
+    (y,) = builder.add(get("conv2d"), [vx, vw], CONV)
+    (dx,) = builder.add(get("conv2d_input_grad"), [y, vw], {**CONV, "image_size": x[1:3]})
+    (dw,) = builder.add(get("conv2d_weight_grad"), [vx, y], {**CONV, "kernel_size": w[:2]})
+    return Graph(builder.inputs, builder.nodes, [y, dx, dw], name="convolutions")
+
+
+def on_kernels(graph: Graph) -> list[Node]:
+    return [n for p in place(graph) if p.on_kernels for n in p.part.graph.nodes]
+
+
+@pytest.mark.parametrize("workspaces", [True, False])
+def test_a_large_convolution_and_its_gradients_are_transformed(
+    workspaces: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for programs without workspaces."""
+    chosen: list[str] = []
+    find = winograd.transformed
+
+    def watched(node: Node) -> Any:
+        chosen.append(node.primitive.name)
+        return find(node)
+
+    monkeypatch.setattr(table, "transformed", watched)
+    graph = convolutions(*LARGE)
+    assert all(map(winograd.transformed, on_kernels(graph)))
+    options = CompileOptions(workspaces=workspaces)
+    executable = TENSORFLOW.compile(graph, CPU, options=options)
+    every = ["conv2d", "conv2d_input_grad", "conv2d_weight_grad"]
+    assert sorted(chosen) == (every if workspaces else [])
+    x, w = normal(0, *LARGE)
+    found = [TENSORFLOW.get(a) for a in executable([TENSORFLOW.put(a, CPU) for a in (x, w)])]
+    y = oracle("conv2d", x, w, **CONV)
+    wanted = [
+        y,
+        oracle("conv2d_input_grad", y, w, image_size=x.shape[1:3], **CONV),
+        oracle("conv2d_weight_grad", x, y, kernel_size=w.shape[:2], **CONV),
+    ]
+    for a, expected in zip(found, wanted, strict=True):
+        bound = tolerance(dtypes.float32, gradient=True, length=9 * 160)
+        assert deviation(a, expected) < bound
+
+
+def test_other_convolutions_stay_what_they_are() -> None:
+    few = convolutions((32, 56, 56, 16), (3, 3, 16, 16))
+    assert len(on_kernels(few)) == 3
+    assert not any(map(winograd.transformed, on_kernels(few)))
+    exact = convolutions(*LARGE, dtype=dtypes.float64)
+    assert not any(map(winograd.transformed, exact.nodes))
+
+
+def test_what_is_not_finite_spoils_its_own_tiles_only() -> None:
+    x = np.ones((2, 8, 8, 1), np.float32)
+    x[0, 1, 1] = math.inf
+    w = tf.ones((3, 3, 1, 1))
+    y = winograd.conv2d(tf.constant(x), w, tile=4, padding=((1, 1), (1, 1))).numpy()
+    assert np.isnan(y[0, :3, :3]).all()
+    assert np.isfinite(y[0, 4:, 4:]).all()
+    assert np.isfinite(y[1]).all()
+
+
+def test_a_plan_counts_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as a block has; without workspaces, only the weights in oneDNN's order."""
+    graph = convolutions(*LARGE)
+    sizes = {n.primitive.name: winograd.workspace_bytes(n) for n in on_kernels(graph)}
+    tiles = 4 * 36 * 128 * 160  # 32 images of 4 tiles, 36 positions, 160 channels
+    weights = 4 * 36 * 160 * 160
+    y = 4 * 32 * 64 * 160
+    assert sizes["conv2d"] == sizes["conv2d_input_grad"] == weights * 7 // 2 + 2 * tiles + y
+    assert sizes["conv2d_weight_grad"] == 3 * tiles + tiles * 16 // 36 + 2 * weights
+    kept = {
+        workspaces: TENSORFLOW.compile(
+            graph, CPU, options=CompileOptions(workspaces=workspaces)
+        ).temporary_memory_bytes()
+        for workspaces in (True, False)
+    }
+    assert kept[True] is not None
+    assert kept[False] is not None
+    both = sizes["conv2d_input_grad"] + sizes["conv2d_weight_grad"]  # at the same time
+    assert kept[True] - kept[False] == both - 2 * 4 * 9 * 160 * 160
+    monkeypatch.setattr(winograd, "BLOCK_BYTES", 1)
+    for node in on_kernels(graph):
+        assert planned._workspace_bytes(node, workspaces=True) < sizes[node.primitive.name]
