@@ -178,6 +178,17 @@ class Backend(ABC):
             options: Precision and determinism.
         """
 
+    def workspace_bytes(self, graph: Graph, device: Device, options: CompileOptions) -> int:
+        """Most that kernels take at a time to be faster, beside what :meth:`planned_bytes` or
+        liveness tells; what ``workspaces=False`` spares.
+
+        Args:
+            graph: A prepared graph.
+            device: Where it would run.
+            options: Of the program.
+        """
+        return 0
+
     def planned_bytes(
         self,
         graph: Graph,

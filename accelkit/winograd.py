@@ -206,7 +206,12 @@ def choose(
     return winograd(tile, window[0]) if direct > _LEAST_ADVANTAGE * faster else None
 
 
-def choose_for(node: Node) -> Winograd | None:
+def choose_for(
+    node: Node,
+    *,
+    transform_flops: float = TRANSFORM_FLOPS,
+    weights_flops: float = TRANSFORM_FLOPS,
+) -> Winograd | None:
     """:func:`choose` for a node: a convolution, with or without a bias, or a gradient of one.
 
     Each on its own: a convolution's gradients have the arithmetic of the convolution.
@@ -226,5 +231,7 @@ def choose_for(node: Node) -> Winograd | None:
         features,
         (height, width),
         dtype=images.dtype,
+        transform_flops=transform_flops,
+        weights_flops=weights_flops,
         **parameters,
     )

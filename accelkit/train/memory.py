@@ -224,7 +224,8 @@ def _arena_bytes(
     if exact is not None:
         return exact
     fused = "fusion" in backend.capabilities
-    return passes.peak_bytes(graph, donate=donate, fused=fused)
+    alive = passes.peak_bytes(graph, donate=donate, fused=fused)
+    return alive + backend.workspace_bytes(graph, device, options)
 
 
 @dataclass(frozen=True)

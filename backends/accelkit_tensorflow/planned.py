@@ -23,7 +23,7 @@ from accelkit_tensorflow.placement import PlacedPart
 from accelkit_tensorflow.runtime import native_name
 from accelkit_tensorflow.winograd import transformed, workspace_bytes
 
-__all__ = ["planned_bytes"]
+__all__ = ["planned_bytes", "tiles_bytes"]
 
 ops = tf.raw_ops
 _STAGE: Final = "optimized_hlo_proto_serialized"
@@ -67,6 +67,13 @@ def planned_bytes(
         made = crossing.intersection(placed.part.outputs)
         lives += [(v.spec.memory_bytes, time, last_use[v]) for v in made]
     return max(map(sum, zip(own, alive_bytes(lives, len(own)), strict=True)))
+
+
+def tiles_bytes(parts: Sequence[PlacedPart]) -> int:
+    """Most that convolutions by transforms take at a time; those of a part may run together."""
+    on_kernels = [p.part.graph.nodes for p in parts if p.on_kernels]
+    sizes = (sum(workspace_bytes(n) for n in nodes if transformed(n)) for nodes in on_kernels)
+    return max(sizes, default=0)
 
 
 def _times(parts: Sequence[PlacedPart]) -> list[int]:

@@ -29,6 +29,10 @@ ops = tf.raw_ops
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
 
+# Operations that take as long as the transform of an element, see :func:`accelkit.winograd.choose`,
+# where weights are transformed in float64: fitted, as the default is, but to these kernels.
+_TRANSFORM_FLOPS: Final = 230.0
+_EXACT_WEIGHTS_FLOPS: Final = 600.0
 # Transformed tiles that are made at once, of one operand, if those of an image are not more.
 BLOCK_BYTES: Final = 16 << 20
 
@@ -179,10 +183,16 @@ _FORMS: Final[dict[str, Callable[..., Any]]] = {
 }
 
 
+def _choose(node: Node) -> Winograd | None:
+    if "kernel_size" in node.parameters:  # no weights go in, and oneDNN is slower than forward
+        return choose_for(node)
+    return choose_for(node, transform_flops=_TRANSFORM_FLOPS, weights_flops=_EXACT_WEIGHTS_FLOPS)
+
+
 def transformed(node: Node) -> Callable[..., Any] | None:
     """What computes a node by transforms where that takes less time, with the node's signature."""
     form = _FORMS.get(node.primitive.name)
-    chosen = form and choose_for(node)
+    chosen = form and _choose(node)
     if form is None or chosen is None:
         return None
     kept = {"padding", "image_size", "kernel_size"} & node.parameters.keys()
@@ -193,7 +203,7 @@ def transformed(node: Node) -> Callable[..., Any] | None:
 
 def workspace_bytes(node: Node) -> int:
     """Most that :func:`transformed` keeps at a time beside what goes in and comes out."""
-    chosen = choose_for(node)
+    chosen = _choose(node)
     if chosen is None:
         raise ValueError(f"{node.primitive.name} is not computed by transforms.")
     others, result = node.inputs[1].spec, node.outputs[0].spec
