@@ -179,8 +179,9 @@ class Backend(ABC):
         """
 
     def workspace_bytes(self, graph: Graph, device: Device, options: CompileOptions) -> int:
-        """Most that kernels take at a time to be faster, beside what :meth:`planned_bytes` or
-        liveness tells; what ``workspaces=False`` spares.
+        """Most that kernels take at a time beside what goes in and comes out, as far as is known.
+
+        Added to what liveness tells where :meth:`planned_bytes` is None.
 
         Args:
             graph: A prepared graph.

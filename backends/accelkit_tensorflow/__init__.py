@@ -26,7 +26,7 @@ from accelkit_tensorflow.arrays import VariableArray, as_tensor
 from accelkit_tensorflow.compile import TensorflowExecutable
 from accelkit_tensorflow.framework import has_xla, tf
 from accelkit_tensorflow.placement import place
-from accelkit_tensorflow.planned import tiles_bytes
+from accelkit_tensorflow.planned import kernel_bytes
 from accelkit_tensorflow.table import TABLE, XLA_TABLE
 
 __all__ = ["TensorflowBackend", "VariableArray"]
@@ -146,9 +146,9 @@ class TensorflowBackend(Backend):
         return device.kind != "cpu"  # there XLA drops them before it merges equal expressions
 
     def workspace_bytes(self, graph: Graph, device: Device, options: CompileOptions) -> int:
-        if not options.workspaces or device.kind != "cpu" or "xla" not in self.capabilities:
+        if device.kind != "cpu" or "xla" not in self.capabilities:
             return 0
-        return tiles_bytes(place(graph))
+        return kernel_bytes(place(graph), workspaces=options.workspaces)
 
     def compile(
         self,

@@ -23,7 +23,7 @@ from accelkit_tensorflow.placement import PlacedPart
 from accelkit_tensorflow.runtime import native_name
 from accelkit_tensorflow.winograd import transformed, workspace_bytes
 
-__all__ = ["planned_bytes", "tiles_bytes"]
+__all__ = ["kernel_bytes", "planned_bytes"]
 
 ops = tf.raw_ops
 _STAGE: Final = "optimized_hlo_proto_serialized"
@@ -56,9 +56,7 @@ def planned_bytes(
     lives: list[tuple[int, int, int]] = []
     for time, placed in zip(times, parts, strict=True):
         if placed.on_kernels:
-            # the kernels of a part may run at the same time
-            nodes = placed.part.graph.nodes
-            found: int | None = sum(_workspace_bytes(n, workspaces=workspaces) for n in nodes)
+            found: int | None = _part_bytes(placed, workspaces=workspaces)
         else:
             found = _cluster_bytes(placed.part, updates, implementation, device)
         if found is None:
@@ -69,11 +67,14 @@ def planned_bytes(
     return max(map(sum, zip(own, alive_bytes(lives, len(own)), strict=True)))
 
 
-def tiles_bytes(parts: Sequence[PlacedPart]) -> int:
-    """Most that convolutions by transforms take at a time; those of a part may run together."""
-    on_kernels = [p.part.graph.nodes for p in parts if p.on_kernels]
-    sizes = (sum(workspace_bytes(n) for n in nodes if transformed(n)) for nodes in on_kernels)
-    return max(sizes, default=0)
+def kernel_bytes(parts: Sequence[PlacedPart], *, workspaces: bool) -> int:
+    """Most that kernels take at a time beside what goes in and comes out."""
+    return max((_part_bytes(p, workspaces=workspaces) for p in parts if p.on_kernels), default=0)
+
+
+def _part_bytes(placed: PlacedPart, *, workspaces: bool) -> int:
+    """The kernels of a part may run at the same time."""
+    return sum(_workspace_bytes(n, workspaces=workspaces) for n in placed.part.graph.nodes)
 
 
 def _times(parts: Sequence[PlacedPart]) -> list[int]:

@@ -41,9 +41,17 @@ def test_numpys_bools_are_bools() -> None:
 
 
 @pytest.mark.parametrize("given", ["2", -1, 1.5, True])
-@pytest.mark.parametrize("name", ["workers", "threads", "buffer", "worker_restarts"])
-def test_counts_of_a_loader(name: str, given: Any) -> None:
-    with pytest.raises(OptionError, match=f"`{name}` must be an integer of at least 0, got"):
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("workers", "from 0 to 1024"),
+        ("threads", "from 0 to 1024"),
+        ("buffer", "from 0 to 1024"),
+        ("worker_restarts", "of at least 0"),
+    ],
+)
+def test_counts_of_a_loader(name: str, expected: str, given: Any) -> None:
+    with pytest.raises(OptionError, match=f"`{name}` must be an integer {expected}, got {given!r}"):
         data.Loader(SOURCE, batch_size=2, **{name: given})
 
 
