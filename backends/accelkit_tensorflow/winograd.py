@@ -22,8 +22,14 @@ from accelkit.graph import Node, TensorSpec
 from accelkit.winograd import Winograd, choose_for, winograd
 from accelkit_tensorflow.framework import tf
 
-__all__ = ["BLOCK_BYTES", "conv2d", "conv2d_input_grad", "conv2d_weight_grad", "transformed"]
-__all__ += ["workspace_bytes"]
+__all__ = [
+    "BLOCK_BYTES",
+    "conv2d",
+    "conv2d_input_grad",
+    "conv2d_weight_grad",
+    "transformed",
+    "workspace_bytes",
+]
 
 ops = tf.raw_ops
 Pair = tuple[int, int]
