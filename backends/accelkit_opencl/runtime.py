@@ -25,11 +25,17 @@ from accelkit_opencl.failures import funnel, is_out_of_memory
 from accelkit_opencl.memory import Allocation, Block, Launches, Memory
 from accelkit_opencl.transfers import MappedTransfers, StagedTransfers, Transfers
 
-__all__ = ["DeviceArray", "Runtime", "discover", "open_device"]
+__all__ = ["DeviceArray", "Runtime", "discover", "native_vector_bytes", "open_device"]
 
 BoundKernel = tuple[cl.Kernel, Sequence[int], Sequence[int]]
 """A kernel with its arguments set, its work-items, and those of one group."""
 
+# Targets of LLVM with AVX-512.
+_WIDE_TARGETS = (
+    *("skx", "skylake-avx512", "cannonlake", "cascadelake", "cooperlake", "icelake-client"),
+    *("icelake-server", "tigerlake", "rocketlake", "sapphirerapids", "emeraldrapids"),
+    *("graniterapids", "graniterapids-d", "knl", "knm", "znver4", "znver5", "x86-64-v4"),
+)
 _KINDS = (
     (cl.device_type.GPU, "gpu"),
     (cl.device_type.CPU, "cpu"),
@@ -87,6 +93,23 @@ def describe(found: Found) -> DeviceInfo:
     handle = found.handle
     driver = f"{handle.platform.name} {handle.driver_version}, {handle.version}"
     return DeviceInfo(found.device, handle.name.strip(), handle.global_mem_size, driver)
+
+
+def native_vector_bytes(version: str, width: int) -> int:
+    """Bytes of the vectors that a device's compiler makes.
+
+    PoCL asks the processor for their width, but compiles for the newest processor that its LLVM
+    knows and the machine can do. That may be one without AVX-512: PoCL 3.0 takes a Zen 4 for a
+    Zen 3. Kernels for the registers of the former spill to memory on the latter.
+
+    Args:
+        version: What the device says of itself; PoCL's ends with the target's name.
+        width: Floats in a vector, as the device says.
+    """
+    _, found, target = version.partition("PoCL HSTR: ")
+    if found and "x86_64" in target and not target.endswith(_WIDE_TARGETS):
+        width = min(width, 8)
+    return 4 * max(1, width)
 
 
 class DeviceArray:
@@ -180,7 +203,7 @@ class Runtime:
         self.is_cpu = bool(handle.type & cl.device_type.CPU) or (
             bool(handle.type & cl.device_type.ACCELERATOR) and self.shares_host_memory
         )
-        self.vector_bytes = 4 * max(1, handle.native_vector_width_float)
+        self.vector_bytes = native_vector_bytes(handle.version, handle.native_vector_width_float)
         self.alignment_bytes = max(1, handle.mem_base_addr_align // 8)
         self.has_float64 = bool(handle.double_fp_config)
         self.has_winograd = self.has_float64 and bool(handle.type & cl.device_type.CPU)
