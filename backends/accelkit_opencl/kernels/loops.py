@@ -33,9 +33,8 @@ _KIND = re.compile(r"_([fd])\(")
 _SCALAR = re.compile(r"\bak_(?:sin|cos|tan)_[fd]\(")  # whose general forms have no vector form
 _DECLARATION = re.compile(r"const (\w+) (\w+) = (.*);")
 _LONG = re.compile(r"\bak_(?!(?:sqrt|fabs|floor|ceil|trunc|rint)_)\w+_[fd]\(")  # to compute
-_DEEP = re.compile(
-    r"\bak_(?:erf|power(?:_small|_medium)?)_[fd]\("
-)  # operations wait for the one before
+# Whose operations wait for the one before.
+_DEEP = re.compile(r"\bak_(?:erf|power(?:_small|_medium)?)_[fd]\(")
 _SLOW = re.compile(r"\bfmod\b|[/%] |ak_remainder|ak_floor_divide")
 
 # A hint that a line will be read soon, for compilers that know it; no pointer is followed.
