@@ -32,9 +32,26 @@ BoundKernel = tuple[cl.Kernel, Sequence[int], Sequence[int]]
 
 # Targets of LLVM with AVX-512.
 _WIDE_TARGETS = tuple(
-    "skx skylake-avx512 cannonlake cascadelake cooperlake icelake-client icelake-server tigerlake "
-    "rocketlake sapphirerapids emeraldrapids graniterapids graniterapids-d knl knm znver4 znver5 "
-    "x86-64-v4".split()
+    [
+        "skx",
+        "skylake-avx512",
+        "cannonlake",
+        "cascadelake",
+        "cooperlake",
+        "icelake-client",
+        "icelake-server",
+        "tigerlake",
+        "rocketlake",
+        "sapphirerapids",
+        "emeraldrapids",
+        "graniterapids",
+        "graniterapids-d",
+        "knl",
+        "knm",
+        "znver4",
+        "znver5",
+        "x86-64-v4",
+    ]
 )
 _KINDS = (
     (cl.device_type.GPU, "gpu"),
