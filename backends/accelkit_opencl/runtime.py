@@ -31,27 +31,10 @@ BoundKernel = tuple[cl.Kernel, Sequence[int], Sequence[int]]
 """A kernel with its arguments set, its work-items, and those of one group."""
 
 # Targets of LLVM with AVX-512.
-_WIDE_TARGETS = tuple(
-    [
-        "skx",
-        "skylake-avx512",
-        "cannonlake",
-        "cascadelake",
-        "cooperlake",
-        "icelake-client",
-        "icelake-server",
-        "tigerlake",
-        "rocketlake",
-        "sapphirerapids",
-        "emeraldrapids",
-        "graniterapids",
-        "graniterapids-d",
-        "knl",
-        "knm",
-        "znver4",
-        "znver5",
-        "x86-64-v4",
-    ]
+_WIDE_TARGETS = (
+    *("skx", "skylake-avx512", "cannonlake", "cascadelake", "cooperlake", "icelake-client"),
+    *("icelake-server", "tigerlake", "rocketlake", "sapphirerapids", "emeraldrapids"),
+    *("graniterapids", "graniterapids-d", "knl", "knm", "znver4", "znver5", "x86-64-v4"),
 )
 _KINDS = (
     (cl.device_type.GPU, "gpu"),
