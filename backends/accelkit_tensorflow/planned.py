@@ -21,7 +21,7 @@ from accelkit_tensorflow.framework import tf
 from accelkit_tensorflow.placed import Implementation, read
 from accelkit_tensorflow.placement import PlacedPart
 from accelkit_tensorflow.runtime import native_name
-from accelkit_tensorflow.winograd import transformed, workspace_bytes
+from accelkit_tensorflow.winograd import workspace_bytes
 
 __all__ = ["kernel_bytes", "planned_bytes"]
 
@@ -87,8 +87,9 @@ def _times(parts: Sequence[PlacedPart]) -> list[int]:
 
 def _workspace_bytes(node: Node, *, workspaces: bool) -> int:
     """Tiles, or a copy of the weights in oneDNN's order, while a convolution runs."""
-    if workspaces and transformed(node) is not None:
-        return workspace_bytes(node)
+    tiles = workspace_bytes(node) if workspaces else None
+    if tiles is not None:
+        return tiles
     if node.primitive.name == "conv2d_weight_grad":
         return node.outputs[0].spec.memory_bytes
     if node.primitive.name in ("conv2d", "conv2d_input_grad"):

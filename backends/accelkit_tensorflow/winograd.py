@@ -190,6 +190,8 @@ _FORMS: Final[dict[str, Callable[..., Any]]] = {
 
 
 def _choose(node: Node) -> Winograd | None:
+    if node.primitive.name not in _FORMS:
+        return None
     if "kernel_size" in node.parameters:  # no weights go in, and oneDNN is slower than forward
         return choose_for(node)
     return choose_for(node, transform_flops=_TRANSFORM_FLOPS, weights_flops=_EXACT_WEIGHTS_FLOPS)
@@ -197,21 +199,23 @@ def _choose(node: Node) -> Winograd | None:
 
 def transformed(node: Node) -> Callable[..., Any] | None:
     """What computes a node by transforms where that takes less time, with the node's signature."""
-    form = _FORMS.get(node.primitive.name)
-    chosen = form and _choose(node)
-    if form is None or chosen is None:
+    chosen = _choose(node)
+    if chosen is None:
         return None
     kept = {"padding", "image_size", "kernel_size"} & node.parameters.keys()
     parameters = {name: node.parameters[name] for name in kept}
-    bound = functools.partial(form, tile=chosen.tile, **parameters)
+    bound = functools.partial(_FORMS[node.primitive.name], tile=chosen.tile, **parameters)
     return lambda *operands, **_: bound(*operands)
 
 
-def workspace_bytes(node: Node) -> int:
-    """Most that :func:`transformed` keeps at a time beside what goes in and comes out."""
+def workspace_bytes(node: Node) -> int | None:
+    """Most that :func:`transformed` keeps at a time beside what goes in and comes out.
+
+    None for a node that is not transformed.
+    """
     chosen = _choose(node)
     if chosen is None:
-        raise ValueError(f"{node.primitive.name} is not computed by transforms.")
+        return None
     others, result = node.inputs[1].spec, node.outputs[0].spec
     by_weights = "kernel_size" in node.parameters
     w, y = (result, others) if by_weights else (others, result)
