@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 from benchmarks import overheads
 from benchmarks.program import PROGRAMS
 from benchmarks.report import figure, table, title
-from benchmarks.results_file import Measured, Report
+from benchmarks.results_file import Comparison, Figures, Measured, Report
 
 __all__ = ["BEGIN", "END", "README", "STORED", "generated", "main", "replaced"]
 
@@ -42,11 +42,12 @@ def generated(report: Report) -> str:
     if _SHOWN in report.workloads:
         parts.append(_all_programs(report.workloads[_SHOWN]))
         parts.append(f"![{_SHOWN}]({_FOLDER}/{_SHOWN}.png)")
-    parts.append(
-        "Step time of accelkit over the other's, below 1 is faster; and peak memory over that of "
-        "the hand-written program of the framework that needs least:"
-    )
-    parts.append(_ratios(report))
+    ratios = _ratios(report)
+    if ratios:
+        parts += [
+            *ratios,
+            f"![Bars of the first table's ratios, and of Keras]({_FOLDER}/ratios.png)",
+        ]
     if "overheads" in report.sections:
         parts.append("What accelkit costs beside arithmetic:")
         parts += overheads.tables(report.sections["overheads"])[1:]
@@ -70,27 +71,43 @@ def _all_programs(measured: Measured) -> str:
     return f"{title(measured)}:\n\n{table(columns, cells)}"
 
 
-def _ratios(report: Report) -> str:
-    cells = []
-    for name, measured in report.workloads.items():
-        for f in measured.figures():
-            if PROGRAMS[f.name].kind != "accelkit" or not (f.native or f.peer or f.best):
-                continue
-            native, peer, best = (
-                "" if c is None else f"{c.time:.2f} ({PROGRAMS[c.rival].label})"
-                for c in (f.native, f.peer, f.best)
-            )
-            memory = "" if f.memory is None else f"{f.memory:.2f}"
-            cells.append((name, PROGRAMS[f.name].group, native, peer, best, memory))
-    columns = (
-        "workload",
-        "backend",
-        "best hand-written",
-        "peer",
-        "best of all others",
-        "peak memory / least hand-written",
-    )
-    return table(columns, cells, left=2)
+def _ratios(report: Report) -> list[str]:
+    """For each kind of rival a table: workloads down, backends across."""
+    texts = []
+    for sentence, ratio in _RATIOS.items():
+        found = {name: _by_backend(m, ratio) for name, m in report.workloads.items()}
+        backends = list(dict.fromkeys(b for row in found.values() for b in row))
+        cells = [
+            (name, *(f"{row[b]:.2f}" if b in row else "" for b in backends))
+            for name, row in found.items()
+            if row
+        ]
+        if cells:
+            texts += [sentence, table(("workload", *backends), cells)]
+    return texts
+
+
+def _by_backend(measured: Measured, ratio: Callable[[Figures], float | None]) -> dict[str, float]:
+    """accelkit's ratio on each backend that has one."""
+    ours = [f for f in measured.figures() if PROGRAMS[f.name].kind == "accelkit"]
+    return {PROGRAMS[f.name].group: value for f in ours if (value := ratio(f)) is not None}
+
+
+def _time(found: Comparison | None) -> float | None:
+    return None if found is None else found.time
+
+
+_RATIOS: Final[dict[str, Callable[[Figures], float | None]]] = {
+    "Step time of accelkit over that of the best hand-written program in the same framework "
+    "(below 1 is faster):": lambda f: _time(f.native),
+    "Over Keras 3 on the same backend; on OpenCL, over tinygrad on the same device:": lambda f: (
+        _time(f.peer)
+    ),
+    "Over the fastest of all other programs, whatever their framework:": lambda f: _time(f.best),
+    "Peak memory over that of the hand-written program of the framework that needs least:": (
+        lambda f: f.memory
+    ),
+}
 
 
 def replaced(text: str, report: Report) -> str:
