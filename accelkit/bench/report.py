@@ -20,8 +20,6 @@ device, with
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -29,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 from accelkit.bench.profile import PHASES, group
 from accelkit.bench.settings import Settings
 from accelkit.errors import OptionError
+from accelkit.filesystem import FileSystem
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -109,7 +108,7 @@ def document(
 
 
 def write_json(path: Path, value: Any, *, allow_nan: bool = False) -> None:
-    """Write a file at once: never half of it. A device such as /dev/stdout is written to.
+    """Write a file of JSON, whole or not at all.
 
     Args:
         path: The file.
@@ -120,30 +119,13 @@ def write_json(path: Path, value: Any, *, allow_nan: bool = False) -> None:
         OptionError: if it cannot be written, for want of space above all.
     """
     try:
-        _write_text(path, json.dumps(value, indent=1, allow_nan=allow_nan) + "\n")
+        text = json.dumps(value, indent=1, allow_nan=allow_nan) + "\n"
+        FileSystem().replace_file(path, text.encode(), durable=False)
     except OSError as error:
         raise OptionError(
             f"{path} could not be written: {error.strerror}. Free some space, or choose another "
             "place."
         ) from error
-
-
-def _write_text(path: Path, text: str) -> None:
-    if path.exists() and not path.is_file():
-        path.write_text(text, encoding="utf-8")
-        return
-    target = path.resolve()
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 # --- losses -------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ Example:
     (10, (2, 3))
 """
 
-from accelkit.checkpoint.filesystem import FileSystem
 from accelkit.checkpoint.manager import CheckpointManager, CheckpointWarning
 from accelkit.checkpoint.manifest import FORMAT_VERSION, CheckpointInfo, Metric
 from accelkit.checkpoint.storage import (
@@ -35,6 +34,7 @@ from accelkit.checkpoint.storage import (
 )
 from accelkit.checkpoint.tensorfile import decode_tensors, encode_tensors
 from accelkit.checkpoint.training import restore_state, save_state
+from accelkit.filesystem import FileSystem
 
 __all__ = [
     "FORMAT_VERSION",

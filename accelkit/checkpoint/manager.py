@@ -16,7 +16,6 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from accelkit.arguments import require_bool, require_integer, require_path
-from accelkit.checkpoint.filesystem import DirectoryLock, FileSystem
 from accelkit.checkpoint.manifest import CheckpointInfo, Metric
 from accelkit.checkpoint.storage import (
     Checkpoint,
@@ -37,6 +36,7 @@ from accelkit.errors import (
     IncompatibleCheckpointError,
     OptionError,
 )
+from accelkit.filesystem import DirectoryLock, FileSystem
 
 __all__ = ["CheckpointManager", "CheckpointWarning"]
 

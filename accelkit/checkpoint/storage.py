@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 from accelkit.arguments import require_path
-from accelkit.checkpoint.filesystem import FileSystem
 from accelkit.checkpoint.manifest import (
     CheckpointInfo,
     FileRecord,
@@ -30,6 +29,7 @@ from accelkit.errors import (
     IncompatibleCheckpointError,
     some,
 )
+from accelkit.filesystem import FileSystem
 
 __all__ = [
     "Checkpoint",

@@ -14,7 +14,6 @@ from typing import Any, BinaryIO, Final, Literal
 import numpy as np
 
 from accelkit.arguments import require_integer
-from accelkit.checkpoint.filesystem import DirectoryLock, FileSystem
 from accelkit.data.batches import Batch, Position
 from accelkit.data.loader import Loader
 from accelkit.data.packed import (
@@ -31,6 +30,7 @@ from accelkit.data.packed import (
 from accelkit.data.records import Source
 from accelkit.data.transforms import EvaluationTransform
 from accelkit.errors import DataError
+from accelkit.filesystem import DirectoryLock, FileSystem, unfinished_files
 
 __all__ = ["pack"]
 
@@ -148,7 +148,9 @@ class _Packer:
         self._finish(shape)
 
     def _check_destination(self) -> None:
-        known = {IMAGES, _UNFINISHED_INDEX, INDEX, HEADER, _PROGRESS, f"{_PROGRESS}.new", ".lock"}
+        for path in unfinished_files(self.place):
+            self.files.remove_file(path)
+        known = {IMAGES, _UNFINISHED_INDEX, INDEX, HEADER, _PROGRESS, ".lock"}
         if foreign := sorted(p.name for p in self.place.iterdir() if p.name not in known):
             raise DataError(
                 f"{self.place} holds other files ({foreign[0]}, ...). Give an empty directory."
@@ -236,12 +238,7 @@ class _Packer:
         self._replace(_PROGRESS, json.dumps(state).encode("ascii"))
 
     def _replace(self, name: str, data: bytes) -> None:
-        """Write a small file so that it is the old or the new one, never a part of one."""
-        temporary = self.place / f"{_PROGRESS}.new"
-        temporary.unlink(missing_ok=True)
-        self.files.write_file(temporary, [memoryview(data)])
-        self.files.rename(temporary, self.place / name)
-        self.files.sync_directory(self.place)
+        self.files.replace_file(self.place / name, data, durable=True)
 
     def _finish(self, shape: tuple[int, int, int]) -> None:
         if not self.records:

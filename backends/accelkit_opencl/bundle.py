@@ -26,6 +26,7 @@ from typing import Any
 import pyopencl as cl
 
 from accelkit.errors import CompileError, CorruptDataError, DataError, DeviceError
+from accelkit.filesystem import FileSystem
 from accelkit_opencl.failures import code_name, funnel
 from accelkit_opencl.kernels.source import KernelSource
 from accelkit_opencl.kernels.task import as_task
@@ -164,14 +165,9 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 def _write(path: Path, content: bytes) -> None:
     """Write a file of a bundle at once: a full disk leaves what was there before."""
-    unfinished = path.with_name(f"{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            unfinished.write_bytes(content)
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        FileSystem().replace_file(path, content, durable=False)
     except OSError as error:
         raise DataError(
             f"The bundle's file {path} cannot be written: {error.strerror}. Free some space, or "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 import threading
 import warnings
@@ -20,6 +19,7 @@ from typing import Protocol
 import pyopencl as cl
 
 from accelkit.errors import CompileError
+from accelkit.filesystem import FileSystem
 from accelkit_opencl.failures import code_name, funnel
 from accelkit_opencl.kernels.source import KernelSource
 from accelkit_opencl.runtime import Runtime
@@ -178,10 +178,8 @@ def write_cached(path: Path, body: bytes) -> None:
     """Write a cache file atomically; a cache that cannot be written is not an error."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(_MAGIC + hashlib.sha256(body).digest() + body)
-        Path(name).replace(path)
+        content = _MAGIC + hashlib.sha256(body).digest() + body
+        FileSystem().replace_file(path, content, durable=False)
     except OSError as error:
         warnings.warn(
             f"The OpenCL cache file {path} cannot be written: {error}. Programs are built anew "

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from accelkit.filesystem import FileSystem
 from accelkit.graph import Graph
 from accelkit_opencl.candidates import candidates
 from accelkit_opencl.kernels.convolution import Convolution
@@ -285,7 +286,5 @@ def save_choices(choices: dict[str, Choice], runtime: Runtime, folder: Path | No
         "choices": {key: asdict(choice) for key, choice in sorted(merged.items())},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
-    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    temporary.replace(path)
+    FileSystem().replace_file(path, json.dumps(content, indent=1).encode(), durable=False)
     return path

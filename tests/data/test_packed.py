@@ -238,7 +238,7 @@ def test_interrupted_packing_continues_to_the_same_bytes(
 
 
 def test_error_at_every_file_operation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from accelkit.checkpoint.filesystem import FileSystem
+    from accelkit.filesystem import FileSystem
 
     source = Stubborn(1100)
     pack(source, tmp_path / "whole", size=None, threads=0)
@@ -272,7 +272,9 @@ def test_error_at_every_file_operation(tmp_path: Path, monkeypatch: pytest.Monke
             read_all(place)
         else:
             counter[:] = [0, -1]
+            (place / ".progress.json.0a1b2c3d.unfinished").touch()  # of one that was killed
             pack(source, place, size=None, threads=0)
+            assert not list(place.glob("*.unfinished"))
         assert [(place / name).read_bytes() for name in FILES] == expected
         shutil.rmtree(place)
     assert fail_at > 15

@@ -21,6 +21,7 @@ from accelkit_opencl.runtime import Runtime
 import accelkit as ak
 from accelkit import losses, nn, optim, registry, train
 from accelkit.errors import CompileError, CorruptDataError, DataError, DeviceError
+from accelkit.filesystem import FileSystem
 
 MODEL = nn.Sequential(
     conv=nn.Conv2d(6, 3, padding=1),
@@ -197,11 +198,11 @@ def sources(bundle: Path, runtime: Runtime, tmp_path_factory: pytest.TempPathFac
 def test_a_full_disk_leaves_the_bundle_as_it_was(
     changed: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: Path, content: bytes) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def full(files: FileSystem, descriptor: int, data: memoryview) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     before = {path.name: path.read_bytes() for path in changed.iterdir()}
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(FileSystem, "write", full)
     with pytest.raises(DataError, match=r"manifest\.json cannot be written: No space left"):
         seal(changed, runtime)
     assert {path.name: path.read_bytes() for path in changed.iterdir()} == before

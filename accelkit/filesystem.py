@@ -1,26 +1,36 @@
-"""The few file operations that durable writing needs, each one overridable.
+"""Files that are whole or absent: the few operations that needs, each one overridable.
 
 Everything that a save does to the disk goes through one of the primitive methods of
 :class:`FileSystem`, so that a test can fail or stop the program at every single one of them.
 
 The order that makes a write durable on a POSIX file system is: write the file, ``fsync`` it,
-``fsync`` its directory, rename the directory, ``fsync`` the parent. See Pillai et al., "All File
-Systems Are Not Created Equal", OSDI 2014.
+rename it, ``fsync`` its directory; for a directory of files, ``fsync`` that too before it is
+renamed. See Pillai et al., "All File Systems Are Not Created Equal", OSDI 2014.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from accelkit.errors import CheckpointError, DataError
 
-__all__ = ["DirectoryLock", "FileSystem"]
+__all__ = ["DirectoryLock", "FileSystem", "unfinished_files"]
 
 _WRITE_BYTES = 8 << 20
+_UNFINISHED_SUFFIX = ".unfinished"
+
+
+def unfinished_files(directory: Path) -> list[Path]:
+    """What killed processes left of their :meth:`FileSystem.replace_file` in a directory.
+
+    Those of a process that is still writing are among them: delete them under a lock only.
+    """
+    return sorted(p for p in directory.glob(".*") if p.name.endswith(_UNFINISHED_SUFFIX))
 
 
 class FileSystem:
@@ -31,7 +41,7 @@ class FileSystem:
     def create(self, path: Path) -> int:
         """Create a new file for writing and return its descriptor; it must not exist."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-        return os.open(path, flags, 0o644)
+        return os.open(path, flags, 0o666)  # less what the umask takes away
 
     def write(self, descriptor: int, data: memoryview) -> int:
         """Write some of ``data`` and return how many bytes were taken."""
@@ -60,8 +70,8 @@ class FileSystem:
             os.close(descriptor)
 
     def rename(self, source: Path, target: Path) -> None:
-        """Give ``source`` another name in the same directory, atomically."""
-        source.rename(target)
+        """Give ``source`` another name in the same directory, atomically; a file may have it."""
+        source.replace(target)
 
     def remove_file(self, path: Path) -> None:
         """Delete one file."""
@@ -73,8 +83,13 @@ class FileSystem:
 
     # Combinations.
 
-    def write_file(self, path: Path, chunks: Iterable[memoryview]) -> None:
-        """Create ``path``, write all of ``chunks`` and wait until they are on the disk.
+    def write_file(self, path: Path, chunks: Iterable[memoryview], *, durable: bool = True) -> None:
+        """Create ``path`` and write all of ``chunks``.
+
+        Args:
+            path: A file that does not exist.
+            chunks: Contiguous bytes.
+            durable: Whether to wait until they are on the disk.
 
         Raises:
             OSError: if the disk is full or fails; the unfinished file is left for the caller.
@@ -86,9 +101,43 @@ class FileSystem:
                 while view.nbytes:
                     taken = self.write(descriptor, view[:_WRITE_BYTES])
                     view = view[taken:]
-            self.sync(descriptor)
+            if durable:
+                self.sync(descriptor)
         finally:
             self.close(descriptor)
+
+    def replace_file(self, path: Path, content: bytes, *, durable: bool) -> None:
+        """Give a file this content at once: others see the old file or the new, never a part.
+
+        A symbolic link stays one: the file it leads to is replaced. What is no file, such as
+        /dev/stdout, is written to.
+
+        Args:
+            path: The file, which need not exist; its directory must.
+            content: All of it.
+            durable: Whether to wait until it is on the disk. Without, a loss of power may leave
+                a part; that is for what can be made again.
+
+        Raises:
+            OSError: if the disk is full or fails, or the directory cannot be written to. The old
+                file is as it was and nothing is beside it; only where the wait for the directory
+                fails, the new one is there already.
+        """
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
+        target = path.resolve()
+        name = f".{target.name}.{secrets.token_hex(4)}{_UNFINISHED_SUFFIX}"
+        temporary = target.with_name(name)
+        try:
+            self.write_file(temporary, [memoryview(content)], durable=durable)
+            self.rename(temporary, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                self.remove_file(temporary)
+            raise
+        if durable:
+            self.sync_directory(target.parent)
 
     def remove_tree(self, path: Path) -> None:
         """Delete a directory and all below it; what is gone already is not an error."""
