@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from accelkit_torch import TorchBackend
 from accelkit_torch.compile import TorchExecutable
+from backends.tiled_convolutions import CONV
 
 from accelkit import autodiff, dtypes
 from accelkit.backend import CompileOptions, Interpreter
@@ -19,7 +20,6 @@ from accelkit.tracing import trace_graph
 
 TORCH = TorchBackend()
 DEVICE = TORCH.devices()[-1].device
-CONV = {"strides": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
 POOL = {"window": (3, 3), "strides": (2, 2), "padding": ((0, 0), (0, 0))}
 NO_TRANSPOSE = {"transpose_a": False, "transpose_b": False}
 SGD = {"momentum": 0.9, "weight_decay": 0.01, "nesterov": False}

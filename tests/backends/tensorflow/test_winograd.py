@@ -7,82 +7,33 @@ from typing import Any
 
 import numpy as np
 import pytest
-from accelkit_numpy import NumpyBackend
 from accelkit_tensorflow import TensorflowBackend, planned, table, winograd
 from accelkit_tensorflow.framework import tf
 from accelkit_tensorflow.placement import place
+from backends.tiled_convolutions import CONV, CONVOLUTIONS, TiledConvolution, direct
 from hypothesis import given
 from hypothesis import strategies as st
 
 from accelkit import dtypes
 from accelkit.backend import CompileOptions
-from accelkit.device import Device
 from accelkit.graph import Graph, GraphBuilder, Node, TensorSpec, Value
 from accelkit.parity.tolerances import deviation, tolerance
 from accelkit.primitives import get
 
-ORACLE = NumpyBackend()
 TENSORFLOW = TensorflowBackend()
 CPU = TENSORFLOW.devices()[-1].device
-TILES = {3: 4, 5: 3}
-CONV = {"strides": (1, 1), "padding": ((1, 1), (1, 1)), "dilation": (1, 1), "groups": 1}
 LARGE = ((8, 24, 24, 192), (3, 3, 192, 192))
-borders = st.tuples(st.integers(0, 2), st.integers(0, 2))
 
 
-def oracle(name: str, *operands: np.ndarray, **parameters: Any) -> np.ndarray:
-    function = ORACLE.implementation(get(name), Device("numpy"))
-    found: np.ndarray = function(*(a.astype(np.float64) for a in operands), **parameters)
-    return found
-
-
-def normal(seed: int, *shapes: tuple[int, ...]) -> list[np.ndarray]:
-    random = np.random.default_rng(seed)
-    return [random.normal(size=shape).astype(np.float32) for shape in shapes]
-
-
-@given(
-    window=st.sampled_from(sorted(TILES)),
-    batch=st.integers(1, 3),
-    size=st.tuples(st.integers(5, 14), st.integers(5, 14)),
-    channels=st.integers(1, 9),
-    features=st.integers(1, 9),
-    padding=st.tuples(borders, borders),
-    block_bytes=st.sampled_from([1, 40_000, 16 << 20]),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_tiles_give_the_direct_sum(
-    window: int,
-    batch: int,
-    size: tuple[int, int],
-    channels: int,
-    features: int,
-    padding: Any,
-    block_bytes: int,
-    seed: int,
-) -> None:
-    shape = (window, window, channels, features)
-    x, w = normal(seed, (batch, *size, channels), shape)
-    geometry = {**CONV, "padding": padding}
-    y = oracle("conv2d", x, w, **geometry)
-    (g,) = normal(seed + 1, y.shape)
-    tiles = {"tile": TILES[window], "padding": padding}
+@given(case=CONVOLUTIONS, block_bytes=st.sampled_from([1, 40_000, 16 << 20]))
+def test_tiles_give_the_direct_sum(case: TiledConvolution, block_bytes: int) -> None:
+    x, w, g = map(tf.constant, (case.x, case.w, case.g))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(winograd, "BLOCK_BYTES", block_bytes)
-        found = [
-            winograd.conv2d(*map(tf.constant, (x, w)), **tiles),
-            winograd.conv2d_input_grad(*map(tf.constant, (g, w)), image_size=size, **tiles),
-            winograd.conv2d_weight_grad(*map(tf.constant, (x, g)), kernel_size=shape[:2], **tiles),
-        ]
-    by_images = oracle("conv2d_input_grad", g, w, image_size=size, **geometry)
-    by_weights = oracle("conv2d_weight_grad", x, g, kernel_size=shape[:2], **geometry)
-    positions = (TILES[window] + window - 1) ** 2  # all are summed, whatever is zero or cut off
-    lengths = [positions * channels, positions * features, y[..., 0].size * positions]
-    for a, expected, length in zip(found, [y, by_images, by_weights], lengths, strict=True):
-        assert a.shape == expected.shape
-        bound = tolerance(dtypes.float32, gradient=True, length=length)
-        # With few terms the largest element can be small beside what was transformed.
-        assert deviation(a.numpy(), expected, floor=math.sqrt(length)) < bound
+        y = winograd.conv2d(x, w, **case.tiling)
+        dx = winograd.conv2d_input_grad(g, w, image_size=case.size, **case.tiling)
+        dw = winograd.conv2d_weight_grad(x, g, kernel_size=case.w.shape[:2], **case.tiling)
+    case.check(y.numpy(), dx.numpy(), dw.numpy())
 
 
 def convolutions(
@@ -122,13 +73,14 @@ def test_a_large_convolution_and_its_gradients_are_transformed(
     executable = TENSORFLOW.compile(graph, CPU, options=options)
     every = ["conv2d", "conv2d_input_grad", "conv2d_weight_grad"]
     assert sorted(chosen) == (every if workspaces else [])
-    x, w = normal(0, *LARGE)
+    random = np.random.default_rng(0)
+    x, w = (random.normal(size=shape).astype(np.float32) for shape in LARGE)
     found = [TENSORFLOW.get(a) for a in executable([TENSORFLOW.put(a, CPU) for a in (x, w)])]
-    y = oracle("conv2d", x, w, **CONV)
+    y = direct("conv2d", x, w, **CONV)
     wanted = [
         y,
-        oracle("conv2d_input_grad", y, w, image_size=x.shape[1:3], **CONV),
-        oracle("conv2d_weight_grad", x, y, kernel_size=w.shape[:2], **CONV),
+        direct("conv2d_input_grad", y, w, image_size=x.shape[1:3], **CONV),
+        direct("conv2d_weight_grad", x, y, kernel_size=w.shape[:2], **CONV),
     ]
     for a, expected in zip(found, wanted, strict=True):
         bound = tolerance(dtypes.float32, gradient=True, length=9 * 192)

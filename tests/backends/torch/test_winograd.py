@@ -10,78 +10,33 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from accelkit_numpy import NumpyBackend
 from accelkit_torch import fused, winograd
 from accelkit_torch.memory import planned_bytes
-from backends.torch_programs import CONV, TORCH, add, compiled, conv2d
+from backends.tiled_convolutions import CONV, CONVOLUTIONS, TiledConvolution
+from backends.torch_programs import TORCH, add, compiled, conv2d
 from hypothesis import given
 from hypothesis import strategies as st
 
 from accelkit import autodiff, dtypes
-from accelkit.device import Device
 from accelkit.graph import Graph, TensorSpec
 from accelkit.parity.tolerances import deviation, tolerance
 from accelkit.passes import prepare
 from accelkit.primitives import get
 from accelkit.tracing import trace_graph
 
-ORACLE = NumpyBackend()
-TILES = {3: 4, 5: 3}
-borders = st.tuples(st.integers(0, 2), st.integers(0, 2))
 
-
-def oracle(name: str, *operands: np.ndarray, **parameters: Any) -> np.ndarray:
-    function = ORACLE.implementation(get(name), Device("numpy"))
-    found: np.ndarray = function(*(a.astype(np.float64) for a in operands), **parameters)
-    return found
-
-
-@given(
-    window=st.sampled_from(sorted(TILES)),
-    batch=st.integers(1, 3),
-    size=st.tuples(st.integers(5, 14), st.integers(5, 14)),
-    channels=st.integers(1, 9),
-    features=st.integers(1, 9),
-    padding=st.tuples(borders, borders),
-    block_bytes=st.sampled_from([1, 40_000, 6 << 20]),
-    seed=st.integers(0, 2**32 - 1),
-)
-def test_tiles_give_the_direct_sum(
-    window: int,
-    batch: int,
-    size: tuple[int, int],
-    channels: int,
-    features: int,
-    padding: Any,
-    block_bytes: int,
-    seed: int,
-) -> None:
-    random = np.random.default_rng(seed)
-    x = random.normal(size=(batch, *size, channels)).astype(np.float32)
-    w = random.normal(size=(window, window, channels, features)).astype(np.float32)
-    b = random.normal(size=features).astype(np.float32)
-    geometry = {**CONV, "padding": padding}
-    y = oracle("conv2d", x, w, **geometry) + b
-    g = random.normal(size=y.shape).astype(np.float32)
-    tiles = {"tile": TILES[window], "padding": padding}
+@given(case=CONVOLUTIONS, block_bytes=st.sampled_from([1, 40_000, 6 << 20]))
+def test_tiles_give_the_direct_sum(case: TiledConvolution, block_bytes: int) -> None:
     workspace = winograd.Workspace(block_bytes)
-    tx, tw, tb, tg = map(torch.from_numpy, (x, w, b, g))
-    found = [
-        winograd.conv2d(workspace, tx, tw, tb, **tiles),
-        winograd.conv2d(workspace, tx, tw, **tiles) + tb,
-        winograd.conv2d_input_grad(workspace, tg, tw, image_size=size, **tiles),
-        winograd.conv2d_weight_grad(workspace, tx, tg, kernel_size=(window, window), **tiles),
-    ]
-    by_images = oracle("conv2d_input_grad", g, w, image_size=size, **geometry)
-    by_weights = oracle("conv2d_weight_grad", x, g, kernel_size=(window, window), **geometry)
-    positions = (TILES[window] + window - 1) ** 2  # all are summed, whatever is zero or cut off
-    lengths = [positions * channels] * 2 + [positions * features, y[..., 0].size * positions]
-    wanted = [y, y, by_images, by_weights]
-    for a, expected, length in zip(found, wanted, lengths, strict=True):
-        assert a.is_contiguous()
-        bound = tolerance(dtypes.float32, gradient=True, length=length)
-        # With few terms the largest element can be small beside what was transformed.
-        assert deviation(a.numpy(), expected, floor=math.sqrt(length)) < bound
+    x, w, bias, g = map(torch.from_numpy, (case.x, case.w, case.bias, case.g))
+    y = winograd.conv2d(workspace, x, w, **case.tiling)
+    shifted = winograd.conv2d(workspace, x, w, bias, **case.tiling)
+    dx = winograd.conv2d_input_grad(workspace, g, w, image_size=case.size, **case.tiling)
+    kernel_size = (case.window, case.window)
+    dw = winograd.conv2d_weight_grad(workspace, x, g, kernel_size=kernel_size, **case.tiling)
+    assert all(a.is_contiguous() for a in (y, shifted, dx, dw))
+    case.check(y.numpy(), dx.numpy(), dw.numpy())
+    case.check(shifted.numpy(), dx.numpy(), dw.numpy(), bias=case.bias)
 
 
 def program(function: Callable[..., Any], *shapes: tuple[int, ...]) -> Graph:
