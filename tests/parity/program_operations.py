@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from parity.programs import Writer, is_finite
@@ -49,24 +49,20 @@ def _any_unary(w: Writer) -> str:
     return w.choose(*_ANY_UNARY).format(x=w.pick("fi"))
 
 
-def _binary(w: Writer) -> str:
-    x, y = w.pair()
-    return w.choose(*_BINARY).format(x=x, y=y)
+def _of_two(texts: Sequence[str], kinds: str) -> Callable[[Writer], str]:
+    """Expressions of two values of these kinds."""
+
+    def operation(w: Writer) -> str:
+        x, y = w.pair(kinds)
+        return w.choose(*texts).format(x=x, y=y)
+
+    return operation
 
 
-def _integer(w: Writer) -> str:
-    x, y = w.pair("iu")
-    return w.choose(*_INTEGER).format(x=x, y=y)
-
-
-def _compare(w: Writer) -> str:
-    x, y = w.pair("fiu")
-    return w.choose(*_COMPARE).format(x=x, y=y)
-
-
-def _logical(w: Writer) -> str:
-    x, y = w.pair("b")
-    return w.choose(*_LOGICAL).format(x=x, y=y)
+_binary = _of_two(_BINARY, "f")
+_integer = _of_two(_INTEGER, "iu")
+_compare = _of_two(_COMPARE, "fiu")
+_logical = _of_two(_LOGICAL, "b")
 
 
 def _where(w: Writer) -> str:
