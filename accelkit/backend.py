@@ -111,12 +111,8 @@ class Backend(ABC):
 
             - ``"fast_grouped_convolution"``: grouped convolutions need not be split,
             - ``"float64"``, ``"bfloat16"``, ``"float16"``: dtypes it computes in,
-            - ``"deterministic"``: the same program gives the same bits every time,
-            - ``"asynchronous"``: calls return before the device is done,
-            - ``"donation"``: donated inputs are reused for outputs,
             - ``"fusion"``: chains of elementwise primitives become one kernel, and what is
               between them takes no memory,
-            - ``"native_control_flow"``: cond and scan are not unrolled,
             - ``"workspaces"``: kernels that take memory to be faster can be left out.
     """
 

@@ -1,7 +1,7 @@
 """Control flow as primitives, with their bodies as graphs.
 
 Both have definitions without any control flow (a select, an unrolled loop), so they run on every
-backend; one with the capability ``native_control_flow`` overrides them.
+backend; one that has conditionals and loops of its own overrides them.
 """
 
 from __future__ import annotations

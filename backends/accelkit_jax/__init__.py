@@ -44,11 +44,7 @@ class JaxBackend(Backend):
             "float64",
             "float16",
             "bfloat16",
-            "deterministic",
-            "asynchronous",
-            "donation",
             "fusion",
-            "native_control_flow",
         }
     )
 

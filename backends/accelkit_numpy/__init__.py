@@ -43,9 +43,7 @@ class NumpyBackend(Backend):
             "float64",
             "float16",
             "bfloat16",
-            "deterministic",
             "fast_grouped_convolution",
-            "native_control_flow",
         }
     )
 

@@ -64,9 +64,6 @@ class OpenclBackend(Backend):
     capabilities = frozenset(
         {
             "float64",
-            "deterministic",
-            "asynchronous",
-            "donation",
             "fast_grouped_convolution",
             "fusion",
             "workspaces",

@@ -192,8 +192,3 @@ class OpenclExecutable(Executable):
 
     def temporary_memory_bytes(self) -> int:
         return self.program.arena_bytes
-
-    @property
-    def memory_lower_bound_bytes(self) -> int:
-        """The least that any plan of the intermediates needs."""
-        return self.program.plan.lower_bound_bytes

@@ -58,15 +58,10 @@ class TensorflowBackend(Backend):
             "float64",
             "float16",
             "bfloat16",
-            "donation",
-            "native_control_flow",
         }
         if has_xla():
             # without XLA there are no parts that TensorFlow's kernels run
             capabilities |= {"fusion", "workspaces", "xla"}
-        only_cpu = all(device.kind == "cpu" for device in runtime.discover())
-        # TensorFlow's switch for deterministic GPU kernels is one-way and for the whole process.
-        capabilities.add("deterministic" if only_cpu else "asynchronous")
         self.capabilities = frozenset(capabilities)
         self._dtypes: dict[Any, Any] = {}
         self._programs: dict[Primitive, dict[Any, Executable]] = {}

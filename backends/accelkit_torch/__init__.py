@@ -49,11 +49,7 @@ class TorchBackend(Backend):
             "float64",
             "float16",
             "bfloat16",
-            "asynchronous",
-            "deterministic",
-            "donation",
             "fast_grouped_convolution",
-            "native_control_flow",
             "workspaces",
         }
     )

@@ -27,7 +27,7 @@ class Frail(NumpyBackend):
 
     name: ClassVar[str] = "frail"
     table = {k: v for k, v in NumpyBackend.table.items() if k != "tan"}  # noqa: RUF012
-    capabilities = frozenset({"deterministic"})
+    capabilities = frozenset()
     failure: ClassVar[Exception | None] = None
     when: ClassVar[str] = ""
 

@@ -298,7 +298,7 @@ def test_training_does_not_grow_and_stays_near_the_lower_bound(runtime: Runtime)
             seen.append(memory(ak.device(device)).in_use_bytes)
     assert len(set(seen)) == 1
     executable = step.compile(state, batch)
-    assert executable.temporary_memory_bytes() <= 1.1 * executable.memory_lower_bound_bytes
+    assert executable.temporary_memory_bytes() <= 1.1 * executable.program.plan.lower_bound_bytes
 
 
 def test_every_weight_and_slot_is_updated_in_place(runtime: Runtime) -> None:
