@@ -106,6 +106,10 @@ def scan(
     Returns:
         The last carry, and the ys stacked along a new leading axis.
 
+    Raises:
+        OptionError: if the function does not return a pair.
+        ShapeError: if there is no one length, or the carry changes.
+
     Example:
         >>> import accelkit as ak
         >>> total, running = ak.scan(
@@ -120,14 +124,48 @@ def scan(
     leaves = _together([*carry_leaves, *x_leaves])
     carry, elements = leaves[: len(carry_leaves)], leaves[len(carry_leaves) :]
     steps = _length(elements, length)
-    specs = [t.spec for t in carry]
-    specs += [TensorSpec(t.shape[1:], t.dtype) for t in elements]
+    body, captured, y_structure = _scan_body(
+        function,
+        ([t.spec for t in carry], carry_structure),
+        ([TensorSpec(t.shape[1:], t.dtype) for t in elements], x_structure),
+    )
+    outputs = control.scan(
+        *carry,
+        *captured,
+        *elements,
+        body=body,
+        carry_count=len(carry),
+        constant_count=len(captured),
+        length=steps,
+        reverse=reverse,
+    )
+    final = tree.unflatten(carry_structure, list(outputs[: len(carry)]))
+    return final, tree.unflatten(y_structure, list(outputs[len(carry) :]))
+
+
+def _scan_body(
+    function: Callable[[Any, Any], tuple[Any, Any]],
+    carry: tuple[list[TensorSpec], Any],
+    element: tuple[list[TensorSpec], Any],
+) -> tuple[Graph, list[Tensor], Any]:
+    """One step of a scan as a graph of carry, captured tensors and elements.
+
+    Args:
+        function: Of a carry and an element.
+        carry: Specs of its leaves, and their structure.
+        element: The same for one element.
+
+    Returns:
+        The graph, the tensors that the function took from around it, and the structure of what it
+        returns beside the carry.
+    """
+    (carry_specs, carry_structure), (element_specs, element_structure) = carry, element
+    count = len(carry_specs)
     y_structure: list[Any] = []
 
     def body(*tensors: Tensor) -> list[Tensor]:
-        state = tree.unflatten(carry_structure, tensors[: len(carry)])
-        item = tree.unflatten(x_structure, tensors[len(carry) :])
-        result = function(state, item)
+        state = tree.unflatten(carry_structure, tensors[:count])
+        result = function(state, tree.unflatten(element_structure, tensors[count:]))
         if not isinstance(result, tuple) or len(result) != 2:
             raise OptionError(
                 f"The function of scan must return a pair (carry, y), got {type(result).__name__}."
@@ -142,26 +180,11 @@ def scan(
         y_structure.append(structure)
         return [tensor(t) for t in [*new_leaves, *ys]]
 
-    graph, captured = trace_graph(body, specs, name="scan_body")
-    own, count = list(graph.inputs[: len(specs)]), len(carry)
-    ordered = Graph(
-        [*own[:count], *graph.inputs[len(specs) :], *own[count:]],
-        graph.nodes,
-        graph.outputs,
-        name=graph.name,
-    )
-    outputs = control.scan(
-        *carry,
-        *captured,
-        *elements,
-        body=ordered,
-        carry_count=count,
-        constant_count=len(captured),
-        length=steps,
-        reverse=reverse,
-    )
-    final = tree.unflatten(carry_structure, list(outputs[:count]))
-    return final, tree.unflatten(y_structure[0], list(outputs[count:]))
+    graph, captured = trace_graph(body, [*carry_specs, *element_specs], name="scan_body")
+    own = len(carry_specs) + len(element_specs)
+    inputs = [*graph.inputs[:count], *graph.inputs[own:], *graph.inputs[count:own]]
+    ordered = Graph(inputs, graph.nodes, graph.outputs, name=graph.name)
+    return ordered, captured, y_structure[0]
 
 
 def _length(elements: list[Tensor], length: int | None) -> int:
