@@ -10,7 +10,7 @@ import numpy as np
 
 from accelkit import registry, tree
 from accelkit.arguments import as_positions, require_callable
-from accelkit.backend import CompileOptions, Executable, translated
+from accelkit.backend import Backend, CompileOptions, Executable, translated
 from accelkit.device import Device, current_device
 from accelkit.errors import CompileError, DeviceMismatchError, OptionError, OutOfMemoryError
 from accelkit.graph import Graph
@@ -56,12 +56,7 @@ def compile_graph(
         return backend.compile(part, device, donate=donated, options=options)
 
     positions = frozenset(donate)
-    cuts: list[int] = []
-    if host:
-        slots = [prepared.inputs[i] for i in host]
-        prepared, cuts = passes.cut_around_updates(prepared, slots)
-    if not backend.keeps_barriers(device):
-        cuts += passes.cut_at_barriers(prepared)
+    prepared, cuts = _cut(prepared, backend, device, host or {})
     try:
         with translated(backend):
             if not cuts:
@@ -84,6 +79,20 @@ def compile_graph(
             f"Backend {backend.name!r} could not compile {graph.name!r} "
             f"({len(prepared)} primitives) for {device}: {error}"
         ) from error
+
+
+def _cut(
+    graph: Graph, backend: Backend, device: Device, host: Iterable[int]
+) -> tuple[Graph, list[int]]:
+    """A prepared graph, and before which of its nodes a new part begins."""
+    from accelkit import passes
+
+    cuts: list[int] = []
+    if slots := [graph.inputs[i] for i in host]:
+        graph, cuts = passes.cut_around_updates(graph, slots)
+    if not backend.keeps_barriers(device):
+        cuts += passes.cut_at_barriers(graph)
+    return graph, cuts
 
 
 def describe_memory(error: OutOfMemoryError, graph: Graph) -> OutOfMemoryError:
