@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -62,28 +62,28 @@ class ImageFolder:
                 f"{self.root} holds the classes {some(unknown)}, which are not among the "
                 f"{len(self.classes)} expected ones."
             )
-        paths: list[str] = []
-        labels: list[int] = []
         self.ignored = 0
-        empty: list[str] = []
-        for label, name in enumerate(self.classes):
-            found = sorted(self._images(self.root / name)) if name in folders else []
-            paths += found
-            labels += [label] * len(found)
-            if not found:
-                empty.append(name)
-        if empty and not allow_empty:
+        found = [
+            sorted(self._images(self.root / name)) if name in folders else []
+            for name in self.classes
+        ]
+        if not allow_empty:
+            self._require_images(found)
+        if self.ignored:
+            _log.warning("%s: left out %d files that are no images.", self.root, self.ignored)
+        if not any(found):
+            raise DataError(f"{self.root} holds no image.")
+        self._paths = StringTable([path for paths in found for path in paths])
+        self._labels = np.repeat(np.arange(len(found)), [len(paths) for paths in found])
+
+    def _require_images(self, found: Sequence[Sequence[str]]) -> None:
+        empty = [name for name, paths in zip(self.classes, found, strict=True) if not paths]
+        if empty:
             raise DataError(
                 f"{len(empty)} of {len(self.classes)} classes in {self.root} have no image: "
                 f"{some(empty)}. Images end in {', '.join(sorted(self._suffixes))}. Add some, "
                 "remove the folders, or open them by ImageFolder(..., allow_empty=True)."
             )
-        if self.ignored:
-            _log.warning("%s: left out %d files that are no images.", self.root, self.ignored)
-        if not paths:
-            raise DataError(f"{self.root} holds no image.")
-        self._paths = StringTable(paths)
-        self._labels = np.asarray(labels, np.int64)
 
     def _images(self, folder: Path) -> Iterator[str]:
         for path in _entries(folder):
