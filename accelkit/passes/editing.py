@@ -65,6 +65,10 @@ class Use(NamedTuple):
     reads: list[int]
     last: int
 
+    def spans(self, position: int) -> bool:
+        """Whether the variable is kept over a position."""
+        return self.made < position <= self.last
+
 
 class EditedProgram:
     """A graph as a list of steps that can be repeated.
@@ -175,16 +179,12 @@ class EditedProgram:
 
     # --- editing --------------------------------------------------------------------------------
 
-    def alive(self, wanted: Variable, position: int, use: Use) -> bool:
-        """Whether a value that is made and used like this is kept over a position."""
-        return use.made < position <= use.last
-
     def copy_at(
         self, wanted: Variable, position: int, uses: dict[Variable, Use]
     ) -> Variable | None:
         """A copy of a value that was computed again and is still there."""
         for copy in self._copies.get(wanted.original, ()):
-            if copy in uses and self.alive(copy, position, uses[copy]):
+            if copy in uses and uses[copy].spans(position):
                 return copy
         return None
 
@@ -197,7 +197,7 @@ class EditedProgram:
             inputs = []
             for wanted in step.inputs:
                 found = replaced.get(wanted, wanted)
-                if found is wanted and not self.alive(wanted, position, uses[wanted]):
+                if found is wanted and not uses[wanted].spans(position):
                     found = self.copy_at(wanted, position, uses) or wanted
                 inputs.append(found)
             again = Step(step.primitive, inputs, step.node, [], step.cost, self.blocks)

@@ -188,7 +188,7 @@ class _Search:
                 return True
             use = uses[wanted]
             if not dropped:
-                if program.alive(wanted, position, use) or program.copy_at(wanted, position, uses):
+                if use.spans(position) or program.copy_at(wanted, position, uses):
                     return True
                 if 0 < 4 * wanted.memory_bytes <= variable.memory_bytes:
                     extended += wanted.memory_bytes
