@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from accelkit import dtypes, ops
-from accelkit.autodiff import value_and_grad
 from accelkit.errors import OptionError, StateError
 from accelkit.graph import Graph, TensorSpec, Value
-from accelkit.nn.module import flatten_names, nest, output_specs
+from accelkit.nn.module import nest, output_specs
 from accelkit.optim.application import update_all
 from accelkit.primitives.bookkeeping import evaluation_report, step_report
-from accelkit.primitives.scheduling import barrier
-from accelkit.primitives.shaping import reshape, slice_
-from accelkit.random.stream import Stream
 from accelkit.tensor import Tensor
 from accelkit.tracing import active_trace, trace_graph
+from accelkit.train.differentiation import forward_and_backward
 from accelkit.train.recipe import Recipe
+from accelkit.train.sites import SiteStream
 from accelkit.train.state import below
 
 __all__ = ["StepProgram", "build_eval_program", "build_train_program"]
@@ -26,31 +24,6 @@ __all__ = ["StepProgram", "build_eval_program", "build_train_program"]
 _MOST_SITES = 1 << 20
 _LARGEST_LOSS_SCALE = 2.0**24
 _STEPS_TO_DOUBLE = 2000
-
-
-class SiteStream(Stream):
-    """Keys as rows of one graph input; remembers which place each row belongs to.
-
-    Row 0 holds the step number. How many rows there are is known when the trace ends.
-    """
-
-    def __init__(self, table: Tensor) -> None:
-        super().__init__(0)
-        self.table = table
-        self.sites: dict[tuple[str, int], int] = {}
-
-    def restart(self) -> None:
-        """Give the keys from the beginning again, to the next micro-batch."""
-        self._ordinals.clear()
-
-    def _row(self, index: int) -> Tensor:
-        row = slice_(self.table, start=(index, 0), stop=(index + 1, 2), step=(1, 1))
-        return reshape(row, shape=(2,))
-
-    def key(self, path: str = "") -> Tensor:
-        """The key of the next call at this place."""
-        row = self.sites.setdefault(self._site(path), len(self.sites) + 1)
-        return self._row(row)
 
 
 @dataclass(frozen=True)
@@ -174,45 +147,6 @@ def _narrow_keys(table: Value, sites: int) -> None:
     table.spec = TensorSpec((1 + sites, 2), dtypes.uint32)
 
 
-class _Part(NamedTuple):
-    """What one micro-batch adds to the step: sums that belong to the whole batch.
-
-    Attributes:
-        values: Its share of the loss and of each metric.
-        gradients: Its share of the (scaled) gradients.
-        new_state: The model's statistics afterwards.
-        valid: Whether all its targets are valid; None if they always are.
-    """
-
-    values: dict[str, Tensor]
-    gradients: dict[str, Tensor]
-    new_state: dict[str, Tensor]
-    valid: Tensor | None
-
-    def plus(self, other: _Part) -> _Part:
-        """Both micro-batches together: sums that are there before the next one begins."""
-        both = None if self.valid is None or other.valid is None else self.valid & other.valid
-        values = {n: v + other.values[n] for n, v in self.values.items()}
-        trace = active_trace()
-        assert trace is not None
-        with trace.labelled(phase="update"):  # moved to where the second gradient is made
-            gradients = {n: barrier(g + other.gradients[n])[0] for n, g in self.gradients.items()}
-        return _Part(values, gradients, {}, both)
-
-    def before(self, batch: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """A batch that is there once this micro-batch is done, for compilers that choose an order.
-
-        The backward pass ends in the first layer; of its gradients the smallest is waited for.
-        """
-        names = list(self.gradients)
-        layer = names[0].rpartition(".")[0]
-        last = min(
-            (n for n in names if n.rpartition(".")[0] == layer),
-            key=lambda n: self.gradients[n].spec.memory_bytes,
-        )
-        return barrier(*batch, self.gradients[last])[: len(batch)]
-
-
 def _train_step(
     recipe: Recipe,
     tensors: dict[str, Tensor],
@@ -227,7 +161,7 @@ def _train_step(
     if not trainable:
         raise OptionError("No parameter is trainable: `trainable` refused every name.")
     scale = tensors["loss_scale"][0] if recipe.scale_loss else None
-    total = _forward_and_backward(recipe, tensors, trainable, batch, stream, scale, details)
+    total = forward_and_backward(recipe, tensors, trainable, batch, stream, scale, details)
     loss, gradients = total.values["loss"], total.gradients
     keep = ops.isfinite(loss) if recipe.skip_nonfinite else None
     if scale is not None:
@@ -244,72 +178,6 @@ def _train_step(
     details["metrics"] = tuple(total.values)
     changed["watch"], report = step_report(tensors["watch"], stream.table, valid, *values)
     return changed, report
-
-
-def _forward_and_backward(
-    recipe: Recipe,
-    tensors: Mapping[str, Tensor],
-    trainable: Mapping[str, Tensor],
-    batch: tuple[Tensor, Tensor, Tensor],
-    stream: SiteStream,
-    scale: Tensor | None,
-    details: dict[str, Any],
-) -> _Part:
-    """One micro-batch after the other, added up.
-
-    Every sample's loss counts by its share of the weight of the whole batch, and a micro-batch's
-    dropout masks are the rows of the whole batch's, so the sum is what one pass would give.
-    """
-    count = recipe.accumulate
-    size = batch[0].shape[0]
-    if size % count:
-        raise OptionError(
-            f"accumulate={count} does not divide the batch of {size}. Choose one of: "
-            f"{', '.join(str(k) for k in range(1, size + 1) if size % k == 0)}."
-        )
-    frozen = {n: p for n, p in below(tensors, "parameters").items() if n not in trainable}
-    old_state = nest(below(tensors, "state"))
-    weight = ops.sum(batch[2])
-    shares = batch[2] / weight
-    micro = size // count
-    total: _Part | None = None
-    for index in range(count):
-        rows = slice(index * micro, (index + 1) * micro)
-        everything = (*batch, shares)
-        parts = everything if total is None else total.before(everything)
-        inputs, targets, weights, share = (part[rows] if count > 1 else part for part in parts)
-        stream.restart()
-
-        def loss_function(
-            chosen: dict[str, Tensor],
-            inputs: Tensor = inputs,
-            targets: Tensor = targets,
-            share: Tensor = share,
-            first_sample: int = index * micro,
-        ) -> tuple[Tensor, Any]:
-            outputs, new_state = recipe.model.apply(
-                nest({**frozen, **chosen}),
-                recipe.model_input(inputs),
-                training=True,
-                random=stream,
-                state=old_state,
-                first_sample=first_sample,
-            )
-            loss = ops.sum(recipe.evaluate(outputs, targets) * share)
-            return loss if scale is None else loss * scale, (loss, outputs, new_state)
-
-        (_, (loss, outputs, new_state)), gradients = value_and_grad(loss_function, has_aux=True)(
-            dict(trainable)
-        )
-        values = {"loss": loss}
-        for name, of_samples in recipe.measure(outputs, targets).items():
-            values[name] = ops.sum(of_samples * weights) / weight
-        details["output"] = output_specs(recipe.model, outputs)
-        valid = recipe.loss.valid(outputs, targets, weights)
-        part = _Part(values, gradients, dict(flatten_names(new_state)), valid)
-        total = part if total is None else total.plus(part)
-    assert total is not None
-    return total
 
 
 def _where(
