@@ -110,6 +110,19 @@ class MemoryMeans:
     host_state: bool = False
     workspaces: bool = True
 
+    @classmethod
+    def by_hand(
+        cls, accumulate: int, remat: bool | float | str | Sequence[str], host_state: bool
+    ) -> MemoryMeans:
+        """What ``TrainStep``'s options of these names ask for; any of them brings early updates.
+
+        Raises:
+            OptionError: if ``remat`` is none of its forms.
+        """
+        recompute = as_remat(remat)
+        early = accumulate != 1 or recompute is not False or host_state
+        return cls(accumulate, recompute, early, host_state)
+
     def __str__(self) -> str:
         found = [f"{self.accumulate} micro-batches"] if self.accumulate > 1 else []
         found += ["rematerialisation"] if self.remat is not False else []

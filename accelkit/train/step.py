@@ -29,7 +29,7 @@ from accelkit.tensor import Tensor
 from accelkit.train.batch import Batch, Feed
 from accelkit.train.checked import CheckedBatch
 from accelkit.train.compiling import Compiled, compile_step, fit
-from accelkit.train.memory import MemoryChoice, MemoryMeans, as_remat, parse_bytes
+from accelkit.train.memory import MemoryChoice, MemoryMeans, parse_bytes
 from accelkit.train.metrics import StepMetrics
 from accelkit.train.offload import check_host_state, offloaded, on_host
 from accelkit.train.peak import PeakWatch
@@ -114,9 +114,8 @@ class TrainStep:
             raise OptionError(
                 f"on_nonfinite must be one of {', '.join(NONFINITE)}, got {on_nonfinite!r}."
             )
-        recompute = as_remat(remat)
-        by_hand = accumulate != 1 or recompute is not False or host_state
-        if memory_limit is not None and by_hand:
+        self._means = MemoryMeans.by_hand(accumulate, remat, host_state)
+        if memory_limit is not None and self._means != MemoryMeans():
             raise OptionError(
                 "Give either accumulate=, remat= and host_state=, or memory_limit=, which chooses "
                 "them."
@@ -142,8 +141,6 @@ class TrainStep:
         self.memory_limit_bytes = None if memory_limit is None else parse_bytes(memory_limit)
         self.memory_choice: MemoryChoice | None = None
         self._peak: PeakWatch | None = None  # under a memory limit
-        early = recompute is not False or accumulate > 1 or host_state
-        self._means = MemoryMeans(accumulate, recompute, early, host_state)
         self.last_checkpoint: str | None = None
         self._compiled: dict[Any, Compiled] = {}
         self._last: CheckedBatch | None = None
