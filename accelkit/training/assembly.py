@@ -100,40 +100,44 @@ def assemble(options: argparse.Namespace) -> Parts:
         workers=options.workers,
         threads=0 if options.workers else options.threads,
     )
-    channels = _channels(loader)
     steps = len(loader) * options.epochs
     schedule = _schedule(options, model, steps)
-    common: dict[str, Any] = {
-        "device": options.device,
-        "metrics": _metrics(model.classes),
-        "precision": options.precision,
-    }
-    normalise = normalisation(channels, model.input_shape[-1], options.precision)
-    is_augmented = isinstance(loader.plan.transform, TrainingTransform)
-    loss = losses.SoftmaxCrossEntropy()
     return Parts(
         model,
-        train.TrainStep(
-            model.module,
-            loss,
-            _optimizer(options, schedule),
-            accumulate=options.accumulate,
-            memory_limit=options.memory_limit,
-            preprocess=(lambda images: normalise(finished(images))) if is_augmented else normalise,
-            **common,
-        ),
-        train.EvalStep(
-            model.module,
-            loss,
-            preprocess=normalise,
-            averaged=options.ema_decay is not None,
-            **common,
-        ),
+        *_steps(options, model, loader, schedule),
         loader,
         _evaluation_loader(options, source, model),
         schedule,
         steps,
     )
+
+
+def _steps(
+    options: argparse.Namespace, model: models.Model, loader: Loader, schedule: optim.Schedule
+) -> tuple[train.TrainStep, train.EvalStep]:
+    """The step that trains and the one that evaluates, of one loss and one normalisation."""
+    common: dict[str, Any] = {
+        "device": options.device,
+        "metrics": _metrics(model.classes),
+        "precision": options.precision,
+    }
+    normalise = normalisation(_channels(loader), model.input_shape[-1], options.precision)
+    is_augmented = isinstance(loader.plan.transform, TrainingTransform)
+    loss = losses.SoftmaxCrossEntropy()
+    training = train.TrainStep(
+        model.module,
+        loss,
+        _optimizer(options, schedule),
+        accumulate=options.accumulate,
+        memory_limit=options.memory_limit,
+        preprocess=(lambda images: normalise(finished(images))) if is_augmented else normalise,
+        **common,
+    )
+    averaged = options.ema_decay is not None
+    evaluation = train.EvalStep(
+        model.module, loss, preprocess=normalise, averaged=averaged, **common
+    )
+    return training, evaluation
 
 
 def evaluation_parts(
