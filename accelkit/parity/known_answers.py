@@ -13,7 +13,7 @@ from accelkit.device import Device
 from accelkit.errors import ParityError
 from accelkit.parity import checks, graphs
 from accelkit.parity.cases import BITS, Case
-from accelkit.random.philox import philox4x32_block
+from accelkit.random.blocks import philox4x32_block
 
 __all__ = ["ZERO_VECTOR", "Question", "check", "questions"]
 

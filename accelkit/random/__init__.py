@@ -4,11 +4,10 @@ from typing import TYPE_CHECKING
 
 from accelkit.foreign_names import refuser
 from accelkit.random.arguments import Key
+from accelkit.random.blocks import philox4x32, philox4x32_block
 from accelkit.random.normals import random_normal
 from accelkit.random.philox import (
     keep_threshold,
-    philox4x32,
-    philox4x32_block,
     random_bits,
     random_keep_mask,
     random_uniform,

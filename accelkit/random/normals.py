@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from accelkit import dtypes
 from accelkit.errors import DTypeError
 from accelkit.random.arguments import Key, check_shape
-from accelkit.random.philox import Words, for_each_chunk
+from accelkit.random.blocks import Words, for_each_chunk
 
 __all__ = ["normals_of_words", "random_normal"]
 
@@ -72,7 +72,7 @@ _TAIL_DENOMINATOR: Final = (
     1.0,
 )
 
-# Elements converted at a time (512 KB per work array; see the remark on threads in philox.py).
+# Elements converted at a time (512 KB per work array; see the remark on threads in blocks.py).
 _PIECE: Final = 65536
 
 # Numbers for which arrays cost more than one number after the other.

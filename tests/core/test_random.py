@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from accelkit import dtypes, random
 from accelkit.errors import DTypeError, OptionError
-from accelkit.random import normals, philox
+from accelkit.random import blocks, normals
 
 WORD = 0xFFFFFFFF
 words32 = st.integers(0, WORD)
@@ -74,14 +74,14 @@ def element(key: tuple[int, int], index: int) -> int:
     """One element of a stream, straight from the definition."""
     block = index // 4
     counter = (block & WORD, block >> 32, *key)
-    return philox.philox4x32_block(counter, key)[index % 4]
+    return random.philox4x32_block(counter, key)[index % 4]
 
 
 class TestPhilox:
     @pytest.mark.parametrize(("counter", "key", "expected"), KNOWN_ANSWERS)
     def test_known_answers(self, counter, key, expected):
         counter, key, expected = map(hexadecimal, (counter, key, expected))
-        assert philox.philox4x32_block(counter, key) == expected
+        assert random.philox4x32_block(counter, key) == expected
         assert tuple(int(word) for word in random.philox4x32(counter, key)) == expected
 
     @given(
@@ -89,17 +89,17 @@ class TestPhilox:
         key=keys,
     )
     def test_many_blocks_equal_single_ones(self, counters, key):
-        blocks = random.philox4x32(np.array(counters, np.uint64).T, key)
-        assert all(word.dtype == np.uint32 for word in blocks)
-        assert list(zip(*(word.tolist() for word in blocks), strict=True)) == [
-            philox.philox4x32_block(counter, key) for counter in counters
+        words = random.philox4x32(np.array(counters, np.uint64).T, key)
+        assert all(word.dtype == np.uint32 for word in words)
+        assert list(zip(*(word.tolist() for word in words), strict=True)) == [
+            random.philox4x32_block(counter, key) for counter in counters
         ]
 
     def test_counter_words_broadcast(self):
         column, row = np.arange(3)[:, None], np.arange(2)
         word0, _, _, word3 = random.philox4x32((column, 7, row, 0), (1, 2))
         assert word0.shape == word3.shape == (3, 2)
-        assert word3[2, 1] == philox.philox4x32_block((2, 7, 1, 0), (1, 2))[3]
+        assert word3[2, 1] == random.philox4x32_block((2, 7, 1, 0), (1, 2))[3]
 
     def test_arguments_are_left_alone(self):
         counter = np.arange(4, dtype=np.uint64)
@@ -142,7 +142,7 @@ class TestSubkey:
         digest = hashlib.blake2b(b"features.3\x004", digest_size=8).digest()
         site_low, site_high = np.frombuffer(digest, "<u4").tolist()
         counter = (0x76543210, 0xFEDCBA98, site_low, site_high)
-        block = philox.philox4x32_block(counter, (0x89ABCDEF, 0x01234567))
+        block = random.philox4x32_block(counter, (0x89ABCDEF, 0x01234567))
         assert random.subkey(seed, step, path, ordinal) == block[:2]
 
     def test_every_argument_matters(self):
@@ -209,9 +209,9 @@ def test_draws_do_not_depend_on_pieces_or_threads(monkeypatch, threads, chunk_bl
         ]
 
     expected = draws()
-    monkeypatch.setattr(philox, "_CHUNK_BLOCKS", chunk_blocks)
-    monkeypatch.setattr(philox, "_BLOCKS_WORTH_A_THREAD", 1)
-    monkeypatch.setattr(philox, "_usable_cpus", lambda: threads)
+    monkeypatch.setattr(blocks, "_CHUNK_BLOCKS", chunk_blocks)
+    monkeypatch.setattr(blocks, "_BLOCKS_WORTH_A_THREAD", 1)
+    monkeypatch.setattr(blocks, "_usable_cpus", lambda: threads)
     monkeypatch.setattr(normals, "_PIECE", 5)
     for got, want in zip(draws(), expected, strict=True):
         assert np.array_equal(got, want)
@@ -222,7 +222,7 @@ def test_error_in_a_thread_reaches_the_caller():
         raise MemoryError("conversion failed")
 
     with pytest.raises(MemoryError, match="conversion failed"):
-        philox.for_each_chunk((0, 0), 0, 100, lambda: fail, threads=2)
+        blocks.for_each_chunk((0, 0), 0, 100, lambda: fail, threads=2)
 
 
 class TestUniform:
