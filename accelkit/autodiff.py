@@ -43,6 +43,9 @@ def backward(
 
     Returns:
         One cotangent per input, None where no path leads to it.
+
+    Raises:
+        DifferentiationError: if a primitive has no derivative, or its rule returns too few.
     """
     active = {trace.value_of(x) for x in inputs}
     nodes = []
@@ -264,6 +267,10 @@ def vjp(function: Callable[..., Any], *inputs: Tensor) -> tuple[Any, Callable[[A
     Returns:
         ``(value, product)``, where ``product(cotangent)`` takes a pytree like ``value`` and
         returns a tuple with one cotangent per input. The function is traced again for it.
+
+    Raises:
+        DTypeError: for inputs that are not floating tensors, or a function that returns no tensors.
+        ShapeError: by ``product``, for a cotangent that is not like the value.
 
     Example:
         >>> import accelkit as ak

@@ -58,6 +58,10 @@ def cond(
     Both must return the same structure, shapes and dtypes; both may use tensors from around them.
     A backend without native control flow computes both and selects.
 
+    Raises:
+        DTypeError: if the predicate is not a bool scalar.
+        ShapeError: if the branches return different structures, shapes or dtypes.
+
     Example:
         >>> import accelkit as ak
         >>> x = ak.asarray(2.0)

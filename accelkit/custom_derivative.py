@@ -118,6 +118,11 @@ class custom_vjp(Generic[P, R]):
     Then ``defvjp(forward, backward)``: ``forward(*args)`` returns ``(value, residuals)``,
     ``backward(residuals, cotangent)`` a tuple with one cotangent per argument, None for none.
 
+    Raises:
+        OptionError: when it is called with keyword arguments.
+        DifferentiationError: when it is differentiated without these functions, or one of them
+            returns something else.
+
     Example:
         >>> import accelkit as ak
         >>> @ak.custom_vjp

@@ -28,7 +28,8 @@ class PartitionedExecutable(Executable):
 
     Args:
         graph: The whole program, prepared.
-        backend, device: Where it runs.
+        backend: What the parts are compiled by.
+        device: Where they run.
         cuts: Positions before which the program is cut.
         donate: Positions of inputs whose memory may be reused.
         compile_part: Compiles one part, with the inputs that it may overwrite.

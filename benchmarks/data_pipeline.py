@@ -247,6 +247,7 @@ def copies(images: np.ndarray, size: int, times: int, count: int) -> Callable[[]
 
 
 def main() -> None:
+    """Print what was measured, as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--records", type=int, default=1024)

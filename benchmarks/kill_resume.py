@@ -119,6 +119,7 @@ def kill_runs(
 
 
 def main() -> int:
+    """Kill a run so many times and resume it; what differs raises. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)

@@ -133,6 +133,7 @@ class CheckpointManager:
 
         Raises:
             CheckpointError: if this save cannot start, or the one before it has failed.
+            OptionError: for a negative step.
         """
         if step < 0:
             raise OptionError(f"step is {step}, expected 0 or more.")

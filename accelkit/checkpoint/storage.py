@@ -281,7 +281,11 @@ def list_checkpoints(directory: str | os.PathLike[str]) -> list[Path]:
 
 
 def checkpoint_sequence(path: Path) -> int:
-    """The position of a checkpoint in the order of writing, from its name."""
+    """The position of a checkpoint in the order of writing, from its name.
+
+    Raises:
+        CheckpointError: if it is not the name of a checkpoint.
+    """
     match = _NAME.fullmatch(path.name)
     if match is None:
         raise CheckpointError(f"{path} does not have the name of a checkpoint.")

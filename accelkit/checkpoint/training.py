@@ -50,7 +50,7 @@ def restore_state(
         The state and the rest of the checkpoint; None if there is no checkpoint.
 
     Raises:
-        CheckpointError: as :meth:`CheckpointManager.restore`.
+        CheckpointError: as :meth:`CheckpointManager.restore`, or if the checkpoint has no seed.
     """
     from accelkit.train import TrainState
 

@@ -58,7 +58,11 @@ class Image(Protocol):
 
 
 class ArrayImage:
-    """An image that is an array already: uint8, (H, W, C) or (H, W)."""
+    """An image that is an array already: uint8, (H, W, C) or (H, W).
+
+    Raises:
+        DataError: for another dtype or shape, or an image without pixels.
+    """
 
     def __init__(self, array: Pixels, name: str = "an array") -> None:
         if array.dtype != np.uint8 or array.ndim not in (2, 3) or 0 in array.shape:

@@ -149,6 +149,7 @@ class PackedSource:
     Raises:
         DataError: if there is no complete pack, or it is of a newer version.
         CorruptDataError: if its header, its index or its size is damaged.
+        OptionError: if ``verify`` is none of these.
     """
 
     def __init__(

@@ -23,6 +23,9 @@ def _require_module(name: str, layer: object) -> None:
 class Sequential(Module):
     """Modules in a row: named ``"0"``, ``"1"``, ... if given by position, or by keyword.
 
+    Raises:
+        OptionError: for layers by position and by keyword at once, or a name with dots.
+
     Example:
         >>> from accelkit import nn
         >>> mlp = nn.Sequential(nn.Linear(8), nn.ReLU(), nn.Linear(2))

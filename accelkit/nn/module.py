@@ -195,6 +195,10 @@ class Module:
 
         Returns:
             ``(result, new_state)``.
+
+        Raises:
+            OptionError: if parameters or state are not as ``init`` and ``init_state`` make them.
+            ShapeError: with the path of the layer that an input does not fit.
         """
         if not isinstance(parameters, Mapping):
             raise OptionError(

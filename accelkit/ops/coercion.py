@@ -337,6 +337,7 @@ def from_dlpack(
 
     Raises:
         OptionError: if ``copy=False`` cannot be had.
+        DTypeError: for an object without ``__dlpack__``.
     """
     target = None if device is None else find_device(device)
     if isinstance(x, Tensor):

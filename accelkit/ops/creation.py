@@ -171,7 +171,11 @@ def linspace(
     device: DeviceLike = None,
     endpoint: bool = True,
 ) -> Tensor:
-    """num evenly spaced numbers from start to stop, stop included unless endpoint is False."""
+    """num evenly spaced numbers from start to stop, stop included unless endpoint is False.
+
+    Raises:
+        OptionError: for a negative number of elements.
+    """
     chosen = dtypes.default_float if dtype is None else dtypes.dtype(dtype)
     if num < 0:
         raise OptionError(f"linspace needs a number of at least 0, got {num}.")
@@ -220,7 +224,12 @@ def triu(x: Tensor, /, *, k: int = 0) -> Tensor:
 
 
 def meshgrid(*arrays: Tensor, indexing: str = "xy") -> list[Tensor]:
-    """Coordinate tensors from coordinate vectors."""
+    """Coordinate tensors from coordinate vectors.
+
+    Raises:
+        OptionError: if ``indexing`` is neither ``"xy"`` nor ``"ij"``.
+        DTypeError: for vectors of different dtypes.
+    """
     from accelkit.ops.manipulation import broadcast_arrays, reshape, swap_axes
 
     if indexing not in ("xy", "ij"):
@@ -239,7 +248,11 @@ def meshgrid(*arrays: Tensor, indexing: str = "xy") -> list[Tensor]:
 
 
 def one_hot(labels: Tensor, classes: int, *, dtype: DType | str | None = None) -> Tensor:
-    """Integer labels (...) as rows (..., classes) with a one at the label, zeros elsewhere."""
+    """Integer labels (...) as rows (..., classes) with a one at the label, zeros elsewhere.
+
+    Raises:
+        DTypeError: for labels that are not integers.
+    """
     x = tensor(labels)
     if not x.dtype.is_integer:
         raise DTypeError(f"one_hot needs integer labels, got {x.dtype}.")

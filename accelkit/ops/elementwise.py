@@ -228,7 +228,11 @@ def bitwise_invert(x: Operand, /) -> Tensor:
 
 
 def pow(x1: Operand, x2: Operand, /) -> Tensor:
-    """x1 ** x2. Integer powers of integers wrap around; their exponent must not be negative."""
+    """x1 ** x2. Integer powers of integers wrap around; their exponent must not be negative.
+
+    Raises:
+        OptionError: for an integer tensor and a negative number.
+    """
     if isinstance(x2, int) and not isinstance(x2, bool) and isinstance(x1, Tensor):
         if x1.dtype.is_integer and x2 < 0:
             raise OptionError(
@@ -267,7 +271,11 @@ def _integer_power(base: Tensor, exponent: Tensor) -> Tensor:
 
 
 def where(condition: Operand, x1: Operand, x2: Operand, /) -> Tensor:
-    """x1 where condition (bool) holds, x2 elsewhere; all three broadcast."""
+    """x1 where condition (bool) holds, x2 elsewhere; all three broadcast.
+
+    Raises:
+        DTypeError: for a condition that is not bool.
+    """
     c = tensor(condition)
     if c.dtype is not dtypes.bool_:
         raise DTypeError(f"where needs a bool condition, got {c.dtype}. Compare it, e.g. `x != 0`.")

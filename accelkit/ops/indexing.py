@@ -34,6 +34,7 @@ def getitem(x: Tensor, key: Any) -> Tensor:
         ShapeError: for too many indices, or a mask that does not fit its axes.
         IndexOutOfRangeError: for an integer out of range.
         DTypeError: for an index of another kind.
+        OptionError: for more than one ``...``.
     """
     x = tensor(x)
     parts = [_normal(part, x) for part in (key if isinstance(key, tuple) else (key,))]
@@ -213,7 +214,11 @@ def _integer(indices: Any, x: Tensor, name: str) -> Tensor:
 
 
 def take(x: Tensor, indices: Tensor, /, *, axis: int | None = None) -> Tensor:
-    """The elements of x at integer indices along one axis (the only one if axis is None)."""
+    """The elements of x at integer indices along one axis (the only one if axis is None).
+
+    Raises:
+        ShapeError: if axis is None and x has not exactly one.
+    """
     x = tensor(x)
     i = _integer(indices, x, "take")
     if axis is None and x.ndim != 1:

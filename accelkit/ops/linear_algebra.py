@@ -51,7 +51,11 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def vecdot(x1: Tensor, x2: Tensor, /, *, axis: int = -1) -> Tensor:
-    """Dot products of vectors along an axis."""
+    """Dot products of vectors along an axis.
+
+    Raises:
+        ShapeError: for vectors of different lengths.
+    """
     a, b = pair(tensor(x1), tensor(x2))
     left, right = as_axis(axis, a.ndim), as_axis(axis, b.ndim)
     if a.shape[left] != b.shape[right]:
@@ -64,7 +68,11 @@ def vecdot(x1: Tensor, x2: Tensor, /, *, axis: int = -1) -> Tensor:
 
 
 def tensordot(x1: Tensor, x2: Tensor, /, *, axes: Any = 2) -> Tensor:
-    """Contraction over the last ``axes`` axes of x1 and the first of x2, or over listed axes."""
+    """Contraction over the last ``axes`` axes of x1 and the first of x2, or over listed axes.
+
+    Raises:
+        ShapeError: for axes that are not there, named twice, or of different extents.
+    """
     a, b = pair(tensor(x1), tensor(x2))
     if isinstance(axes, int):
         if not 0 <= axes <= min(a.ndim, b.ndim):
@@ -102,6 +110,7 @@ def einsum(equation: str, *operands: Tensor) -> Tensor:
 
     Raises:
         OptionError: if the equation does not describe the operands.
+        ShapeError: if one index has two extents.
     """
     if not isinstance(equation, str):
         raise OptionError(

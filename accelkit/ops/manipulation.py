@@ -61,7 +61,11 @@ def swap_axes(x: Tensor, a: int, b: int) -> Tensor:
 
 
 def moveaxis(x: Tensor, source: Any, destination: Any, /) -> Tensor:
-    """Axes moved to new positions; the others keep their order."""
+    """Axes moved to new positions; the others keep their order.
+
+    Raises:
+        ShapeError: if there is not one destination for each source.
+    """
     x = tensor(x)
     sources = [as_axis(a, x.ndim) for a in _listed(source)]
     targets = [as_axis(a, x.ndim) for a in _listed(destination)]
@@ -159,7 +163,11 @@ def concat(arrays: Sequence[Tensor], /, *, axis: int | None = 0) -> Tensor:
 
 
 def stack(arrays: Sequence[Tensor], /, *, axis: int = 0) -> Tensor:
-    """Tensors of one shape joined along a new axis."""
+    """Tensors of one shape joined along a new axis.
+
+    Raises:
+        ShapeError: for tensors of different shapes.
+    """
     tensors = _promoted(arrays)
     for other in tensors[1:]:
         if other.shape != tensors[0].shape:
@@ -201,7 +209,11 @@ def flip(x: Tensor, /, *, axis: Axis = None) -> Tensor:
 
 
 def roll(x: Tensor, /, shift: Any, *, axis: Axis = None) -> Tensor:
-    """Elements moved along axes; what leaves at one end enters at the other."""
+    """Elements moved along axes; what leaves at one end enters at the other.
+
+    Raises:
+        OptionError: if there is not one shift for each axis.
+    """
     x = tensor(x)
     if axis is None:
         return reshape(roll(reshape(x, (x.size,)), shift, axis=0), x.shape)

@@ -244,6 +244,9 @@ def adaptive_avg_pool2d(x: Tensor, output_size: int | Pair) -> Tensor:
 
     Window i of n covers rows floor(i H / n) to ceil((i + 1) H / n). Where these differ in size,
     the mean is a product with one small matrix per axis.
+
+    Raises:
+        ShapeError: unless x is images with rows and columns.
     """
     x = floating(x, "adaptive_avg_pool2d")
     if x.ndim != 4:

@@ -38,7 +38,11 @@ def _dtype_of(x: Any) -> DType:
 
 
 def finfo(type: DType | Tensor | str, /) -> FloatInfo:
-    """Limits of a floating dtype."""
+    """Limits of a floating dtype.
+
+    Raises:
+        DTypeError: for a dtype that is not floating.
+    """
     found = _dtype_of(type)
     if not found.is_floating:
         raise DTypeError(f"finfo needs a floating dtype, got {found}.")
@@ -59,7 +63,11 @@ def finfo(type: DType | Tensor | str, /) -> FloatInfo:
 
 
 def iinfo(type: DType | Tensor | str, /) -> IntegerInfo:
-    """Limits of an integer dtype."""
+    """Limits of an integer dtype.
+
+    Raises:
+        DTypeError: for a dtype that is not an integer.
+    """
     found = _dtype_of(type)
     if not found.is_integer:
         raise DTypeError(f"iinfo needs an integer dtype, got {found}.")
@@ -68,7 +76,12 @@ def iinfo(type: DType | Tensor | str, /) -> IntegerInfo:
 
 
 def result_type(*arrays_and_dtypes: Any) -> DType:
-    """The dtype that an operation on the arguments computes in."""
+    """The dtype that an operation on the arguments computes in.
+
+    Raises:
+        OptionError: without arguments.
+        DTypeError: if they have no common dtype.
+    """
     scalars = [x for x in arrays_and_dtypes if isinstance(x, bool | int | float)]
     strong = [_dtype_of(x) for x in arrays_and_dtypes if not isinstance(x, bool | int | float)]
     if not strong:

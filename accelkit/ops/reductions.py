@@ -278,6 +278,10 @@ def searchsorted(
         x2: What to find a place for.
         side: Before (``"left"``) or after (``"right"``) equal elements.
         sorter: Indices that sort x1, if it is not sorted.
+
+    Raises:
+        OptionError: if ``side`` is neither.
+        ShapeError: if x1 is not a vector.
     """
     if side not in ("left", "right"):
         raise OptionError(f"side must be 'left' or 'right', got {side!r}.")
@@ -319,6 +323,9 @@ def top_k(x: Tensor, k: int, /, *, axis: int = -1) -> tuple[Tensor, Tensor]:
     """The k largest elements along axis, largest first, and their int64 indices.
 
     NaN is greater than every number; of equal elements the first comes first.
+
+    Raises:
+        OptionError: unless 0 < k <= the extent of the axis.
     """
     x = tensor(x)
     position = as_axis(axis, x.ndim)

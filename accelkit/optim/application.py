@@ -40,6 +40,9 @@ def update_all(
         gradients: One for each parameter.
         slots: What is kept for each parameter, by slot and parameter.
         numbers: Tensors of shape (), by the names of the optimizer's scalars.
+
+    Raises:
+        OptionError: if an update returns other slots than the optimizer declares.
     """
     changed: dict[str, Tensor] = {}
     kept: dict[str, dict[str, Tensor]] = {slot: {} for slot in slots}

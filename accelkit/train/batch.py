@@ -237,7 +237,7 @@ def on_device(array: Array, device: Device, name: str) -> Tensor:
     """The array as a tensor of the device.
 
     Raises:
-        OptionError: for a tensor on another device: moving it is the user's decision.
+        DeviceMismatchError: for a tensor on another device: moving it is the user's decision.
     """
     if isinstance(array, Tensor):
         if array.device is not device:

@@ -265,7 +265,8 @@ class Planner:
         build: Traces the step for a number of micro-batches: the program, and its graph after
             the precision pass.
         batch_size: Number of samples; micro-batches have equal size.
-        backend, device: Where the step runs.
+        backend: What the step is compiled by.
+        device: Where it runs.
         may_accumulate: False for models with batch statistics.
     """
 

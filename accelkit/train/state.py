@@ -144,7 +144,12 @@ class TrainState:
         return operands
 
     def require_usable(self) -> None:
-        """Raise if the state was consumed or lost."""
+        """Refuse a state that is gone.
+
+        Raises:
+            StateConsumedError: if a training step has taken it.
+            StateLostError: if a step failed after taking it.
+        """
         if self._lost is not None:
             raise StateLostError(self._lost)
         if self._consumed is not None:

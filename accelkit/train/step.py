@@ -78,6 +78,11 @@ class TrainStep:
             combined into the plan with the smallest predicted time that fits. The batch and the
             learning rate stay as they are. See :attr:`memory_choice`.
 
+    Raises:
+        OptionError: for a value outside its range, or ``memory_limit`` beside the means that it
+            chooses.
+        CapabilityError: if the device does not compute in the precision.
+
     Example:
         >>> import numpy as np
         >>> import accelkit as ak
@@ -198,6 +203,7 @@ class TrainStep:
             StateConsumedError, StateLostError: for a state that is gone.
             StateError: for a state of another model, optimizer or precision.
             OutOfMemoryError: with the largest tensors, and whether the state survived.
+            DeviceMismatchError: for a state on another device.
         """
         require_instance("state", state, TrainState, "Make one with step.init(seed, input_shape).")
         state.require_usable()
