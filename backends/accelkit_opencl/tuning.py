@@ -17,6 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+from accelkit.errors import DataError
 from accelkit.filesystem import FileSystem
 from accelkit.graph import Graph
 from accelkit_opencl.candidates import candidates
@@ -275,7 +276,11 @@ def _read(path: Path, runtime: Runtime) -> dict[str, Choice]:
 
 
 def save_choices(choices: dict[str, Choice], runtime: Runtime, folder: Path | None = None) -> Path:
-    """Add choices to the table, or replace one that is not valid; returns its path."""
+    """Add choices to the table, or replace one that is not valid; returns its path.
+
+    Raises:
+        DataError: if it cannot be written; the old one is as it was.
+    """
     path = _path(runtime, folder)
     merged = dict(choices)
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -285,6 +290,12 @@ def save_choices(choices: dict[str, Choice], runtime: Runtime, folder: Path | No
         "identity": runtime.identity,
         "choices": {key: asdict(choice) for key, choice in sorted(merged.items())},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FileSystem().replace_file(path, json.dumps(content, indent=1).encode(), durable=False)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        FileSystem().replace_file(path, json.dumps(content, indent=1).encode(), durable=False)
+    except OSError as error:
+        raise DataError(
+            f"The tuning table {path} cannot be written: {error.strerror}. Free some space, or let "
+            "this user write there, and tune again."
+        ) from error
     return path

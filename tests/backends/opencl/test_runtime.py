@@ -20,7 +20,7 @@ from accelkit_opencl.views import View
 
 from accelkit import dtypes
 from accelkit.device import Device
-from accelkit.errors import BackendError, CompileError, DeviceError, OutOfMemoryError
+from accelkit.errors import BackendError, CompileError, DataError, DeviceError, OutOfMemoryError
 
 
 def test_devices_have_unique_names_and_know_their_kind() -> None:
@@ -176,6 +176,12 @@ def test_tuning_tables_are_kept_and_corrupt_ones_ignored(runtime: Runtime, tmp_p
             assert load_choices(runtime, tmp_path) == {}
     save_choices({"c": Choice(6, 2)}, runtime, tmp_path)  # replaces a table that is not valid
     assert load_choices(runtime, tmp_path) == {"c": Choice(6, 2)}
+
+
+def test_a_tuning_table_that_cannot_be_written_is_told(runtime: Runtime, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"tuning table .* cannot be written: (File exists|Not a)"):
+        save_choices({"a": Choice(6, 4)}, runtime, tmp_path / "file")
 
 
 @pytest.mark.parametrize(
