@@ -1,4 +1,4 @@
-"""Files that are whole or absent: the few operations that needs, each one overridable.
+"""Files that are whole or absent: the few operations that it takes, each one overridable.
 
 Everything that a save does to the disk goes through one of the primitive methods of
 :class:`FileSystem`, so that a test can fail or stop the program at every single one of them.
