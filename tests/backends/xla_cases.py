@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import pytest
 from backends.comparison import REFERENCE, assert_close, run
 from backends.compiled import run_compiled
 from backends.primitive_cases import INTEGERS, Case, floating_cases, integer_cases, logical_cases
@@ -237,3 +238,65 @@ def check_control_flow(backend: Backend) -> None:
                 for d in (device, "numpy")
             )
             np.testing.assert_array_equal(found.numpy(), expected.numpy())
+
+
+PADDED_WINDOWS = [
+    ((4, 2), (3, 2), 1),  # XLA ended the process on the gradients of this one
+    ((4, 2), (1, 2), 1),  # and of this one
+    ((2, 2), (2, 2), 2),
+    ((1, 1), (2, 2), 1),
+]
+
+
+class SharedTests:
+    """What holds of either backend; its test file makes a subclass that names it."""
+
+    backend: ClassVar[Backend]
+
+    @pytest.mark.parametrize("name", groups())
+    def test_compiled(self, name: str) -> None:
+        check_compiled(self.backend, name)
+
+    @pytest.mark.parametrize("case", first_cases("float32", "int32", "uint16", "bool"), ids=str)
+    def test_eager(self, case: Case) -> None:
+        check_eager(self.backend, case)
+
+    def test_known_answers(self) -> None:
+        check_known_answers(self.backend)
+
+    def test_random_stream(self) -> None:
+        check_random_stream(self.backend)
+
+    def test_donation(self) -> None:
+        check_donation(self.backend)
+
+    def test_copies_survive(self) -> None:
+        check_copies_survive(self.backend)
+
+    def test_results_of_steps_are_operands(self) -> None:
+        check_results_of_steps_are_operands(self.backend)
+
+    def test_control_flow(self) -> None:
+        check_control_flow(self.backend)
+
+    def test_memory_is_the_backends_own(self) -> None:
+        check_memory_is_the_backends_own(self.backend)
+
+    def test_round_trips(self) -> None:
+        check_round_trips(self.backend)
+
+    @pytest.mark.parametrize(("kernel", "strides", "padding"), PADDED_WINDOWS)
+    def test_windows_that_fit_into_the_padding(
+        self, kernel: tuple[int, int], strides: tuple[int, int], padding: int
+    ) -> None:
+        rng = np.random.default_rng(0)
+        x, w = rng.standard_normal((1, 4, 6, 3)), rng.standard_normal((*kernel, 3, 4))
+
+        def slope(x: ak.Tensor, w: ak.Tensor) -> ak.Tensor:
+            y = ak.grad(lambda x: (ak.conv2d(x, w, strides=strides, padding=padding) ** 2).sum())
+            return y(x)
+
+        device = self.backend.devices()[-1].device
+        wanted = ak.jit(slope)(ak.asarray(x, device="numpy"), ak.asarray(w, device="numpy"))
+        found = ak.jit(slope)(ak.asarray(x, device=device), ak.asarray(w, device=device))
+        np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-12, atol=1e-12)

@@ -17,7 +17,6 @@ from accelkit_jax.compile import in_place_options, reusable
 from backends.comparison import run
 from backends.primitive_cases import Case
 
-import accelkit as ak
 from accelkit import dtypes, losses, nn, optim, train
 from accelkit.backend import CompileOptions
 from accelkit.device import Device
@@ -31,22 +30,8 @@ JAX = JaxBackend()
 CPU = JAX.devices()[-1].device
 
 
-@pytest.mark.parametrize("name", xla_cases.groups())
-def test_compiled(name: str) -> None:
-    xla_cases.check_compiled(JAX, name)
-
-
-@pytest.mark.parametrize("case", xla_cases.first_cases("float32", "int32", "bool"), ids=str)
-def test_eager(case: Case) -> None:
-    xla_cases.check_eager(JAX, case)
-
-
-def test_known_answers() -> None:
-    xla_cases.check_known_answers(JAX)
-
-
-def test_random_stream() -> None:
-    xla_cases.check_random_stream(JAX)
+class TestShared(xla_cases.SharedTests):
+    backend = JAX
 
 
 def test_emulated_generator_equals_the_native_one() -> None:
@@ -87,10 +72,6 @@ def test_a_mask_that_is_read_twice_is_drawn_once() -> None:
     assert " u8[512]" in drawing[0], "a byte for each block of four"
 
 
-def test_donation() -> None:
-    xla_cases.check_donation(JAX)
-
-
 def test_donated_arrays_are_deleted_and_others_kept() -> None:
     executable = JAX.compile(xla_cases.update_graph(), CPU, donate=frozenset({0}))
     arrays = [JAX.put(np.ones(1000, np.float32), CPU) for _ in range(3)]
@@ -120,46 +101,6 @@ def test_no_parameter_is_copied_before_its_update_in_place() -> None:
     state = executable.graph.input_names
     assert len(aliases) == sum(name.startswith(("param", "optim", "watch")) for name in state)
     assert all(output == operand for output, operand in aliases)
-
-
-@pytest.mark.parametrize(
-    ("kernel", "strides", "padding"),
-    [((4, 2), (3, 2), 1), ((4, 2), (1, 2), 1), ((2, 2), (2, 2), 2), ((1, 1), (2, 2), 1)],
-)
-def test_windows_that_fit_into_the_padding(
-    kernel: tuple[int, int], strides: tuple[int, int], padding: int
-) -> None:
-    """XLA ended the process on the gradient of the first two."""
-    rng = np.random.default_rng(0)
-    x, w = rng.standard_normal((1, 4, 6, 3)), rng.standard_normal((*kernel, 3, 4))
-
-    def slope(x: ak.Tensor, w: ak.Tensor) -> ak.Tensor:
-        y = ak.grad(lambda x: (ak.conv2d(x, w, strides=strides, padding=padding) ** 2).sum())
-        return y(x)
-
-    wanted = ak.jit(slope)(ak.asarray(x, device="numpy"), ak.asarray(w, device="numpy"))
-    found = ak.jit(slope)(ak.asarray(x, device=CPU), ak.asarray(w, device=CPU))
-    np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-12, atol=1e-12)
-
-
-def test_copies_survive() -> None:
-    xla_cases.check_copies_survive(JAX)
-
-
-def test_results_of_steps_are_operands() -> None:
-    xla_cases.check_results_of_steps_are_operands(JAX)
-
-
-def test_control_flow() -> None:
-    xla_cases.check_control_flow(JAX)
-
-
-def test_memory_is_the_backends_own() -> None:
-    xla_cases.check_memory_is_the_backends_own(JAX)
-
-
-def test_round_trips() -> None:
-    xla_cases.check_round_trips(JAX)
 
 
 def test_imported_memory_is_not_overwritten_by_donation() -> None:

@@ -38,43 +38,8 @@ CPU = TENSORFLOW.devices()[-1].device
 ONES = np.ones(1000, np.float32)
 
 
-@pytest.mark.parametrize("name", xla_cases.groups())
-def test_compiled(name: str) -> None:
-    xla_cases.check_compiled(TENSORFLOW, name)
-
-
-@pytest.mark.parametrize(
-    "case", xla_cases.first_cases("float32", "int32", "uint16", "bool"), ids=str
-)
-def test_eager(case: Case) -> None:
-    xla_cases.check_eager(TENSORFLOW, case)
-
-
-@pytest.mark.parametrize(
-    ("kernel", "strides", "padding"), [((4, 2), (3, 2), 1), ((2, 2), (2, 2), 2)]
-)
-def test_windows_that_fit_into_the_padding(
-    kernel: tuple[int, int], strides: tuple[int, int], padding: int
-) -> None:
-    """XLA ended the process on the gradient of the first."""
-    rng = np.random.default_rng(0)
-    x, w = rng.standard_normal((1, 4, 6, 3)), rng.standard_normal((*kernel, 3, 4))
-
-    def slope(x: ak.Tensor, w: ak.Tensor) -> ak.Tensor:
-        y = ak.grad(lambda x: (ak.conv2d(x, w, strides=strides, padding=padding) ** 2).sum())
-        return y(x)
-
-    wanted = ak.jit(slope)(ak.asarray(x, device="numpy"), ak.asarray(w, device="numpy"))
-    found = ak.jit(slope)(ak.asarray(x, device=CPU), ak.asarray(w, device=CPU))
-    np.testing.assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-12, atol=1e-12)
-
-
-def test_known_answers() -> None:
-    xla_cases.check_known_answers(TENSORFLOW)
-
-
-def test_random_stream() -> None:
-    xla_cases.check_random_stream(TENSORFLOW)
+class TestShared(xla_cases.SharedTests):
+    backend = TENSORFLOW
 
 
 def test_a_wrong_generator_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,30 +63,6 @@ def test_a_mask_that_is_read_twice_is_drawn_once() -> None:
     drawing = [part for part in text.split("\n\n") if str(0xD2511F53) in part]
     assert len(drawing) == 1, text
     assert " u8[512]" in drawing[0], "a byte for each block of four"
-
-
-def test_donation() -> None:
-    xla_cases.check_donation(TENSORFLOW)
-
-
-def test_copies_survive() -> None:
-    xla_cases.check_copies_survive(TENSORFLOW)
-
-
-def test_results_of_steps_are_operands() -> None:
-    xla_cases.check_results_of_steps_are_operands(TENSORFLOW)
-
-
-def test_control_flow() -> None:
-    xla_cases.check_control_flow(TENSORFLOW)
-
-
-def test_memory_is_the_backends_own() -> None:
-    xla_cases.check_memory_is_the_backends_own(TENSORFLOW)
-
-
-def test_round_trips() -> None:
-    xla_cases.check_round_trips(TENSORFLOW)
 
 
 def _steps(count: int) -> list[list[VariableArray]]:
