@@ -75,7 +75,10 @@ def floating_cases(dtype: Any) -> Iterator[Case]:
     yield from _shaping_cases(normal)
     yield from _convolution_cases(normal)
     yield from _pooling_cases(random, normal)
-    yield from _composite_cases(random, normal)
+    yield from _normalisation_cases(normal)
+    yield from _update_cases(normal)
+    yield from _bookkeeping_cases(dtype)
+    yield from _random_cases(normal)
 
 
 def _linear_cases(normal: Any) -> Iterator[Case]:
@@ -217,16 +220,17 @@ def _by_window(x: np.ndarray, window: Any, strides: Any, padding: Any, of: Any) 
     return np.transpose(np.array(parts), (2, 0, 1, 3))
 
 
-def _composite_cases(random: np.random.Generator, normal: Any) -> Iterator[Case]:
-    key = np.array([123, 0xFFFFFFFF], np.uint32)
+_LABELS = np.array([0, 6, 3, 5, 1])
+
+
+def _normalisation_cases(normal: Any) -> Iterator[Case]:
     for name in ("softmax", "log_softmax"):
         yield Case(name, (normal(3, 4, 5) * 5,), {"axis": 1})
-    labels = np.array([0, 6, 3, 5, 1])
     for smoothing in (0.0, 0.1):
         logits = normal(5, 7) * 3
         parameters = {"label_smoothing": smoothing}
-        yield Case("softmax_cross_entropy", (logits, labels), parameters)
-        yield Case("softmax_cross_entropy_grad", (logits, labels, normal(5)), parameters)
+        yield Case("softmax_cross_entropy", (logits, _LABELS), parameters)
+        yield Case("softmax_cross_entropy_grad", (logits, _LABELS, normal(5)), parameters)
     for size, beta in ((5, 0.75), (4, 0.5), (9, 0.75)):
         parameters = {"size": size, "alpha": 0.2, "beta": beta, "k": 2.0}
         yield Case("local_response_norm", (normal(2, 3, 3, 6),), parameters)
@@ -249,6 +253,9 @@ def _composite_cases(random: np.random.Generator, normal: Any) -> Iterator[Case]
         yield Case("layer_norm", (x + scale, scale, bias), {"epsilon": 1e-3})
         statistics = (x.mean(-1, keepdims=True), np.abs(normal(*shape[:-1], 1)))
         yield Case("layer_norm_grad", (x, scale, *statistics, normal(*shape)), {})
+
+
+def _update_cases(normal: Any) -> Iterator[Case]:
     p, g, v = normal(3, 4), normal(3, 4), normal(3, 4)
     rate = np.array(0.1, p.dtype)
     for nesterov in (False, True):
@@ -271,16 +278,23 @@ def _composite_cases(random: np.random.Generator, normal: Any) -> Iterator[Case]
         yield Case(
             "adam_update", (p, g, (v * 0.1).astype(v.dtype), v * v, rate, *corrections), parameters
         )
+
+
+def _bookkeeping_cases(dtype: Any) -> Iterator[Case]:
+    counts = np.array([1.0, 0.0, 2.0, 0.5, 1.0], dtype)
     for classes in (3, 10):
-        counts = np.array([1.0, 0.0, 2.0, 0.5, 1.0], p.dtype)
-        yield Case("labels_in_range", (labels, counts), {"classes": classes}, True)
+        yield Case("labels_in_range", (_LABELS, counts), {"classes": classes}, True)
     watch, keys = np.array([-1, 3], np.int32), np.array([[8, 0], [5, 6]], np.uint32)
     for loss in (0.5, np.nan):
-        values = (np.array(loss, p.dtype), np.array(0.25, p.dtype))
+        values = (np.array(loss, dtype), np.array(0.25, dtype))
         yield Case("step_report", (watch, keys, np.array(False), *values), {}, True)
     for valid in (True, False):
-        losses = np.array([0.5, 9.0, 3.0, 2.0, 1.0], p.dtype)
+        losses = np.array([0.5, 9.0, 3.0, 2.0, 1.0], dtype)
         yield Case("evaluation_report", (np.array(valid), counts, losses), {})
+
+
+def _random_cases(normal: Any) -> Iterator[Case]:
+    key = np.array([123, 0xFFFFFFFF], np.uint32)
     for offset in (0, 3, (1 << 34) - 5):
         mask = {"shape": (5, 7), "rate": 0.3, "offset": offset}
         yield Case("random_keep_mask", (key,), mask, True)
