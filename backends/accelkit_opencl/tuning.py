@@ -1,7 +1,8 @@
 """Tuning: measuring which tile is fastest for each product of a program, once per device.
 
-Results are kept per device and driver in the user's cache folder and used by every program that
-is compiled afterwards. A table that is corrupt, or of another driver, is ignored with a warning.
+Results are kept in the user's cache folder, per device, driver, width of vectors and number of
+units, and used by every program that is compiled afterwards. A table that is corrupt, or was
+written for something else, is ignored with a warning.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ __all__ = [
     "tune",
 ]
 
-_VERSION = 5  # of the table; raise it when the kernels change
+_VERSION = 6  # of the table; raise it when the kernels change
 _HOPELESS = 1.2  # times the best so far: not measured more than once
 _CLEARLY_FASTER = 0.98  # of the default's time: what a choice must reach
 
@@ -239,14 +240,23 @@ class _Search:
 # --- the table on disk -------------------------------------------------------------------------
 
 
+def _made_for(runtime: Runtime) -> dict[str, str | int]:
+    """What the speed of a choice depends on: another table for each."""
+    return {
+        **runtime.identity,
+        "vector_bytes": runtime.vector_bytes,
+        "compute_units": runtime.handle.max_compute_units,
+    }
+
+
 def _path(runtime: Runtime, folder: Path | None) -> Path:
-    identity = json.dumps(runtime.identity, sort_keys=True)
-    name = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    made_for = json.dumps(_made_for(runtime), sort_keys=True)
+    name = hashlib.sha256(made_for.encode()).hexdigest()[:16]
     return (folder or cache_folder()) / f"tuning-{name}.json"
 
 
 def load_choices(runtime: Runtime, folder: Path | None = None) -> dict[str, Choice]:
-    """The tuner's table for this device and driver; empty if there is none that is valid.
+    """The tuner's table for this device as it is; empty if there is none that is valid.
 
     A table that is damaged, or was written for other kernels or another device, is ignored with a
     warning.
@@ -270,8 +280,8 @@ def _read(path: Path, runtime: Runtime) -> dict[str, Choice]:
     content = json.loads(path.read_text(encoding="utf-8"))
     if content["version"] != _VERSION:
         raise ValueError(f"it has version {content['version']}, this is version {_VERSION}")
-    if content["identity"] != runtime.identity:
-        raise ValueError(f"it is of {content['identity']}, this is {runtime.identity}")
+    if content["made_for"] != _made_for(runtime):
+        raise ValueError(f"it is of {content['made_for']}, this is {_made_for(runtime)}")
     return {key: Choice(**fields) for key, fields in content["choices"].items()}
 
 
@@ -287,7 +297,7 @@ def save_choices(choices: dict[str, Choice], runtime: Runtime, folder: Path | No
         merged = {**_read(path, runtime), **choices}
     content = {
         "version": _VERSION,
-        "identity": runtime.identity,
+        "made_for": _made_for(runtime),
         "choices": {key: asdict(choice) for key, choice in sorted(merged.items())},
     }
     try:

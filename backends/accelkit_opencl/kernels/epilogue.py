@@ -112,6 +112,7 @@ class Epilogue:
             ("0", str(count)),
             "int",
             strided=strided,
+            count=count,
         )
         before = "".join(code for code, _ in drawn)
         lines += "".join(run.code for run in runs)

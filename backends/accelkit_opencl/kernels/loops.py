@@ -26,6 +26,7 @@ __all__ = ["FETCH", "RUN", "Run", "element_loop", "needs_blocks", "vector_hint",
 _LINE_BYTES = 64  # of a cache
 _VECTOR_BYTES = 64  # narrower machines take two or four vectors at a time
 _BLOCK = 512  # elements between looks for large arguments: small beside a first-level cache
+_LEAST_WIDTH = 4  # elements of a vector that is worth it
 RUN = 256  # elements whose random numbers are drawn together
 _AHEAD = 1024  # elements from one that is computed to one that memory is asked for
 _CALL = re.compile(rf"\bak_(?:{'|'.join(sorted(RANGED))})\((\w+)(?:, (\w+))?\)")
@@ -68,6 +69,7 @@ def element_loop(
     index: str,
     *,
     strided: bool,
+    count: int | None = None,
     runs: Sequence[Run] = (),
     streams: Sequence[tuple[str, int]] = (),
 ) -> str:
@@ -79,13 +81,14 @@ def element_loop(
         bounds: Names of the first ``k`` and of the one after the last.
         index: Type of ``k``.
         strided: Whether memory is accessed other than in order; the compiler then chooses.
+        count: Turns, if they are few and their number is known: see :func:`vector_hint`.
         runs: Variables that are made for many elements together, in place of their lines.
         streams: Address of element 0 and bytes per element of what is read in order from memory,
             which is asked for ahead of time where that helps; needs :data:`FETCH`.
     """
     lines = with_runs(lines, runs)
     code = "\n".join(lines) + "\n" + store
-    hint = "" if strided else vector_hint(lines)
+    hint = "" if strided else vector_hint(lines, count)
     look = _look(lines)
     ahead = [
         f"for (int k = 0; k < {RUN}; k += {_LINE_BYTES // itemsize}) "
@@ -180,9 +183,10 @@ def vector_hint(lines: Sequence[str], count: int | None = None) -> str:
 
     Args:
         lines: Declarations of one element's variables.
-        count: Turns of the loop, a power of two, if they are few and shall all run side by side.
-            Nothing of the loop is left then, and arrays that only such loops index can live in
-            registers.
+        count: Turns of the loop, if they are few and shall run side by side. Nothing of the loop is
+            left then if they are a power of two, and arrays that only such loops index can live
+            in registers. Of another number vectors are so wide that they divide it, as long as
+            that is no less than four elements: what is left over would run one by one.
     """
     types = [match[1] for match in map(_DECLARATION.fullmatch, lines) if match]
     integers = any(name not in ("float", "double") for name in types)
@@ -192,8 +196,16 @@ def vector_hint(lines: Sequence[str], count: int | None = None) -> str:
     if count is None:
         beside = " interleave_count(4)" if any(map(_DEEP.search, lines)) else ""
         return _hint(f"vectorize_width({width}){beside}")
-    width = min(width, count)
-    return _hint(f"vectorize_width({width}) interleave_count({count // width})")
+    even = _power_of_two_in(count)
+    if even < min(count, _LEAST_WIDTH):
+        even = 1 << (count.bit_length() - 1)
+    width = min(width, even)
+    return _hint(f"vectorize_width({width}) interleave_count({_power_of_two_in(count // width)})")
+
+
+def _power_of_two_in(number: int) -> int:
+    """The largest power of two that divides a number."""
+    return number & -number
 
 
 def _hint(wish: str) -> str:

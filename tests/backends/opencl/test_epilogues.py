@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
+from accelkit_opencl.kernels.loops import vector_hint
 from accelkit_opencl.kernels.source import KernelSource
 from accelkit_opencl.runtime import Runtime
 
@@ -41,6 +43,31 @@ def close(found: Any, expected: np.ndarray) -> None:
 
 def dense(a: Any, b: Any, bias: Any) -> Any:
     return ak.tanh(a @ b + bias)
+
+
+@pytest.mark.parametrize(
+    ("count", "width", "beside"),
+    [(64, 16, 4), (48, 16, 1), (32, 16, 2), (24, 8, 1), (12, 4, 1), (10, 8, 1), (3, 2, 1)],
+)
+def test_vectors_leave_nothing_of_a_short_loop(count: int, width: int, beside: int) -> None:
+    erf = ["const float y = ak_erf_f(x);"]
+    assert f"vectorize_width({width}) interleave_count({beside})\n" in vector_hint(erf, count)
+    if count % 4 == 0:
+        assert count % (width * beside) == 0
+
+
+def test_what_follows_a_product_is_computed_in_vectors_that_fit_its_tiles(
+    runtime: Runtime,
+) -> None:
+    a, b = draw(100, 64), draw(64, 192)
+    kernels, _ = compiled(lambda a, b: ak.gelu(a @ b), a, b)
+    loops = re.findall(
+        r"vectorize_width\((\d+)\) interleave_count\((\d+)\)\n#endif\n"
+        r"for \(int k = 0; k < (\d+); k\+\+\) \{\n[^}]*erf",
+        kernels[-1].source,
+    )
+    assert loops
+    assert all(int(count) % (int(width) * int(beside)) == 0 for width, beside, count in loops)
 
 
 # Shapes for each form: few rows, with a reduction of one and of several blocks; many rows.

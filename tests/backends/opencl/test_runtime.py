@@ -184,6 +184,21 @@ def test_a_tuning_table_that_cannot_be_written_is_told(runtime: Runtime, tmp_pat
         save_choices({"a": Choice(6, 4)}, runtime, tmp_path / "file")
 
 
+def test_tuning_tables_are_of_one_width_of_vectors(
+    runtime: Runtime, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = save_choices({"a": Choice(6, 4)}, runtime, tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime, "vector_bytes", 2 * runtime.vector_bytes)
+        assert load_choices(runtime, tmp_path) == {}
+        there = save_choices({"b": Choice(8, 3)}, runtime, tmp_path)
+        assert load_choices(runtime, tmp_path) == {"b": Choice(8, 3)}
+    assert load_choices(runtime, tmp_path) == {"a": Choice(6, 4)}
+    there.replace(here)
+    with pytest.warns(RuntimeWarning, match="vector_bytes"):
+        assert load_choices(runtime, tmp_path) == {}
+
+
 @pytest.mark.parametrize(
     ("version", "width", "expected"),
     [
