@@ -31,7 +31,7 @@ ARGUMENTS = (
 )  # fmt: skip
 
 
-def start(directory: Path, arguments: tuple[str, ...]) -> int:
+def start(directory: Path) -> int:
     """Fork a run; returns its process id."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -42,7 +42,7 @@ def start(directory: Path, arguments: tuple[str, ...]) -> int:
     try:
         warnings.simplefilter("error")  # a damaged checkpoint may only be found if there is one
         places = (f"--checkpoint={directory / 'checkpoints'}", f"--log-dir={directory / 'log'}")
-        status = train([*arguments, *places])
+        status = train([*ARGUMENTS, *places])
     except BaseException as error:
         print(f"the run died of {error!r}", file=sys.stderr)
     finally:
@@ -77,10 +77,10 @@ def result(directory: Path) -> tuple[object, ...]:
     return tensors, log, info.step, info.data_position, info.metric, info.schedule
 
 
-def kill_runs(
-    kills: int, seed: int, arguments: tuple[str, ...] = ARGUMENTS, *, verbose: bool = False
-) -> Counter[str]:
+def kill_runs(kills: int, seed: int) -> Counter[str]:
     """Kill and resume until ``kills`` have hit; counts kills, completed runs, and saves hit.
+
+    Prints the counts after each run that was completed.
 
     Raises:
         AssertionError: if a run fails to resume, or ends differently.
@@ -88,14 +88,14 @@ def kill_runs(
     rng = random.Random(seed)
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as place:
-        pid = start(Path(place, "reference"), arguments)
+        pid = start(Path(place, "reference"))
         _, status, usage = os.wait4(pid, 0)
         assert status == 0
         whole_s = usage.ru_utime + usage.ru_stime
         expected = result(Path(place, "reference"))
         while counts["kills"] < kills or counts["in a row"]:
             directory = Path(place, "run")
-            pid = start(directory, arguments)
+            pid = start(directory)
             if counts["kills"] < kills:
                 kill_at(pid, rng.uniform(0.0, 0.8) * whole_s, rng.uniform(0.0, 0.005))
             status = os.waitpid(pid, 0)[1]
@@ -112,8 +112,7 @@ def kill_runs(
             counts["completed runs"] += 1
             counts["in a row"] = 0
             shutil.rmtree(directory)
-            if verbose:
-                print(dict(counts), flush=True)
+            print(dict(counts), flush=True)
     del counts["in a row"]
     return counts
 
@@ -125,7 +124,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     began = time.monotonic()
-    counts = kill_runs(options.kills, options.seed, verbose=True)
+    counts = kill_runs(options.kills, options.seed)
     print(f"{dict(counts)} in {time.monotonic() - began:.0f} s; all byte-identical")
     return 0
 

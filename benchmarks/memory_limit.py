@@ -221,7 +221,9 @@ def main() -> int:
         )
         print(line(results[-1]), flush=True)
     if options.json:
-        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        from accelkit.bench.report import write_json
+
+        write_json(options.json, results, allow_nan=True)
     kept = all(r["measured_bytes"] <= r["limit_bytes"] for r in results)
     print(f"limits {'kept' if kept else 'EXCEEDED'}")
     return int(not kept)

@@ -25,7 +25,6 @@ Exits with 1 if a result is wrong.
 from __future__ import annotations
 
 import argparse
-import json
 import platform
 import statistics
 import sys
@@ -38,6 +37,7 @@ from typing import Any, Final
 import numpy as np
 
 import accelkit as ak
+from accelkit.bench.report import write_json
 from accelkit.primitives import get
 
 __all__ = ["CASES", "Case", "Measurement", "main"]
@@ -338,6 +338,31 @@ def _seconds(function: Callable[[], None], clock: Callable[[], float]) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the table; returns the exit status."""
+    options = _options(arguments)
+    lab = Lab(options.device)
+    print(f"{lab.device}: {lab.info.description}, {lab.info.driver}; {options.elements} elements")
+    print(f"{'':46} {'times a plain copy':>24}")
+    print(f"{'':20} {'best':>12} {'rate':>12} {'best':>7} {'median':>7} {'in cache':>8}")
+    clock = CLOCKS[options.clock]
+    found, wrong = [], []
+    for case in options.cases:
+        deviation = lab.check(case)
+        if not deviation <= DEVIATION:
+            wrong.append(f"{case.name}: results deviate by {deviation:.1e}, at most {DEVIATION:g}")
+            continue
+        found.append(
+            measure(lab, case, options.elements, options.rounds, clock, options.cached_elements)
+        )
+        print(found[-1], flush=True)
+    if options.json is not None:
+        write_json(options.json, _report(options, lab, found))
+    for line in wrong:
+        print(line, file=sys.stderr)
+    return 1 if wrong else 0
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The checked options, and in ``cases`` what ``--only`` chooses."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.opencl_elementwise", description=(__doc__ or "").splitlines()[0]
     )
@@ -358,41 +383,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "at least 1"
         )
     starts = tuple(options.only.split(",")) if options.only else ("",)
-    chosen = [case for case in CASES if case.name.startswith(starts)]
-    if not chosen:
+    options.cases = [case for case in CASES if case.name.startswith(starts)]
+    if not options.cases:
         parser.error(f"--only names none of: {', '.join(case.name for case in CASES)}")
-    lab = Lab(options.device)
-    print(f"{lab.device}: {lab.info.description}, {lab.info.driver}; {options.elements} elements")
-    print(f"{'':46} {'times a plain copy':>24}")
-    print(f"{'':20} {'best':>12} {'rate':>12} {'best':>7} {'median':>7} {'in cache':>8}")
-    found, wrong = [], []
-    for case in chosen:
-        deviation = lab.check(case)
-        if not deviation <= DEVIATION:
-            wrong.append(f"{case.name}: results deviate by {deviation:.1e}, at most {DEVIATION:g}")
-            continue
-        clock = CLOCKS[options.clock]
-        found.append(
-            measure(lab, case, options.elements, options.rounds, clock, options.cached_elements)
-        )
-        print(found[-1], flush=True)
-    if options.json is not None:
-        report = {
-            "schema_version": SCHEMA_VERSION,
-            "system": platform.platform(),
-            "numpy": np.__version__,
-            "device": str(lab.device),
-            "hardware": lab.info.description,
-            "driver": lab.info.driver,
-            "elements": options.elements,
-            "cached_elements": min(options.cached_elements, options.elements),
-            "clock": options.clock,
-            "measurements": [m.to_json() for m in found],
-        }
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
-    for line in wrong:
-        print(line, file=sys.stderr)
-    return 1 if wrong else 0
+    return options
+
+
+def _report(options: argparse.Namespace, lab: Lab, found: Sequence[Measurement]) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "system": platform.platform(),
+        "numpy": np.__version__,
+        "device": str(lab.device),
+        "hardware": lab.info.description,
+        "driver": lab.info.driver,
+        "elements": options.elements,
+        "cached_elements": min(options.cached_elements, options.elements),
+        "clock": options.clock,
+        "measurements": [m.to_json() for m in found],
+    }
 
 
 if __name__ == "__main__":

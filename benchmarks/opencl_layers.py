@@ -14,23 +14,41 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 import accelkit as ak
 from accelkit.primitives import get
 
-__all__ = ["LAYERS", "Row", "main"]
+__all__ = ["LAYERS", "Layer", "Row", "main"]
 
-# (name, image size, channels, features, filter, stride, padding): the torchvision variant.
+
+class Layer(NamedTuple):
+    """A convolution of AlexNet, torchvision's variant."""
+
+    name: str
+    size: int
+    channels: int
+    features: int
+    kernel: int
+    stride: int
+    padding: int
+
+    @property
+    def out_size(self) -> int:
+        """Height and width of its result."""
+        return (self.size + 2 * self.padding - self.kernel) // self.stride + 1
+
+
 LAYERS = (
-    ("conv1", 224, 3, 64, 11, 4, 2),
-    ("conv2", 27, 64, 192, 5, 1, 2),
-    ("conv3", 13, 192, 384, 3, 1, 1),
-    ("conv4", 13, 384, 256, 3, 1, 1),
-    ("conv5", 13, 256, 256, 3, 1, 1),
+    Layer("conv1", 224, 3, 64, 11, 4, 2),
+    Layer("conv2", 27, 64, 192, 5, 1, 2),
+    Layer("conv3", 13, 192, 384, 3, 1, 1),
+    Layer("conv4", 13, 384, 256, 3, 1, 1),
+    Layer("conv5", 13, 256, 256, 3, 1, 1),
 )
 DEVIATION = 1e-4  # of max|a - b| / max|b| between two float32 results
 PAUSE_S = 0.06  # OpenBLAS's threads spin for 2^26 cycles before they sleep, others for less
@@ -109,63 +127,86 @@ def check(name: str, ours: np.ndarray, rival: np.ndarray) -> None:
         raise AssertionError(f"{name}: results deviate by {deviation:.1e}.")
 
 
-def convolution_rows(device: Device, batch: int, rounds: int) -> list[Row]:
-    """Forward product and both gradients of every layer, against torch."""
-    import torch
+class Convolution:
+    """A layer's forward product and both gradients, on the device and by torch."""
 
-    rows = []
-    rng = np.random.default_rng(0)
-    for name, size, channels, features, kernel, stride, padding in LAYERS:
-        out = (size + 2 * padding - kernel) // stride + 1
+    def __init__(self, device: Device, layer: Layer, batch: int) -> None:
+        rng = np.random.default_rng(0)
         shapes = (
-            (batch, size, size, channels),
-            (kernel, kernel, channels, features),
-            (batch, out, out, features),
+            (batch, layer.size, layer.size, layer.channels),
+            (layer.kernel, layer.kernel, layer.channels, layer.features),
+            (batch, layer.out_size, layer.out_size, layer.features),
         )
         x, w, g = (rng.standard_normal(shape, dtype=np.float32) for shape in shapes)
-        tx, tg = (torch.from_numpy(a).permute(0, 3, 1, 2) for a in (x, g))
-        tw = torch.from_numpy(w).permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
-        pair = {"strides": (stride,) * 2, "padding": ((padding,) * 2,) * 2, "dilation": (1, 1)}
-        common = {**pair, "groups": 1}
-        dx, dw, dg = device.put(x), device.put(w), device.put(g)
+        self.layer = layer
+        self.gigaflop = 2 * g.size * layer.channels * layer.kernel**2 / 1e9
+        self._device = device
+        self._x, self._w, self._g = map(device.put, (x, w, g))
+        self._torch_x, self._torch_g = (torch.from_numpy(a).permute(0, 3, 1, 2) for a in (x, g))
+        weights = torch.from_numpy(w).permute(3, 2, 0, 1)
+        self._torch_w = weights.contiguous(memory_format=torch.channels_last)
 
-        def backward(mask: list[bool], tg=tg, tx=tx, tw=tw, stride=stride, padding=padding) -> Any:
-            found = torch.ops.aten.convolution_backward(
-                tg, tx, tw, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], 1, mask
+    def rows(self, rounds: int) -> Iterator[Row]:
+        """One for each product; its result is checked before it is timed."""
+        layer, x, w, g = self.layer, self._x, self._w, self._g
+        window, image = (layer.kernel,) * 2, (layer.size,) * 2
+        yield self._row("forward", "conv2d", [x, w], {}, self._forward, rounds)
+        yield self._row(
+            "weight gradient",
+            "conv2d_weight_grad",
+            [x, g],
+            {"kernel_size": window},
+            self._weight_gradient,
+            rounds,
+        )
+        if layer.channels > 3:  # nobody needs the gradient of the data
+            yield self._row(
+                "input gradient",
+                "conv2d_input_grad",
+                [g, w],
+                {"image_size": image},
+                self._input_gradient,
+                rounds,
             )
-            return next(f for f in found if f is not None)
 
-        def forward(tx=tx, tw=tw, stride=stride, padding=padding) -> Any:
-            return torch.conv2d(tx, tw, None, stride, padding)
+    def _row(
+        self,
+        kind: str,
+        primitive: str,
+        arrays: list[Any],
+        parameters: dict[str, Any],
+        rival: Callable[[], torch.Tensor],
+        rounds: int,
+    ) -> Row:
+        layer = self.layer
+        name = f"{layer.name} {kind}"
+        geometry = {
+            "strides": (layer.stride,) * 2,
+            "padding": ((layer.padding,) * 2,) * 2,
+            "dilation": (1, 1),
+            "groups": 1,
+        }
+        ours, result = self._device.runner(primitive, arrays, {**geometry, **parameters})
+        order = (2, 3, 1, 0) if primitive == "conv2d_weight_grad" else (0, 2, 3, 1)
+        check(name, result(), rival().permute(*order).numpy())
+        return Row(name, self.gigaflop, *in_turns(ours, rival, rounds))
 
-        gigaflop = 2 * g.size * channels * kernel**2 / 1e9
-        kinds: list[tuple[str, str, list[Any], dict[str, Any], Callable[[], Any], Any]] = [
-            ("forward", "conv2d", [dx, dw], common, forward, (0, 2, 3, 1)),
-            (
-                "weight gradient",
-                "conv2d_weight_grad",
-                [dx, dg],
-                {**common, "kernel_size": (kernel, kernel)},
-                lambda backward=backward: backward([False, True, False]),
-                (2, 3, 1, 0),
-            ),
-        ]
-        if channels > 3:  # nobody needs the gradient of the data
-            kinds.append(
-                (
-                    "input gradient",
-                    "conv2d_input_grad",
-                    [dg, dw],
-                    {**common, "image_size": (size, size)},
-                    lambda backward=backward: backward([True, False, False]),
-                    (0, 2, 3, 1),
-                )
-            )
-        for kind, primitive, arrays, parameters, rival, order in kinds:
-            ours, result = device.runner(primitive, arrays, parameters)
-            check(f"{name} {kind}", result(), rival().permute(*order).numpy())
-            rows.append(Row(f"{name} {kind}", gigaflop, *in_turns(ours, rival, rounds)))
-    return rows
+    def _forward(self) -> torch.Tensor:
+        layer = self.layer
+        return torch.conv2d(self._torch_x, self._torch_w, None, layer.stride, layer.padding)
+
+    def _input_gradient(self) -> torch.Tensor:
+        return self._backward([True, False, False])[0]
+
+    def _weight_gradient(self) -> torch.Tensor:
+        return self._backward([False, True, False])[1]
+
+    def _backward(self, mask: list[bool]) -> Any:
+        stride, padding = [self.layer.stride] * 2, [self.layer.padding] * 2
+        operands = self._torch_g, self._torch_x, self._torch_w
+        return torch.ops.aten.convolution_backward(
+            *operands, None, stride, padding, [1, 1], False, [0, 0], 1, mask
+        )
 
 
 def matmul_rows(device: Device, rounds: int) -> list[Row]:
@@ -192,7 +233,11 @@ def main() -> None:
     device = Device(options.device)
     print(f"{'':28} {'OpenCL':>27}   {'rival':>27}   OpenCL's rate / rival's")
     products = matmul_rows(device, options.rounds)
-    layers = convolution_rows(device, options.batch_size, options.rounds)
+    layers = [
+        row
+        for layer in LAYERS
+        for row in Convolution(device, layer, options.batch_size).rows(options.rounds)
+    ]
     for row in (*products, *layers):
         print(row)
     total = [sum(getattr(r, field) for r in layers) for field in ("gigaflop", "ours_s", "rival_s")]

@@ -44,9 +44,9 @@ def figure(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def table(columns: Sequence[str], cells: Iterable[Sequence[str]], *, left: int = 1) -> str:
-    """A Markdown table; all columns but the first ``left`` are right-aligned."""
-    rules = ["---"] * left + ["---:"] * (len(columns) - left)
+def table(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are right-aligned."""
+    rules = ["---", *["---:"] * (len(columns) - 1)]
     lines = [columns, rules, *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

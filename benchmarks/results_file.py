@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from accelkit.bench.report import write_json
 from benchmarks.measure import AGREEMENT_BOUND, Plan, Result, deviations, ratio, samples_of
 from benchmarks.program import PROGRAMS
 from benchmarks.workload import Workload
@@ -272,9 +273,9 @@ class Report:
         return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
 
     def write(self, path: Path) -> None:
-        """Store it, numbers rounded to nine digits."""
+        """Store it, numbers rounded to nine digits; an earlier one is replaced at once."""
         path.parent.mkdir(parents=True, exist_ok=True)
         rounded = json.loads(
             json.dumps(self.to_json()), parse_float=lambda t: float(f"{float(t):.9g}")
         )
-        path.write_text(json.dumps(rounded, indent=1) + "\n", encoding="utf-8")
+        write_json(path, rounded, allow_nan=True)
