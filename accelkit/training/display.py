@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from accelkit.training.speed import Speed
 
 __all__ = ["Display", "Progress", "make_display"]
+
+_LINE_INTERVAL_S: Final = 5.0  # where there is no terminal
 
 
 @dataclass
@@ -81,16 +83,15 @@ class _Silent:
 
 
 class _Plain:
-    """One line whenever ``interval_s`` has passed, and all messages."""
+    """One line every few seconds, and all messages."""
 
-    def __init__(self, interval_s: float = 5.0) -> None:
-        self._interval_s = interval_s
+    def __init__(self) -> None:
         self._last = 0.0
 
     def update(self, progress: Progress) -> None:
         """Print a line if the last one is old enough, or the run is over."""
         now = time.monotonic()
-        if now - self._last < self._interval_s and not progress.is_final:
+        if now - self._last < _LINE_INTERVAL_S and not progress.is_final:
             return
         self._last = now
         parts = (
