@@ -1,10 +1,12 @@
-"""What the tests of the core share: strategies for arrays, and a comparison bit for bit."""
+"""What the tests of the core share: strategies for arrays, comparisons, and refusals."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
@@ -79,3 +81,12 @@ def assert_close(actual: Any, expected: Any, tolerance: float | None = None) -> 
         scale = max(float(np.abs(expected[finite]).max()), 1e-30)
         bound = tolerance or 64 * float(np.finfo(expected.dtype).eps)
         assert float(np.abs(result[finite] - expected[finite]).max()) <= bound * scale
+
+
+def assert_refused(call: Callable[[ak.Tensor], Any], error: type[Exception], text: str) -> None:
+    """A float32[2, 3] is refused with these words, when it is run and when it is traced."""
+    x = ak.ones((2, 3))
+    with pytest.raises(error, match=text):
+        call(x)
+    with pytest.raises(error, match=text):
+        ak.trace(call, x)
