@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from accelkit.errors import DTypeError
 from accelkit.graph import TensorSpec
-from accelkit.primitives.elementwise import erf, exp, tanh
+from accelkit.primitives.elementwise import erf, exp, greater, less, select, tanh
 from accelkit.primitives.primitive import Primitive, primitive, require_floating
+from accelkit.primitives.shaping import full
 
 if TYPE_CHECKING:
     from accelkit.tensor import Tensor
@@ -21,6 +22,9 @@ __all__ = ["gelu", "gelu_grad"]
 # The approximation of Hendrycks and Gimpel (2016): tanh(sqrt(2 / pi) (x + 0.044715 x^3)).
 _SLOPE: Final = math.sqrt(2.0 / math.pi)
 _CUBIC: Final = 0.044715
+# From here on both forms are 0 or x in every dtype, and their slopes 0 or 1. What is further out
+# would multiply the rounding of erf or tanh, or, infinite, meet a zero.
+_FAR: Final = 40.0
 
 
 def _infer(x: TensorSpec, *, approximate: bool) -> TensorSpec:
@@ -33,13 +37,20 @@ def _grad_infer(x: TensorSpec, g: TensorSpec, *, approximate: bool) -> TensorSpe
     return x
 
 
+def _far(x: Any, sign: float) -> Any:
+    return full(shape=(), value=sign * _FAR, dtype=x.dtype)
+
+
 def _definition(x: Any, *, approximate: bool) -> Any:
+    x = select(less(x, _far(x, -1.0)), _far(x, -1.0), x)
     if approximate:
         return x * 0.5 * (tanh((x + x * x * x * _CUBIC) * _SLOPE) + 1.0)
     return x * 0.5 * (erf(x * math.sqrt(0.5)) + 1.0)
 
 
 def _grad_definition(x: Any, g: Any, *, approximate: bool) -> Any:
+    x = select(less(x, _far(x, -1.0)), _far(x, -1.0), x)
+    x = select(greater(x, _far(x, 1.0)), _far(x, 1.0), x)
     if approximate:
         t = tanh((x + x * x * x * _CUBIC) * _SLOPE)
         slope = (x * x * (3.0 * _CUBIC) + 1.0) * _SLOPE

@@ -93,6 +93,9 @@ def _select(condition: Any, a: Any, b: Any) -> Any:
 def _cast(x: Any, *, dtype: DType) -> Any:
     if dtype.kind == "b":
         return lax.ne(x, lax.full_like(x, 0))
+    if x.dtype == jnp.bool_ and dtype.is_floating:
+        # XLA takes the product of a converted bool and x for a selection, which drops x's NaN.
+        return lax.select(x, *(lax.full(x.shape, number, dtype.numpy) for number in (1, 0)))
     return lax.convert_element_type(x, dtype.numpy)
 
 

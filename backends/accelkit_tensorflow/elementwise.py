@@ -79,7 +79,18 @@ def _select(condition: Any, a: Any, b: Any) -> Any:
 def _cast(x: Any, *, dtype: DType) -> Any:
     if dtype.kind == "b":
         return x if x.dtype == tf.bool else ops.NotEqual(x=x, y=number(0, x))
+    if x.dtype == tf.bool and dtype.is_floating:
+        # XLA takes the product of a converted bool and x for a selection, which drops x's NaN.
+        one, zero = (tf.constant(value, dtype.name) for value in (1, 0))
+        return ops.SelectV2(condition=x, t=one, e=zero)
     return ops.Cast(x=x, DstT=dtype.name)
+
+
+def _erf(x: Any) -> Any:
+    if x.dtype == tf.float64:  # of infinities TensorFlow's kernel makes NaN
+        six = number(6, x)  # from there on, one to the last bit
+        x = ops.ClipByValue(t=x, clip_value_min=-six, clip_value_max=six)
+    return ops.Erf(x=x)
 
 
 def _identity(x: Any) -> Any:
@@ -112,7 +123,7 @@ ELEMENTWISE: dict[str, Function] = {
     "arcsinh": _unary(ops.Asinh),
     "arccosh": _unary(ops.Acosh),
     "arctanh": _unary(ops.Atanh),
-    "erf": _unary(ops.Erf),
+    "erf": _erf,
     "sigmoid": _unary(ops.Sigmoid),
     "logical_not": _unary(ops.LogicalNot),
     "bitwise_not": _unary(ops.Invert),
