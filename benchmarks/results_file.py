@@ -51,7 +51,7 @@ class Figures:
         name: Key in ``PROGRAMS``.
         version: Of what it runs on.
         step_s: Median seconds per step.
-        iqr_s, least_s: Their interquartile range and minimum.
+        iqr_s: Their interquartile range.
         examples_per_s, gflops: From the median.
         compile_s: First step less a median one.
         import_s, build_s: Before the first step.
@@ -69,7 +69,6 @@ class Figures:
     version: str
     step_s: float
     iqr_s: float
-    least_s: float
     examples_per_s: float
     gflops: float
     compile_s: float
@@ -181,7 +180,6 @@ class Measured:
             version=good[-1].version,
             step_s=median,
             iqr_s=upper - lower,
-            least_s=min(samples),
             examples_per_s=self.workload.batch_size / median,
             gflops=self.workload.flops_per_step / median / 1e9,
             compile_s=max(0.0, min(r.first_step_s for r in good) - median),
