@@ -153,6 +153,10 @@ class Source:
         chosen = self.generator.choice(np.array(small, self.dtype.numpy), shape)
         return np.where(self.generator.random(shape) < 0.5, chosen, everything)
 
+    def numbers(self, shape: Shape) -> np.ndarray:
+        """Numbers without infinities or NaN: sums of those have no defined order."""
+        return self.normal(shape) if self.dtype.is_floating else self.integers(shape)
+
     def bools(self, shape: Shape) -> np.ndarray:
         """Random bools."""
         return np.asarray(self.generator.random(shape) < 0.5)

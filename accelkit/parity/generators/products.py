@@ -12,10 +12,6 @@ from accelkit.parity.source import Shape, Source
 from accelkit.primitives.convolution import conv2d_output_shape, window_extent
 
 
-def _numbers(source: Source, shape: Shape) -> np.ndarray:
-    return source.normal(shape) if source.dtype.is_floating else source.integers(shape)
-
-
 @cases("matmul", kinds="iuf")
 def matmul(name: str, source: Source) -> Case:
     """Batched products of either orientation; nothing to contract gives zeros."""
@@ -23,8 +19,8 @@ def matmul(name: str, source: Source) -> Case:
     m, k, n = (source.choose(sizes) for _ in range(3))
     batch = source.choose(((), (2,), (2, 3)))
     swap_a, swap_b = source.flag(), source.flag()
-    a = _numbers(source, (*batch, *((k, m) if swap_a else (m, k))))
-    b = _numbers(source, (*batch, *((n, k) if swap_b else (k, n))))
+    a = source.numbers((*batch, *((k, m) if swap_a else (m, k))))
+    b = source.numbers((*batch, *((n, k) if swap_b else (k, n))))
     parameters = {"transpose_a": swap_a, "transpose_b": swap_b}
     if not source.dtype.is_floating:
         return Case(name, (a, b), parameters, comparison=BITS)

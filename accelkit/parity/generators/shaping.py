@@ -147,7 +147,7 @@ def take_grad(name: str, source: Source) -> Case:
     shape = source.shape(((5,), (3, 4), (2, 5, 3)))
     axis = source.below(len(shape))
     index = source.indices(source.shape(_INDEX_SHAPES), shape[axis])
-    g = _plain(source, (*shape[:axis], *index.shape, *shape[axis + 1 :]))
+    g = source.numbers((*shape[:axis], *index.shape, *shape[axis + 1 :]))
     return _added(name, source, g, index, axis=axis, extent=shape[axis])
 
 
@@ -169,7 +169,7 @@ def take_along_axis_grad(name: str, source: Source) -> Case:
     count = source.choose((1, 3, 7))
     index_shape = (*shape[:axis], count, *shape[axis + 1 :])
     index = source.indices(index_shape, shape[axis])
-    return _added(name, source, _plain(source, index_shape), index, axis=axis, extent=shape[axis])
+    return _added(name, source, source.numbers(index_shape), index, axis=axis, extent=shape[axis])
 
 
 def _added(name: str, source: Source, g: np.ndarray, index: np.ndarray, **parameters: Any) -> Case:
@@ -183,8 +183,3 @@ def _added(name: str, source: Source, g: np.ndarray, index: np.ndarray, **parame
         floor=float(np.max(np.abs(g.astype(np.float64)), initial=0.0)) if floating else 0.0,
         length=max(index.size, 1),
     )
-
-
-def _plain(source: Source, shape: Shape) -> np.ndarray:
-    """Numbers without infinities or NaN: sums of those have no defined order."""
-    return source.normal(shape) if source.dtype.is_floating else source.integers(shape)
