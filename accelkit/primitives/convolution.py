@@ -24,6 +24,12 @@ def window_extent(extent: int, window: int, stride: int, padding: Pair, dilation
     return (extent + padding[0] + padding[1] - dilation * (window - 1) - 1) // stride + 1
 
 
+def reaches_past_the_window(window: Sequence[int], padding: Padding, dilation: Pair) -> bool:
+    """Whether as many or more zeros are added on a side as a window has beside one position."""
+    axes = zip(window, padding, dilation, strict=True)
+    return any(max(pads) >= max((size - 1) * step, 1) for size, pads, step in axes)
+
+
 def _check(
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax import lax
 
+from accelkit.primitives.convolution import reaches_past_the_window
 from accelkit_jax.shaping import accumulation_dtype
 
 Pair = tuple[int, int]
@@ -48,7 +49,7 @@ def conv2d_input_grad(
     wide = accumulation_dtype(g.dtype)
     weights = w.astype(wide)
     around: Padding = ((0, 0), (0, 0))
-    if _reaches_past_the_window(w.shape[:2], padding, parameters["dilation"]):
+    if reaches_past_the_window(w.shape[:2], padding, parameters["dilation"]):
         # Of the padded images, then cut: XLA ends the process when it swaps the operands of what
         # it makes of such a padding (jax 0.10.2).
         around, padding = padding, around
@@ -60,12 +61,6 @@ def conv2d_input_grad(
     found = transposed(g.astype(wide))[0].astype(g.dtype)
     (top, bottom), (left, right) = around
     return found[:, top : height - bottom, left : width - right]
-
-
-def _reaches_past_the_window(window: Pair, padding: Padding, dilation: Pair) -> bool:
-    """Whether as many or more zeros are added on a side as a window has beside one position."""
-    axes = zip(window, padding, dilation, strict=True)
-    return any(max(pads) >= max((size - 1) * step, 1) for size, pads, step in axes)
 
 
 def conv2d_weight_grad(x: Any, g: Any, *, kernel_size: Pair, groups: int, **parameters: Any) -> Any:

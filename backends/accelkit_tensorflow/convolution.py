@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from accelkit.primitives.convolution import conv2d_output_shape
+from accelkit.primitives.convolution import conv2d_output_shape, reaches_past_the_window
 from accelkit_tensorflow.framework import tf
 
 ops = tf.raw_ops
@@ -50,7 +50,7 @@ def _conv2d_input_grad(
     groups: int,
 ) -> Any:
     around: Padding = ((0, 0), (0, 0))
-    if _reaches_past_the_window(w.shape[:2], padding, dilation):
+    if reaches_past_the_window(w.shape[:2], padding, dilation):
         # Of the padded images, then cut: XLA ends the process when it swaps the operands of what
         # it makes of such a padding (TensorFlow 2.21).
         around, padding = padding, around
@@ -66,12 +66,6 @@ def _conv2d_input_grad(
     )
     (top, bottom), (left, right) = around
     return found[:, top : height - bottom, left : width - right] if any(map(any, around)) else found
-
-
-def _reaches_past_the_window(window: Sequence[int], padding: Padding, dilation: Pair) -> bool:
-    """Whether as many or more zeros are added on a side as a window has beside one position."""
-    axes = zip(window, padding, dilation, strict=True)
-    return any(max(pads) >= max((size - 1) * step, 1) for size, pads, step in axes)
 
 
 def _conv2d_weight_grad(
