@@ -6,7 +6,7 @@ compiled graph is straight-line Python over them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,12 +48,7 @@ class NumpyBackend(Backend):
     )
 
     def __init__(self) -> None:
-        self.table = {**type(self).table, **control_flow(self)}
-
-    def function(self, primitive: Primitive) -> Callable[..., Any]:
-        """The NumPy function for a supported primitive."""
-        found = self.table.get(primitive.name)
-        return found if found is not None else primitive.lowerings[self.name]
+        self.table = {**type(self).table, **control_flow(self, _DEVICE)}
 
     def devices(self) -> list[DeviceInfo]:
         description = host.processor_name()
@@ -76,7 +71,7 @@ class NumpyBackend(Backend):
         parameters: Mapping[str, Any],
         device: Device,
     ) -> Any:
-        result = self.function(primitive)(*arrays, **parameters)
+        result = self.implementation(primitive, device)(*arrays, **parameters)
         if type(result) is np.ndarray:
             return result
         if primitive.multiple_outputs:
@@ -91,7 +86,9 @@ class NumpyBackend(Backend):
         donate: frozenset[int] = frozenset(),
         options: CompileOptions | None = None,
     ) -> Executable:
-        return NumpyExecutable(graph, device, lambda node: self.function(node.primitive))
+        return NumpyExecutable(
+            graph, device, lambda node: self.implementation(node.primitive, device)
+        )
 
     def memory(self, device: Device) -> MemoryStatistics:
         return host.process_memory()

@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from accelkit.backend import generate
+from accelkit.device import Device
 from accelkit.graph import Graph
 
 if TYPE_CHECKING:
     from accelkit_numpy import NumpyBackend
 
 
-def control_flow(backend: NumpyBackend) -> dict[str, Callable[..., Any]]:
-    """The functions for ``cond`` and ``scan``."""
+def control_flow(backend: NumpyBackend, device: Device) -> dict[str, Callable[..., Any]]:
+    """The functions for ``cond`` and ``scan`` on one device."""
 
     @functools.lru_cache(maxsize=128)
     def function_of(graph: Graph) -> Callable[..., list[Any]]:
         from accelkit.passes import prepare
 
-        return generate(prepare(graph, backend), lambda node: backend.function(node.primitive))
+        prepared = prepare(graph, backend)
+        return generate(prepared, lambda node: backend.implementation(node.primitive, device))
 
     def cond(
         predicate: Any, *operands: Any, true_graph: Graph, false_graph: Graph
