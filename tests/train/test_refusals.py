@@ -49,6 +49,8 @@ def make(device: str = "numpy", **options: Any) -> train.TrainStep:
         ),
         ({"trainable": "head"}, r"`trainable` must be a function, got str"),
         ({"preprocess": 255.0}, r"`preprocess` must be a function, got float"),
+        ({"on_nonfinite": "explode"}, r"on_nonfinite must be one of raise, skip, ignore"),
+        ({"precision": "float8"}, r"precision must be one of float32, .*got 'float8'"),
         ({"accumulate": 0}, r"`accumulate` must be a positive integer, got 0"),
     ],
 )

@@ -360,18 +360,6 @@ def test_tensors_and_states_of_other_devices_are_refused() -> None:
         step(elsewhere.init(0, SHAPE), (images, labels))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"on_nonfinite": "explode"}, "on_nonfinite must be one of"),
-        ({"precision": "float8"}, "precision must be one of"),
-    ],
-)
-def test_bad_options(options, message) -> None:
-    with pytest.raises(OptionError, match=message):
-        make(**options)
-
-
 def test_no_trainable_parameter_is_an_error() -> None:
     step = make(trainable=lambda name: False)
     with pytest.raises(OptionError, match="No parameter is trainable"):
