@@ -171,7 +171,7 @@ class Backend(ABC):
             graph: Only primitives that this backend supports.
             device: Where it will run.
             donate: Positions of inputs whose memory may be reused for outputs.
-            options: Precision and determinism.
+            options: Precision, determinism and workspaces; the defaults if None.
         """
 
     def workspace_bytes(self, graph: Graph, device: Device, options: CompileOptions) -> int:

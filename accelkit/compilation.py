@@ -36,13 +36,14 @@ def compile_graph(
         graph: Any graph.
         device: Where it will run.
         donate: Positions of inputs whose memory may be reused for outputs.
-        options: Precision and determinism.
+        options: Precision, determinism and workspaces; the defaults if None.
         finish: A last pass over the prepared graph.
         host: Positions of inputs that come as NumPy arrays and are on the device only while they
             are updated, each with that of the output that takes its place.
 
     Raises:
         CapabilityError: if the backend lacks a primitive that has no definition.
+        OutOfMemoryError: with what the graph needs.
         CompileError: if the backend refuses the graph; its own error is the cause.
     """
     from accelkit import passes  # not before something is compiled

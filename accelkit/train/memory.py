@@ -3,7 +3,8 @@
 None of the means changes the mathematics, the batch or the learning rate, and random masks are
 those of the whole batch:
 
-- *micro-batches* (:mod:`accelkit.train.program`): fewer samples at a time; gradients add up;
+- *micro-batches* (:mod:`accelkit.train.differentiation`): fewer samples at a time; their
+  gradients add up;
 - *products merged* (:func:`accelkit.passes.merge_products`): of large matrices the operands of the
   gradient are kept instead of a running sum;
 - *rematerialisation* (:func:`accelkit.passes.rematerialise`): idle values are computed again;
