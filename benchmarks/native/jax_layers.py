@@ -76,15 +76,9 @@ def _layer(layer: arch.Layer, x: jax.Array, context: Context) -> jax.Array:
         case arch.BatchNorm():
             return _batch_norm(layer, x, context)
         case arch.LayerNorm(name):
-            centred = x - x.mean(-1, keepdims=True)
-            scaled = centred * lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)
-            return scaled * context.parameters[f"{name}.scale"] + context.parameters[f"{name}.bias"]
+            return _layer_norm(name, x, context.parameters)
         case arch.LocalResponseNorm():
-            total = lax.reduce_window(
-                jnp.square(x), 0.0, lax.add, (1, 1, 1, 5), (1, 1, 1, 1), [(0, 0)] * 3 + [(2, 2)]
-            )
-            root = lax.rsqrt(2.0 + 1e-4 * total)
-            return x * root * jnp.sqrt(root)
+            return _local_response_norm(x)
         case arch.Relu():
             return jax.nn.relu(x)
         case arch.Gelu():
@@ -107,15 +101,9 @@ def _layer(layer: arch.Layer, x: jax.Array, context: Context) -> jax.Array:
         case arch.Flatten():
             return x.reshape(x.shape[0], -1)
         case arch.Patches():
-            n, height, width, channels = x.shape
-            p = arch.PATCH
-            grid = x.reshape(n, height // p, p, width // p, p, channels).swapaxes(2, 3)
-            return grid.reshape(n, -1, p * p * channels)
+            return _patches(x)
         case arch.Tokens(name):
-            token = jnp.broadcast_to(
-                context.parameters[f"{name}.class_token"], (x.shape[0], 1, x.shape[2])
-            )
-            return jnp.concatenate([token, x], 1) + context.parameters[f"{name}.positions"]
+            return _tokens(name, x, context.parameters)
         case arch.FirstToken():
             return x[:, 0]
         case arch.Attention():
@@ -123,6 +111,32 @@ def _layer(layer: arch.Layer, x: jax.Array, context: Context) -> jax.Array:
         case arch.Residual(body, shortcut):
             return _sequence(body, x, context) + _sequence(shortcut, x, context)
     raise TypeError(f"no function for {layer}")
+
+
+def _layer_norm(name: str, x: jax.Array, parameters: Parameters) -> jax.Array:
+    centred = x - x.mean(-1, keepdims=True)
+    scaled = centred * lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + 1e-6)
+    return scaled * parameters[f"{name}.scale"] + parameters[f"{name}.bias"]
+
+
+def _local_response_norm(x: jax.Array) -> jax.Array:
+    total = lax.reduce_window(
+        jnp.square(x), 0.0, lax.add, (1, 1, 1, 5), (1, 1, 1, 1), [(0, 0)] * 3 + [(2, 2)]
+    )
+    root = lax.rsqrt(2.0 + 1e-4 * total)
+    return x * root * jnp.sqrt(root)
+
+
+def _patches(x: jax.Array) -> jax.Array:
+    n, height, width, channels = x.shape
+    p = arch.PATCH
+    grid = x.reshape(n, height // p, p, width // p, p, channels).swapaxes(2, 3)
+    return grid.reshape(n, -1, p * p * channels)
+
+
+def _tokens(name: str, x: jax.Array, parameters: Parameters) -> jax.Array:
+    token = jnp.broadcast_to(parameters[f"{name}.class_token"], (x.shape[0], 1, x.shape[2]))
+    return jnp.concatenate([token, x], 1) + parameters[f"{name}.positions"]
 
 
 def _dense(name: str, x: jax.Array, parameters: Parameters) -> jax.Array:

@@ -74,11 +74,7 @@ class Layers:
             case arch.Flatten():
                 return tf.reshape(x, [x.shape[0], -1])
             case arch.Patches():
-                n, height, width, channels = x.shape
-                p = arch.PATCH
-                grid = tf.reshape(x, [n, height // p, p, width // p, p, channels])
-                grid = tf.transpose(grid, [0, 1, 3, 2, 4, 5])
-                return tf.reshape(grid, [n, (height // p) * (width // p), p * p * channels])
+                return _patches(x)
             case arch.Tokens(name):
                 token = tf.repeat(self.variables[f"{name}.class_token"], x.shape[0], 0)
                 return tf.concat([token, x], 1) + self.variables[f"{name}.positions"]
@@ -146,3 +142,11 @@ class Layers:
         scores /= math.sqrt(features // layer.heads)
         mixed = tf.transpose(tf.matmul(tf.nn.softmax(scores), value), [0, 2, 1, 3])
         return self._dense(f"{layer.name}.output", tf.reshape(mixed, [n, length, features]))
+
+
+def _patches(x: tf.Tensor) -> tf.Tensor:
+    n, height, width, channels = x.shape
+    p = arch.PATCH
+    grid = tf.reshape(x, [n, height // p, p, width // p, p, channels])
+    grid = tf.transpose(grid, [0, 1, 3, 2, 4, 5])
+    return tf.reshape(grid, [n, (height // p) * (width // p), p * p * channels])
