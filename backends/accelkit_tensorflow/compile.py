@@ -22,6 +22,7 @@ from accelkit_tensorflow.placed import Implementation, PlacedProgram, read
 from accelkit_tensorflow.placement import PlacedPart, place
 from accelkit_tensorflow.planned import planned_bytes
 from accelkit_tensorflow.runtime import native_name, on, tf32
+from accelkit_tensorflow.runtime_function import runtime_function
 
 __all__ = ["TensorflowExecutable", "allows_tf32", "output_targets"]
 
@@ -90,7 +91,7 @@ class TensorflowExecutable(Executable):
         if not self.compiles_in_first_call:
             self._rehearse()
 
-    def _trace(self, use_xla: bool) -> Callable[[list[Any]], Any]:
+    def _trace(self, use_xla: bool) -> Callable[[list[Any]], Sequence[Any]]:
         graph, targets, implementation = self.graph, self._targets, self._implementation
         if len(self._parts) > 1:
             program = PlacedProgram(
@@ -118,7 +119,7 @@ class TensorflowExecutable(Executable):
 
     def _concrete(
         self, program: Callable[..., list[Any]], *, use_xla: bool
-    ) -> Callable[[list[Any]], Any]:
+    ) -> Callable[[list[Any]], Sequence[Any]]:
         signature = [
             tf.TensorSpec([], tf.resource)
             if i in self._targets
@@ -129,12 +130,7 @@ class TensorflowExecutable(Executable):
             function = tf.function(
                 program, input_signature=signature, autograph=False, jit_compile=use_xla
             ).get_concrete_function()
-        # The public call checks each operand against the signature, which takes longer than a
-        # small step. The graph's specs have been checked already.
-        direct = getattr(function, "_call_flat", None)
-        if direct is None:
-            return lambda inputs: function(*inputs)
-        return lambda inputs: direct(inputs, function.captured_inputs)
+        return runtime_function(function)
 
     def _rehearse(self) -> None:
         """Run once on zeros: XLA compiles at the first call, which should not be the user's."""
