@@ -12,6 +12,7 @@ from accelkit.bench.settings import Settings
 from accelkit.device import Device
 from accelkit.dtypes import DType
 from accelkit.graph import Graph
+from accelkit.host import within_memory
 from accelkit.nn.module import flatten_names
 from accelkit.ops.coercion import put
 from accelkit.passes import eliminate_dead_code
@@ -43,12 +44,16 @@ def draw_batch(
     Returns:
         Inputs float32 (batch, ...) of zero mean and unit variance; labels int32 (batch,),
         uniform over the classes.
+
+    Raises:
+        OutOfMemoryError: if the host's memory does not hold it.
     """
     shape = (settings.batch_size, *input_shape)
-    inputs = random.random_normal(random.subkey(settings.seed, index, "bench.inputs", 0), shape)
     key = random.subkey(settings.seed, index, "bench.labels", 0)
-    uniform = random.random_uniform(key, (settings.batch_size,), np.float64)
-    return inputs, (uniform * classes).astype(np.int32)
+    with within_memory(f"a batch of {settings.batch_size} samples", "Use a smaller --batch-size"):
+        inputs = random.random_normal(random.subkey(settings.seed, index, "bench.inputs", 0), shape)
+        uniform = random.random_uniform(key, (settings.batch_size,), np.float64)
+        return inputs, (uniform * classes).astype(np.int32)
 
 
 class Workload:

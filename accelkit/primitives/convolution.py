@@ -47,6 +47,13 @@ def _check(
         )
 
 
+def _check_window(w_shape: tuple[int, ...]) -> None:
+    if not (w_shape[0] and w_shape[1]):
+        raise ShapeError(
+            f"The window of a convolution needs a row and a column, got weights of shape {w_shape}."
+        )
+
+
 def conv2d_output_shape(
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
@@ -61,6 +68,7 @@ def conv2d_output_shape(
         ShapeError: if the operands do not fit, or the image is smaller than the window.
     """
     _check(x_shape, w_shape, groups)
+    _check_window(w_shape)
     height, width = (
         window_extent(x_shape[1 + i], w_shape[i], strides[i], padding[i], dilation[i])
         for i in (0, 1)

@@ -115,6 +115,8 @@ def _array(value: Any, name: str) -> Array:
         array = np.asarray(value)
     except ValueError:  # ragged
         array = np.empty(0, object)
+    except (RuntimeError, TypeError) as error:  # torch's, if it requires a gradient, or on a GPU
+        raise DTypeError(f"The batch's {name} are no array that can be read: {error}") from error
     if array.dtype.kind not in "biufV":  # ml_dtypes' narrow floats are V
         raise DTypeError(
             f"The batch's {name} must be a regular array of real numbers, got "

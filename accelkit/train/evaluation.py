@@ -106,6 +106,10 @@ class EvalStep:
         Raises:
             OptionError: if there is no batch, or one is given in place of several.
         """
+        if not isinstance(batches, Iterable):
+            raise OptionError(
+                f"`run` takes batches, as a list or any iterable, got {type(batches).__name__}."
+            )
         if isinstance(batches, tuple) and any(hasattr(part, "dtype") for part in batches):
             raise OptionError(
                 "`run` takes batches, got one: call the step itself, or give a list, "

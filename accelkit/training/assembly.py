@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -89,7 +89,7 @@ def assemble(options: argparse.Namespace) -> Parts:
     """
     find_device(options.device)  # before the data, which may take long to read
     source = open_source(options.data)
-    model = build_model(options, source)
+    model = build_model(options, source.classes)
     loader = Loader(
         source,
         batch_size=options.batch_size,
@@ -162,8 +162,8 @@ def evaluation_parts(
     return step, loader
 
 
-def build_model(options: argparse.Namespace, source: Source) -> models.Model:
-    """The model with as many classes as the data have.
+def build_model(options: argparse.Namespace, classes: Sequence[str]) -> models.Model:
+    """The model with as many classes as the training data name, or its own number.
 
     Raises:
         OptionError: for a model option that is not NAME=VALUE, or classes that do not fit.
@@ -177,11 +177,11 @@ def build_model(options: argparse.Namespace, source: Source) -> models.Model:
             given[name] = json.loads(value)
         except ValueError:
             given[name] = value
-    classes = len(source.classes)
-    model = models.build(options.model, **{"classes": classes or None, **given})
-    if classes > model.classes:
+    count = len(classes)
+    model = models.build(options.model, **{"classes": count or None, **given})
+    if count > model.classes:
         raise OptionError(
-            f"The data have {classes} classes, the model {model.classes}. Leave out the model's "
+            f"The data have {count} classes, the model {model.classes}. Leave out the model's "
             "option `classes` to take the data's."
         )
     return model
@@ -298,20 +298,20 @@ def _evaluation_loader(
                 options.data,
             )
             return None
-    require_same_classes(source, held_out)
+    require_same_classes(source.classes, held_out.classes)
     return _loader_for_evaluation(options, held_out, model, 1)
 
 
-def require_same_classes(source: Source, held_out: Source) -> None:
+def require_same_classes(trained: Sequence[str], held_out: Sequence[str]) -> None:
     """Refuse to evaluate on classes other than those that were trained, where both are named.
 
     Raises:
         DataError: with the first classes of both.
     """
-    if source.classes and held_out.classes and held_out.classes != source.classes:
+    if trained and held_out and held_out != trained:
         raise DataError(
-            f"The evaluation data have the classes {held_out.classes[:5]}..., the training data "
-            f"{source.classes[:5]}...: the labels would not mean the same."
+            f"The evaluation data have the classes {held_out[:5]}..., the training data "
+            f"{trained[:5]}...: the labels would not mean the same."
         )
 
 

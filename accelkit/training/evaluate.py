@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from accelkit.checkpoint import Checkpoint, load_checkpoint
 from accelkit.command_line import positive
@@ -97,9 +98,9 @@ def prepare(options: argparse.Namespace) -> tuple[EvalStep, Loader, TrainState]:
         )
     options = argparse.Namespace(**{**recorded, **vars(options)})
     source = open_source(options.data or recorded["data"], split="test")
-    training_source = source if not source.classes else open_source(recorded["data"])
-    require_same_classes(training_source, source)
-    model = build_model(options, training_source)
+    classes = _trained_classes(checkpoint, recorded)
+    require_same_classes(classes, source.classes)
+    model = build_model(options, classes)
     has_averages = any(name.startswith(_AVERAGES) for name in checkpoint.tensors)
     step, loader = evaluation_parts(
         options,
@@ -109,6 +110,12 @@ def prepare(options: argparse.Namespace) -> tuple[EvalStep, Loader, TrainState]:
         averaged=has_averages and not options.last_weights,
     )
     return step, loader, _state(checkpoint, step)
+
+
+def _trained_classes(checkpoint: Checkpoint, recorded: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the labels; a checkpoint of an earlier version leaves them to its data."""
+    names = checkpoint.info.metadata.get("classes")
+    return open_source(recorded["data"]).classes if names is None else tuple(names)
 
 
 def _state(checkpoint: Checkpoint, step: EvalStep) -> TrainState:

@@ -282,6 +282,7 @@ class Trainer:
                 "device": str(state.device),
                 "options": recorded_options(self.options),
                 "source": repr(self.parts.loader.plan.source),
+                "classes": list(self.parts.loader.plan.source.classes),
                 "elapsed_s": self.elapsed_s,
                 "evaluation_due": evaluation_due,
             },

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from accelkit import Device, bench, losses, models, optim, train
+from accelkit import Device, bench, losses, models, optim, random, train
 from accelkit.bench.measure import LEAST_TIMED_STEPS, measure_workload, step_times
 from accelkit.bench.report import RESULT_FIELDS, failed_result, loss_difference, reference
 from accelkit.bench.workload import Workload, draw_batch, pool_size
-from accelkit.errors import NonFiniteError
+from accelkit.errors import NonFiniteError, OutOfMemoryError
 
 SETTINGS = bench.Settings("numpy", "lenet5", batch_size=3, steps=4, warmup=2, seed=7)
 DEVICE = Device("numpy")
@@ -100,6 +100,15 @@ def test_batches_are_standard_normal_and_their_labels_spread_over_all_classes():
     assert abs(inputs.std() - 1.0) < 0.02
     assert labels.dtype == np.int32
     assert set(labels) == set(range(10))
+
+
+def test_a_batch_too_large_for_the_host_is_named(monkeypatch):
+    def exhausted(key, shape):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(random, "random_normal", exhausted)
+    with pytest.raises(OutOfMemoryError, match=r"suffice for a batch of 4 .*: no room\. Use a sma"):
+        draw_batch(bench.Settings("numpy", batch_size=4), (4, 4, 1), 10, 0)
 
 
 def test_batches_differ_by_index_and_seed_only():

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
+import numpy as np
 from parity.programs import Writer, is_finite
+
+from accelkit import dtypes
 
 _UNARY = (
     "ak.exp({x})", "ak.expm1({x})", "ak.log({x})", "ak.log(ak.abs({x}) + 0.5)", "ak.log1p({x})",
@@ -73,8 +76,18 @@ def _where(w: Writer) -> str:
 
 def _cast(w: Writer) -> str:
     target = w.choose("float32", *w.floating, "int32", *w.integers, "bool")
-    finite = "int" in target  # what is not has no integer
-    return f"{w.pick('fiub', is_finite if finite else lambda a: True)}.astype({target!r})"
+    name = w.pick("fiub")
+    if (
+        "int" in target and dtypes.dtype(w.values[name].dtype).is_floating
+    ):  # what does not fit has no integer
+        bounds = np.iinfo(target)
+        name = w.pick("f", lambda a: is_finite(a) and _fits(a, bounds.min, bounds.max))
+    return f"{name}.astype({target!r})"
+
+
+def _fits(a: np.ndarray, low: int, high: int) -> bool:
+    whole = np.trunc(a.astype(np.float64))
+    return bool(np.all((whole >= low) & (whole <= high)))
 
 
 def _reshape(w: Writer) -> str:

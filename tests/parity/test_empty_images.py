@@ -68,3 +68,11 @@ def test_there_is_nothing_to_add(image: tuple[int, ...], features: int, device: 
 def test_windows_without_elements_have_no_mean() -> None:
     with pytest.raises(ShapeError, match="need rows and columns"):
         ak.adaptive_avg_pool2d(ak.ones((1, 0, 5, 2)), 3)
+
+
+@pytest.mark.parametrize("function", [ak.conv2d, ak.depthwise_conv2d])
+def test_a_window_has_a_row_and_a_column(function: Callable[..., Any], device: Device) -> None:
+    image = ak.ones((2, 4, 4, 1), device=device)
+    for shape in ((0, 3, 1, 1), (3, 0, 1, 1)):
+        with pytest.raises(ShapeError, match="needs a row and a column, got weights of shape"):
+            function(image, ak.ones(shape, device=device), padding=1)

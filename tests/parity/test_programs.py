@@ -160,7 +160,7 @@ def reduced(program: Program, fails: Callable[[Program], bool]) -> Program:
     for name, _ in reversed(program.statements):  # what was before does not matter
         data = _data_of(program, name)
         if name not in program.outputs and data is not None and data.size <= 64:
-            text = f"np.array({data.tolist()}, {data.dtype.name!r})"
+            text = f"np.array({data.ravel().tolist()}, {data.dtype.name!r}).reshape({data.shape})"
             if fails(shorter := program.given(name, _LITERALS.sub(r"np.\1", text))):
                 program = shorter
     return program

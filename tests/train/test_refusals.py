@@ -115,6 +115,20 @@ def test_inputs_are_regular_arrays_of_numbers(inputs: Any) -> None:
     step(state, BATCH)
 
 
+def test_what_gives_no_array_says_why() -> None:
+    class Attached:
+        """A tensor that is part of a graph, as torch's."""
+
+        def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+            raise RuntimeError("detach it first")
+
+    step = make()
+    state = step.init(0, SHAPE)
+    with pytest.raises(DTypeError, match=r"batch's inputs are no array .*: detach it first"):
+        step(state, (Attached(), [0, 1]))
+    step(state, BATCH)
+
+
 def test_an_evaluation_checks_the_same() -> None:
     with pytest.raises(OptionError, match=r"`metrics` must be a Metric, got the class TopKAccu"):
         train.EvalStep(MODEL, losses.SoftmaxCrossEntropy(), metrics=[metrics.TopKAccuracy])
@@ -251,6 +265,13 @@ def test_one_hot_labels_are_told_how_to_become_labels() -> None:
         step(state, (inputs, rows.astype("int32")))
     _, report = step(state, (inputs, rows.argmax(axis=-1)))
     assert report["loss"] > 0.0
+
+
+@pytest.mark.parametrize("given", [None, 3])
+def test_an_evaluation_runs_over_something(given: Any) -> None:
+    step = train.EvalStep(nn.Linear(3), losses.SoftmaxCrossEntropy(), device="numpy")
+    with pytest.raises(OptionError, match=f"takes batches, .* got {type(given).__name__}"):
+        step.run({}, given)
 
 
 def test_one_batch_is_no_series_of_batches() -> None:

@@ -80,6 +80,27 @@ def test_what_cannot_be_evaluated(
     assert "have the classes ('0', '1'" in capsys.readouterr().err
 
 
+def test_the_training_data_need_not_be_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A checkpoint knows the names of its classes."""
+    image = pytest.importorskip("PIL.Image")
+    for name in ("a", "b"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(2):
+            pixels = np.full((28, 28), 100 * i, np.uint8)
+            image.fromarray(pixels).save(tmp_path / "images" / name / f"{i}.png")
+    monkeypatch.chdir(tmp_path)
+    options = ("--data=images", "--model=lenet5", "--batch-size=2", "--epochs=1", "--image-size=28")
+    assert run(tmp_path, *options, "--model-option=channels=3") == 0
+    (tmp_path / "images").rename(tmp_path / "others")
+    capsys.readouterr()
+    assert evaluate(["ck", "--data=others"]) == 0
+    assert "4 samples: loss" in capsys.readouterr().out
+    assert evaluate(["ck", "--data=digits"]) == 2
+    assert "the training data ('a', 'b')" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("suffix", ["png", "svg"])
 def test_plot(finished: Path, tmp_path: Path, suffix: str) -> None:
     pytest.importorskip("matplotlib")
