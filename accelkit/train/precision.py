@@ -52,11 +52,18 @@ def policy(precision: str, device: Device) -> Policy:
     found = POLICIES.get(precision) if isinstance(precision, str) else None
     if found is None:
         raise OptionError(f"precision must be one of {', '.join(POLICIES)}, got {precision!r}.")
-    for dtype in (found.dtype, found.narrow):
-        if dtype is not None and not supports_dtype(backend(device.backend), device, dtype):
-            able = [name for name, p in POLICIES.items() if (p.narrow or p.dtype) is not dtype]
-            raise CapabilityError(
-                f"{device} has no {dtype}, which precision={precision!r} needs. Choose another "
-                f"device or precision ({', '.join(able)})."
-            )
+    lacking = _lacking(found, device)
+    if lacking is not None:
+        able = [name for name, p in POLICIES.items() if _lacking(p, device) is None]
+        raise CapabilityError(
+            f"{device} has no {lacking}, which precision={precision!r} needs. Choose another "
+            f"device or precision ({', '.join(able)})."
+        )
     return found
+
+
+def _lacking(found: Policy, device: Device) -> DType | None:
+    """A dtype of the policy that the device does not have."""
+    held = backend(device.backend)
+    needed = (d for d in (found.dtype, found.narrow) if d is not None)
+    return next((d for d in needed if not supports_dtype(held, device, d)), None)

@@ -113,7 +113,7 @@ def _take_grad(g: Any, indices: Any, *, axis: int, extent: int) -> Any:
     rest = tuple(g.shape[i] for i in moved[count:])
     rows = _transpose(widen(g), permutation=moved)
     sums = ops.UnsortedSegmentSum(
-        data=reshape(rows, (-1, *rest)),
+        data=reshape(rows, (math.prod(indices.shape), *rest)),
         segment_ids=reshape(_index(indices), (-1,)),
         num_segments=tf.constant(extent, tf.int32),
     )

@@ -1,4 +1,4 @@
-"""Convolutions, pooling and normalisation of images without rows, channels or features."""
+"""Images without rows, channels or features, and other data without elements."""
 
 from __future__ import annotations
 
@@ -76,3 +76,20 @@ def test_a_window_has_a_row_and_a_column(function: Callable[..., Any], device: D
     for shape in ((0, 3, 1, 1), (3, 0, 1, 1)):
         with pytest.raises(ShapeError, match="needs a row and a column, got weights of shape"):
             function(image, ak.ones(shape, device=device), padding=1)
+
+
+@pytest.mark.parametrize("indices", [(), (0,), (2, 0)])
+@pytest.mark.parametrize("compiled", [False, True])
+def test_nothing_is_taken(indices: tuple[int, ...], compiled: bool, device: Device) -> None:
+    """Rows without elements, by indices of any shape, and the derivative."""
+    x = ak.ones((3, 0), device=device)
+    places = ak.zeros(indices, dtype=ak.int32, device=device)
+
+    def function(x: Any, places: Any) -> list[Any]:
+        rows = ak.reshape(places, (-1,))
+        y, product = ak.vjp(lambda x: ak.take(x, rows, axis=0), x)
+        return [y, *product(ak.ones_like(y))]
+
+    taken, slope = (ak.jit(function) if compiled else function)(x, places)
+    assert taken.shape == (math.prod(indices), 0)
+    assert slope.shape == x.shape
