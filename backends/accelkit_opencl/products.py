@@ -30,6 +30,7 @@ __all__ = [
 ]
 
 _UNROLL = 4  # of a long loop
+_UNROLLS = (_UNROLL, 5, 3, 7)  # of one whose length is known, where nothing shall be left over
 _FIRST_CACHE_BYTES = 45056  # most of a first-level cache
 _SECOND_CACHE_BYTES = 262144  # a part of a second-level cache, beside a panel of weights
 _LONG_STRETCH = 16  # channels per tap from which on the zero border is left out
@@ -48,6 +49,11 @@ def _tile(
     if choice.rows:
         return Tile(min(choice.rows, rows), choice.vectors, width, dtype)
     return best_tile(rows, columns, width, profile.registers, dtype)
+
+
+def _unroll(length: int) -> int:
+    """Turns of a loop of that length side by side, so that none is left over if possible."""
+    return next((turns for turns in _UNROLLS if length % turns == 0), _UNROLL)
 
 
 def _without_border(gather: Gather) -> Gather:
@@ -197,8 +203,9 @@ def _gathers(
             launches.append(Launch(pack, ("w", packed)))
         row = gather.step[0] * gather.padded[1] * gather.source[2] * itemsize
         block_rows = max(1, (choice.block_bytes or _SECOND_CACHE_BYTES) // row)
+        unroll = choice.unroll or _unroll(gather.runs[1])
         kernel = convolution_cpu.gather_kernel(
-            gather, tile, block_rows=block_rows, unroll=choice.unroll or _UNROLL, epilogue=epilogue
+            gather, tile, block_rows=block_rows, unroll=unroll, epilogue=epilogue
         )
         launches.append(Launch(kernel, (padded, packed, *out)))
     return Lowering(tuple(launches), scratch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 
 import numpy as np
 import pytest
@@ -220,6 +221,15 @@ def test_deep_images_are_not_padded(kind: str) -> None:
     conv = Convolution(32, 13, 13, 192, (3, 3), 384, (1, 1), ((1, 1), (1, 1)))
     names = [launch.source.name for launch in LOWERINGS[kind](conv, PROFILES["cpu-wide"]).launches]
     assert not [name for name in names if name.startswith("pad_image")]
+
+
+@pytest.mark.parametrize(("channels", "kernel", "turns"), [(3, 11, 3), (3, 7, 3), (5, 1, 5)])
+def test_filter_rows_leave_nothing_of_their_loop(channels: int, kernel: int, turns: int) -> None:
+    conv = Convolution(2, 40, 40, channels, (kernel, kernel), 64, (4, 4), ((0, 0), (0, 0)))
+    source = LOWERINGS["forward"](conv, PROFILES["cpu-narrow"]).launches[-1].source.source
+    length = kernel * channels
+    loops = re.findall(rf"#pragma unroll (\d+)\nfor \(int k = 0; k < {length};", source)
+    assert {int(found) for found in loops} == {turns}
 
 
 def test_weight_gradients_prefer_tiles_that_do_not_straddle_cache_lines() -> None:
