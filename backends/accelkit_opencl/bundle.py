@@ -28,8 +28,8 @@ import pyopencl as cl
 from accelkit.errors import CompileError, CorruptDataError, DataError, DeviceError
 from accelkit.filesystem import FileSystem
 from accelkit_opencl.failures import code_name, funnel
+from accelkit_opencl.kernels.forms import FORMS
 from accelkit_opencl.kernels.source import KernelSource
-from accelkit_opencl.kernels.task import as_task
 from accelkit_opencl.lowering import Choice, Profile
 from accelkit_opencl.plan import Plan
 from accelkit_opencl.programs import build_from_binary
@@ -40,11 +40,6 @@ __all__ = ["BundleProvider", "seal", "write_bundle", "write_sources"]
 _FORMAT = "accelkit-opencl-bundle"
 _VERSION = 2
 _MANIFEST, _BINARY, _SOURCES = "manifest.json", "kernels.bin", "kernels.cl"
-
-_FORMS: dict[str, Callable[[KernelSource], KernelSource]] = {
-    "range": lambda source: source,
-    "task": as_task,
-}
 
 _BUILD_SCRIPT = """#!/bin/sh
 # Builds all kernels into one image with a vendor's offline compiler, then records its checksum and
@@ -112,12 +107,12 @@ def write_bundle(
         CompileError: if the compiler refuses the kernels.
         DataError: if the folder cannot be written.
     """
-    recorder = _Recorder(programs.values(), _FORMS["range"])
+    recorder = _Recorder(programs.values(), FORMS[runtime.form])
     program = build(recorder.text)
     with funnel("reading the binary of a bundle"):
         binary = program.get_info(cl.program_info.BINARIES)[0]
     _write(folder / _BINARY, binary)
-    manifest = _manifest(programs, recorder, profile, "range", runtime.identity)
+    manifest = _manifest(programs, recorder, profile, runtime.form, runtime.identity)
     manifest["binary"] = {"file": _BINARY, "sha256": hashlib.sha256(binary).hexdigest()}
     _write_manifest(folder, manifest)
 
@@ -130,7 +125,7 @@ def write_sources(folder: Path, programs: Mapping[str, Plan], profile: Profile) 
     Raises:
         DataError: if the folder cannot be written.
     """
-    recorder = _Recorder(programs.values(), _FORMS["task"])
+    recorder = _Recorder(programs.values(), FORMS["task"])
     _write(folder / _SOURCES, recorder.text.encode())
     script = folder / "build.sh"
     kernels = " ".join(sorted(recorder.sources))
@@ -266,7 +261,7 @@ class BundleProvider:
         self.folder = folder
         manifest = read_manifest(folder)
         self.profile = _profile(manifest["profile"])
-        self.form = _FORMS[manifest["form"]]
+        self.form = FORMS[manifest["form"]]
         self._signatures = manifest["kernels"]
         self._program = self._load(manifest, runtime)
 

@@ -21,6 +21,7 @@ import pyopencl as cl
 from accelkit.errors import CompileError
 from accelkit.filesystem import FileSystem
 from accelkit_opencl.failures import code_name, funnel
+from accelkit_opencl.kernels.forms import FORMS
 from accelkit_opencl.kernels.source import KernelSource
 from accelkit_opencl.runtime import Runtime
 
@@ -34,7 +35,7 @@ class Provider(Protocol):
     """Source of kernels for one device."""
 
     def form(self, source: KernelSource) -> KernelSource:
-        """The form in which this provider has a kernel: other launch sizes, the same results."""
+        """The form in which this provider has a kernel: other code, the same results."""
         ...
 
     def kernels(self, sources: Sequence[KernelSource]) -> list[cl.Kernel]:
@@ -86,8 +87,8 @@ class SourceProvider:
         self._lock = threading.Lock()
 
     def form(self, source: KernelSource) -> KernelSource:
-        """The kernel as it was planned."""
-        return source
+        """The kernel in the form for the device's compiler."""
+        return FORMS[self._runtime.form](source)
 
     def kernels(self, sources: Sequence[KernelSource]) -> list[cl.Kernel]:
         """One fresh kernel object per source; equal sources share a program."""

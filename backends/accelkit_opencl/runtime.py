@@ -22,14 +22,16 @@ from accelkit.dtypes import DType
 from accelkit.dtypes import dtype as as_dtype
 from accelkit.errors import DeviceError
 from accelkit_opencl.failures import funnel, is_out_of_memory
+from accelkit_opencl.kernels.wide import WIDE_FEATURES
 from accelkit_opencl.memory import Allocation, Block, Launches, Memory
 from accelkit_opencl.transfers import MappedTransfers, StagedTransfers, Transfers
 
-__all__ = ["DeviceArray", "Runtime", "discover", "native_vector_bytes", "open_device"]
+__all__ = ["DeviceArray", "Runtime", "discover", "needs_wide_form", "open_device"]
 
 BoundKernel = tuple[cl.Kernel, Sequence[int], Sequence[int]]
 """A kernel with its arguments set, its work-items, and those of one group."""
 
+_WIDE_FLOATS = 16  # in a vector of AVX-512
 # Targets of LLVM with AVX-512.
 _WIDE_TARGETS = (
     *("skx", "skylake-avx512", "cannonlake", "cascadelake", "cooperlake", "icelake-client"),
@@ -95,8 +97,8 @@ def describe(found: Found) -> DeviceInfo:
     return DeviceInfo(found.device, handle.name.strip(), handle.global_mem_size, driver)
 
 
-def native_vector_bytes(version: str, width: int) -> int:
-    """Bytes of the vectors that a device's compiler makes.
+def needs_wide_form(version: str, width: int) -> bool:
+    """Whether a device's compiler makes its widest vectors only in functions that ask for them.
 
     PoCL asks the processor for their width, but compiles for the newest processor that its LLVM
     knows and the machine can do. That may be one without AVX-512: PoCL 3.0 takes a Zen 4 for a
@@ -107,9 +109,8 @@ def native_vector_bytes(version: str, width: int) -> int:
         width: Floats in a vector, as the device says.
     """
     _, found, target = version.partition("PoCL HSTR: ")
-    if found and "x86_64" in target and not target.endswith(_WIDE_TARGETS):
-        width = min(width, 8)
-    return 4 * max(1, width)
+    is_wide = width >= _WIDE_FLOATS
+    return bool(found) and "x86_64" in target and is_wide and not target.endswith(_WIDE_TARGETS)
 
 
 class DeviceArray:
@@ -183,6 +184,7 @@ class Runtime:
         shares_host_memory: Whether mapping a buffer needs no copy.
         is_cpu: Whether kernels take the CPU forms.
         vector_bytes: Width of the widest native vectors.
+        form: In which its compiler makes the most of kernels, of ``kernels.forms.FORMS``.
         alignment_bytes: Of buffers, and of host memory that can be one.
         has_float64: Whether it computes in double precision.
         has_winograd: Whether Winograd's transforms suit it: a processor that computes their weights
@@ -203,7 +205,9 @@ class Runtime:
         self.is_cpu = bool(handle.type & cl.device_type.CPU) or (
             bool(handle.type & cl.device_type.ACCELERATOR) and self.shares_host_memory
         )
-        self.vector_bytes = native_vector_bytes(handle.version, handle.native_vector_width_float)
+        width = handle.native_vector_width_float
+        self.vector_bytes = 4 * max(1, width)
+        self.form = "wide" if needs_wide_form(handle.version, width) else "range"
         self.alignment_bytes = max(1, handle.mem_base_addr_align // 8)
         self.has_float64 = bool(handle.double_fp_config)
         self.has_winograd = self.has_float64 and bool(handle.type & cl.device_type.CPU)
@@ -219,9 +223,11 @@ class Runtime:
 
     @property
     def identity(self) -> dict[str, str]:
-        """What a binary depends on: platform, device and driver."""
+        """What a binary depends on: platform, device, driver, added instructions."""
         handle = self.handle
+        beyond = {"features": WIDE_FEATURES} if self.form == "wide" else {}
         return {
+            **beyond,
             "platform": handle.platform.name,
             "platform_version": handle.platform.version,
             "device": handle.name.strip(),

@@ -239,10 +239,11 @@ def measure(
     buffers = {
         name: runtime.memory.allocate(lowering.scratch_bytes.get(name, largest)) for name in names
     }
-    kernels = provider.kernels([launch.source for launch in lowering.launches])
+    sources = [provider.form(launch.source) for launch in lowering.launches]
+    kernels = provider.kernels(sources)
     bound = [
-        (kernel, launch.source.global_size, launch.source.local_size)
-        for launch, kernel in zip(lowering.launches, kernels, strict=True)
+        (kernel, source.global_size, source.local_size)
+        for source, kernel in zip(sources, kernels, strict=True)
     ]
     with funnel("tuning"):
         for buffer in buffers.values():  # zeros: uninitialised numbers may be slow ones

@@ -14,6 +14,7 @@ pytest.importorskip("pyopencl", reason="the OpenCL backend's extra is not instal
 
 import pyopencl as cl
 from accelkit_opencl import memory
+from accelkit_opencl.kernels.source import KernelSource
 from accelkit_opencl.lowering import Lowering, Profile
 from accelkit_opencl.programs import SourceProvider
 from accelkit_opencl.runtime import DeviceArray, Runtime, discover, open_device
@@ -29,10 +30,13 @@ class Lab:
         self.runtime = runtime
         self.provider = provider
 
+    def _sources(self, lowering: Lowering) -> list[KernelSource]:
+        return [self.provider.form(launch.source) for launch in lowering.launches]
+
     def build(self, lowerings: Sequence[Lowering]) -> None:
         """Compile several lowerings as one program: each program costs a compiler's start."""
         self.provider.kernels(
-            [launch.source for lowering in lowerings for launch in lowering.launches]
+            [source for lowering in lowerings for source in self._sources(lowering)]
         )
 
     def run(
@@ -53,7 +57,7 @@ class Lab:
         arrays["out"] = blank(out)
         for name, size in lowering.scratch_bytes.items():
             arrays[name] = blank((size // dtype.itemsize,))
-        kernels = self.provider.kernels([launch.source for launch in lowering.launches])
+        kernels = self.provider.kernels(self._sources(lowering))
         bound = []
         for launch, kernel in zip(lowering.launches, kernels, strict=True):
             kernel.set_args(*(arrays[name].buffer for name in launch.buffers))

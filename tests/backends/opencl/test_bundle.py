@@ -120,6 +120,18 @@ def test_another_device_is_refused(changed: Path, runtime: Runtime) -> None:
         OpenclBackend().open_bundle(changed, runtime.device)
 
 
+def test_a_processor_without_the_kernels_instructions_is_refused(
+    bundle: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert read_manifest(bundle)["form"] == runtime.form
+    identity = runtime.identity
+    monkeypatch.setattr(runtime, "form", "range" if runtime.form == "wide" else "wide")
+    other = dict(set(identity.items()) ^ set(runtime.identity.items()))
+    assert other == {"features": "avx512f,avx512vl,avx512bw,avx512dq,avx512cd"}
+    with pytest.raises(DeviceError, match="was made for"):
+        OpenclBackend().open_bundle(bundle, runtime.device)
+
+
 def test_a_binary_that_the_device_cannot_load_is_refused(changed: Path, runtime: Runtime) -> None:
     import hashlib
 
@@ -212,6 +224,7 @@ def test_sources_are_single_work_items_in_one_program(sources: Path, runtime: Ru
     manifest = read_manifest(sources)
     text = (sources / "kernels.cl").read_text()
     assert text.count("__kernel") == len(manifest["kernels"])
+    assert "target(" not in text  # an instruction set is no vendor's compiler's matter
     if runtime.is_cpu:  # GPU forms with local memory stay as they are
         assert "get_global_id" not in text
         for kernel in manifest["kernels"].values():

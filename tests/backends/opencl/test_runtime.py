@@ -14,7 +14,7 @@ from accelkit_opencl.kernels.fused import Body, Read, Statement, elementwise_ker
 from accelkit_opencl.kernels.source import KernelSource
 from accelkit_opencl.lowering import Choice
 from accelkit_opencl.programs import SourceProvider
-from accelkit_opencl.runtime import Runtime, discover, native_vector_bytes, open_device
+from accelkit_opencl.runtime import Runtime, discover, needs_wide_form, open_device
 from accelkit_opencl.tuning import load_choices, save_choices
 from accelkit_opencl.views import View
 
@@ -202,34 +202,16 @@ def test_tuning_tables_are_of_one_width_of_vectors(
 @pytest.mark.parametrize(
     ("version", "width", "expected"),
     [
-        ("OpenCL 3.0 PoCL HSTR: pthread-x86_64-unknown-linux-gnu-znver3", 16, 32),
-        ("OpenCL 3.0 PoCL HSTR: pthread-x86_64-unknown-linux-gnu-skylake-avx512", 16, 64),
-        ("OpenCL 3.0 PoCL HSTR: pthread-x86_64-unknown-linux-gnu-icelake-server", 16, 64),
-        ("OpenCL 3.0 PoCL HSTR: pthread-x86_64-unknown-linux-gnu-haswell", 8, 32),
-        ("OpenCL 3.0 PoCL HSTR: pthread-aarch64-unknown-linux-gnu-cortex-a72", 4, 16),
-        ("OpenCL 3.0 (Build 0)", 16, 64),
-        ("OpenCL 1.2", 0, 4),
+        ("OpenCL 3.0 PoCL HSTR: pthread-x86_64-unknown-linux-gnu-znver3", 16, True),
+        ("OpenCL 3.0 PoCL HSTR: pthread-x86_64-unknown-linux-gnu-znver3", 8, False),
+        ("OpenCL 3.0 PoCL HSTR: pthread-x86_64-unknown-linux-gnu-skylake-avx512", 16, False),
+        ("OpenCL 3.0 PoCL HSTR: pthread-x86_64-unknown-linux-gnu-icelake-server", 16, False),
+        ("OpenCL 3.0 PoCL HSTR: pthread-aarch64-unknown-linux-gnu-cortex-a72", 16, False),
+        ("OpenCL 3.0 (Build 0)", 16, False),
+        ("OpenCL 1.2 oclgrind", 0, False),
     ],
 )
-def test_vectors_are_those_of_the_compilers_target(version: str, width: int, expected: int) -> None:
-    assert native_vector_bytes(version, width) == expected
-
-
-def test_vectors_are_no_wider_than_what_the_compiler_makes(runtime: Runtime) -> None:
-    source = """
-    __kernel void widest(__global int *bytes) {
-    #ifdef __AVX512F__
-      bytes[0] = 64;
-    #else
-      bytes[0] = 32;
-    #endif
-    }
-    """
-    if "PoCL" not in runtime.handle.version or "x86_64" not in runtime.handle.version:
-        pytest.skip("macros of clang for x86: PoCL's only")
-    found = np.zeros(1, np.int32)
-    memory = cl.Buffer(runtime.context, cl.mem_flags.WRITE_ONLY, found.nbytes)
-    kernel = cl.Program(runtime.context, source).build().widest
-    kernel(runtime.queue, (1,), (1,), memory)
-    cl.enqueue_copy(runtime.queue, found, memory)
-    assert runtime.vector_bytes <= found[0]
+def test_only_pocl_with_an_older_target_needs_the_wide_form(
+    version: str, width: int, expected: bool
+) -> None:
+    assert needs_wide_form(version, width) is expected
