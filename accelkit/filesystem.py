@@ -172,9 +172,12 @@ class DirectoryLock:
         except OSError as cause:
             holder = os.read(self._descriptor, 64).decode("ascii", "replace").strip() or "unknown"
             self._close()
+            writer, end = f"another process (pid {holder})", "end"
+            if holder == str(os.getpid()):
+                writer, end = "this process already", "close"
             raise error(
-                f"The directory {directory} is being written by another process (pid {holder}). "
-                "Two cannot share one: end the other, or use another directory."
+                f"The directory {directory} is being written by {writer}. Two cannot share one: "
+                f"{end} the other, or use another directory."
             ) from cause
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, f"{os.getpid()}\n".encode("ascii"), 0)

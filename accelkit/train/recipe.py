@@ -62,10 +62,6 @@ class Recipe:
                 f"Two numbers of the report would be named {twice!r}; it holds {', '.join(names)}. "
                 f"Give every metric a `name` of its own."
             )
-        if self.optimizer is not None:
-            require_instance(
-                "optimizer", self.optimizer, Optimizer, "Make one, for example optim.sgd(0.01)."
-            )
         for name, function in (("preprocess", self.preprocess), ("trainable", self.trainable)):
             if function is not None:
                 require_callable(name, function)

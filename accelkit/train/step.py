@@ -143,6 +143,9 @@ class TrainStep:
             scale_loss=self._policy.scales_loss,
             accumulate=accumulate,
         )
+        require_instance(
+            "optimizer", optimizer, Optimizer, "Make one, for example optim.sgd(0.01)."
+        )
         self.memory_limit_bytes = None if memory_limit is None else parse_bytes(memory_limit)
         self.memory_choice: MemoryChoice | None = None
         self._peak: PeakWatch | None = None  # under a memory limit

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 import threading
@@ -140,11 +139,12 @@ def test_save_with_wait_is_on_the_disk(tmp_path: Path) -> None:
 
 
 def test_two_managers_cannot_share_a_directory(tmp_path: Path) -> None:
-    with (
-        manager_on(tmp_path),
-        pytest.raises(CheckpointError, match=rf"another process \(pid {os.getpid()}\)"),
-    ):
-        manager_on(tmp_path)
+    with manager_on(tmp_path):
+        with pytest.raises(CheckpointError, match=r"by this process already\..* close the other"):
+            manager_on(tmp_path)
+        (tmp_path / ".lock").write_text("123456789\n")  # as another process leaves it
+        with pytest.raises(CheckpointError, match=r"another process \(pid 123456789\).* end the"):
+            manager_on(tmp_path)
     manager_on(tmp_path).close()
 
 

@@ -359,7 +359,7 @@ def test_no_room_is_found_before_anything_is_written(
 def test_two_packers_do_not_share_a_destination(tmp_path: Path) -> None:
     class Nested(ShapesSource):
         def __getitem__(self, index: int, /) -> Record:
-            with pytest.raises(DataError, match="written by another process"):
+            with pytest.raises(DataError, match="written by this process already"):
                 pack(ShapesSource(3), tmp_path / "p")
             return super().__getitem__(index)
 

@@ -37,6 +37,7 @@ def make(device: str = "numpy", **options: Any) -> train.TrainStep:
         ({"loss": losses.SoftmaxCrossEntropy}, r"`loss` must be a Loss, got the class SoftmaxC"),
         ({"loss": lambda outputs, targets: outputs}, r"`loss` must be a Loss, got function"),
         ({"optimizer": "sgd"}, r"`optimizer` must be an Optimizer, got str.*optim\.sgd\(0\.01\)"),
+        ({"optimizer": None}, r"`optimizer` must be an Optimizer, got NoneType"),
         ({"metrics": ["top1"]}, r"`metrics` must be a Metric, got str.*TopKAccuracy\(5\)"),
         (
             {"metrics": metrics.TopKAccuracy(1)},
