@@ -26,6 +26,7 @@ ArrayLike = Any
 
 _HOST_DATA = (np.ndarray, np.generic, list, tuple, bool, int, float)
 
+_MOST_ELEMENTS = 2**60  # whose bytes an address of 64 bits still counts
 _CONSTANT_LIMIT = 4096  # elements; larger arrays become inputs of a traced program
 
 
@@ -33,7 +34,7 @@ def as_shape(shape: Any) -> tuple[int, ...]:
     """A shape from a tuple, a list or a number.
 
     Raises:
-        ShapeError: if an extent is negative or no integer.
+        ShapeError: if an extent is negative or no integer, or no address reaches all elements.
     """
     extents = shape if isinstance(shape, tuple | list) else (shape,)
     try:
@@ -42,6 +43,8 @@ def as_shape(shape: Any) -> tuple[int, ...]:
         raise ShapeError(f"A shape holds integers, got {shape!r}.") from None
     if any(n < 0 for n in result):
         raise ShapeError(f"A shape holds no negative extents, got {shape!r}.")
+    if math.prod(n for n in result if n) >= _MOST_ELEMENTS:
+        raise ShapeError(f"A tensor holds fewer than 2^60 elements, got the shape {shape!r}.")
     return result
 
 

@@ -257,6 +257,8 @@ def test_created_tensors_go_where_they_are_asked_to() -> None:
         (lambda x: ak.pad(x, [(1, 1), (0, -1)]), ShapeError, "no negative extents"),
         (lambda x: ak.moveaxis(x, (0, 1), 0), ShapeError, "2 sources and 1 destinations"),
         (lambda x: ak.zeros((2, -1)), ShapeError, "no negative extents, got"),
+        (lambda x: ak.zeros((2**40, 2**40)), ShapeError, r"fewer than 2\^60 elements, got"),
+        (lambda x: ak.broadcast_to(x[0, 0], (2**60, 0)), ShapeError, r"fewer than 2\^60"),
         (lambda x: ak.zeros("ab"), ShapeError, "A shape holds integers, got 'ab'"),
         (lambda x: ak.zeros(2, dtype="complex64"), DTypeError, "Unsupported dtype 'complex64'"),
         (lambda x: ak.zeros(2, dtype=["x"]), DTypeError, "Unsupported dtype"),
