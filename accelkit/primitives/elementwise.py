@@ -156,17 +156,22 @@ power = _binary(
 )
 
 
-def _extremum_vjp(g: Any, y: Any, a: Any, b: Any) -> Sequence[Any]:
-    tie = select(equal(a, b), _scalar_like(0.5, y), _scalar_like(1.0, y)) * g
-    zero = zeros_like(g)
-    return select(equal(a, y), tie, zero), select(equal(b, y), tie, zero)
+# By the operands alone: where values are computed again, XLA may round an operand otherwise than
+# the result was rounded, and neither would be equal to it.
+def _maximum_vjp(g: Any, y: Any, a: Any, b: Any) -> Sequence[Any]:
+    tie = select(equal(a, b), g * 0.5, zeros_like(g))
+    return select(greater(a, b), g, tie), select(less(a, b), g, tie)
+
+
+def _minimum_vjp(g: Any, y: Any, a: Any, b: Any) -> Sequence[Any]:
+    return _maximum_vjp(g, y, b, a)  # a's share where b is the larger one
 
 
 maximum = _binary(
-    "maximum", _extremum_vjp, "The larger one; NaN if either is NaN. Ties split g in halves."
+    "maximum", _maximum_vjp, "The larger one; NaN if either is NaN. Ties split g in halves."
 )
 minimum = _binary(
-    "minimum", _extremum_vjp, "The smaller one; NaN if either is NaN. Ties split g in halves."
+    "minimum", _minimum_vjp, "The smaller one; NaN if either is NaN. Ties split g in halves."
 )
 arctan2 = _binary(
     "arctan2",

@@ -172,9 +172,22 @@ def test_infinite_operands_have_finite_derivatives() -> None:
     x = ak.asarray([math.inf, -math.inf, 1.0])
     assert ak.grad(lambda t: ak.maximum(t, 0.0).sum())(x).tolist() == [1.0, 0.0, 1.0]
     assert ak.grad(lambda t: ak.minimum(t, t).sum())(x).tolist() == [1.0, 1.0, 1.0]
+    slopes = ak.grad(lambda t: ak.minimum(t, 0.0) @ ak.asarray([math.inf] * 3))(x)
+    assert slopes.tolist() == [0.0, math.inf, 0.0]
     base = ak.asarray([0.5, 2.0])
     assert ak.grad(lambda t: (t ** ak.asarray([math.inf, 0.0])).sum())(base).tolist()[1] == 0.0
     assert ak.grad(lambda t: (ak.asarray([0.0, 1.0]) ** t).sum())(base).tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("name", "share"), [("maximum", (0.0, 1.0)), ("minimum", (1.0, 0.0))])
+def test_extrema_need_no_operand_that_equals_the_result(
+    name: str, share: tuple[float, float]
+) -> None:
+    """Computed again, an operand may differ from the result in the last place."""
+    rounded = ak.asarray(np.nextafter(np.float32([2.0, 3.0]), np.float32(9.0)))
+    a, b = ak.asarray([2.0, 3.0]), ak.asarray([3.0, 3.0])
+    slopes = PRIMITIVES[name].vjp(ak.ones(2), rounded, a, b)
+    assert [s.tolist() for s in slopes] == [[share[0], 0.5], [share[1], 0.5]]
 
 
 def test_broadcast_operands_get_cotangents_of_their_own_shape() -> None:
