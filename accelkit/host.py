@@ -13,6 +13,7 @@ from accelkit.backend import MemoryStatistics
 from accelkit.errors import OutOfMemoryError
 
 __all__ = [
+    "has_intel_processor",
     "memory_bytes",
     "process_memory",
     "processor_name",
@@ -20,6 +21,7 @@ __all__ = [
     "within_memory",
 ]
 
+_PROCESSORS = Path("/proc/cpuinfo")
 _STATUS = Path("/proc/self/status")
 _CLEAR_REFERENCES = Path("/proc/self/clear_refs")
 # Threads' stacks, generated kernels, the interpreter: AlexNet's first step on torch leaves 6 MiB.
@@ -29,15 +31,23 @@ _NOISE_BYTES = 16 << 20
 @functools.cache
 def processor_name() -> str:
     """The processor's model name with its number of logical cores."""
-    name = ""
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    name = name or platform.processor() or platform.machine()
+    name = _processor_field("model name") or platform.processor() or platform.machine()
     return f"{name}, {os.cpu_count()} cores"
+
+
+@functools.cache
+def has_intel_processor() -> bool:
+    """Whether the processor is one of Intel's, as far as the system tells."""
+    return "GenuineIntel" in (_processor_field("vendor_id") or platform.processor())
+
+
+def _processor_field(name: str) -> str:
+    """What Linux says of the first processor; empty elsewhere, or if it does not say it."""
+    if _PROCESSORS.exists():
+        for line in _PROCESSORS.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith(name):
+                return line.partition(":")[2].strip()
+    return ""
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from train.memory_steps import (
 )
 
 import accelkit as ak
-from accelkit import losses, nn, optim, registry, train
+from accelkit import host, losses, nn, optim, registry, train
 from accelkit.backend import Executable, MemoryStatistics
 from accelkit.errors import OptionError
 from accelkit.train.memory import format_bytes, parse_bytes
@@ -79,7 +79,8 @@ def test_the_smallest_limit_is_told_and_can_be_met() -> None:
     "device",
     [name for name in BACKENDS if "workspaces" in registry.backend(name).capabilities],
 )
-def test_a_tight_limit_leaves_workspaces_out(device: str) -> None:
+def test_a_tight_limit_leaves_workspaces_out(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host, "has_intel_processor", lambda: True)  # torch takes workspaces there
     model = nn.Sequential(nn.Conv2d(256, 3, padding=1), nn.Flatten(), nn.Linear(4))
     shape = (1, 32, 32, 256)  # nothing to accumulate, and Winograd's weights are most of it
     batch = np.full(shape, 0.5, np.float32), np.array([2])

@@ -1,9 +1,16 @@
-"""Large convolutions by Winograd's transforms, on processors whose library has none."""
+"""Large convolutions by Winograd's transforms, on processors whose library has none.
+
+A convolution by transforms is mostly matrix products, which torch leaves to MKL; the direct one is
+oneDNN's. On Intel's processors both reach the same share of the peak. On a Zen 4 MKL reaches 0.5 to
+0.7 of oneDNN's rate, and steps with transforms took longer than without: AlexNet's training 0.97 to
+1.10 of the time, its inference 1.06, ResNet-18's training 1.11.
+"""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+from accelkit import host
 from accelkit.graph import Graph, GraphBuilder, Node, rewrite
 from accelkit.primitives.primitive import Primitive
 from accelkit.winograd import choose_for
@@ -22,7 +29,12 @@ _TARGETS: Final[dict[str, Primitive]] = {
 
 
 def transform_convolutions(graph: Graph) -> Graph:
-    """Convolutions and gradients that :func:`accelkit.winograd.choose_for` finds worth it."""
+    """Convolutions and gradients that :func:`accelkit.winograd.choose_for` finds worth it.
+
+    None on processors other than Intel's.
+    """
+    if not host.has_intel_processor():
+        return graph
 
     def visit(builder: GraphBuilder, node: Node) -> bool:
         target = _TARGETS.get(node.primitive.name)

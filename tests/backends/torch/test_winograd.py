@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,12 +17,20 @@ from backends.torch_programs import TORCH, add, compiled, conv2d
 from hypothesis import given
 from hypothesis import strategies as st
 
-from accelkit import autodiff, dtypes
+from accelkit import autodiff, dtypes, host
 from accelkit.graph import Graph, TensorSpec
 from accelkit.parity.tolerances import deviation, tolerance
 from accelkit.passes import prepare
 from accelkit.primitives import get
 from accelkit.tracing import trace_graph
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _intel() -> Iterator[None]:
+    """On every machine the programs of one where transforms pay."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(host, "has_intel_processor", lambda: True)
+        yield
 
 
 @given(case=CONVOLUTIONS, block_bytes=st.sampled_from([1, 40_000, 6 << 20]))
@@ -73,6 +81,16 @@ def test_a_large_convolution_and_its_gradients_are_transformed() -> None:
         for found, expected in zip(executable(operands), wanted, strict=True):
             bound = tolerance(dtypes.float32, gradient=True, length=9 * 160)
             assert deviation(found.numpy(), expected.numpy()) < bound
+
+
+def test_no_convolution_is_transformed_where_products_are_slow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host, "has_intel_processor", lambda: False)
+    graph = program(training, *LARGE)
+    counts = compiled(graph).program.counts()
+    assert counts["torch_conv2d_backward"] == 1
+    assert not [name for name in counts if "winograd" in name]
 
 
 def test_other_convolutions_stay_what_they_are() -> None:
