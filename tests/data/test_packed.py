@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import pickle
-import random
 import shutil
 import signal
 import subprocess
@@ -282,20 +281,22 @@ def test_error_at_every_file_operation(tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.slow
 def test_killed_packing_continues_to_the_same_bytes(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "accelkit.data", "pack", "shapes:1500:32", "--size", "24"]
-    expected = pack(ShapesSource(1500), tmp_path / "whole", size=24)
-    rng = random.Random(0)
-    killed = 0
-    for _ in range(4):
+    command = [sys.executable, "-m", "accelkit.data", "pack", "shapes:6000:32", "--size", "24"]
+    expected = pack(ShapesSource(6000), tmp_path / "whole", size=24)
+    images = tmp_path / "out" / "images.bin"
+    whole = (tmp_path / "whole" / "images.bin").stat().st_size
+    for share in (0.02, 0.31, 0.64):
         with subprocess.Popen(
             [*command, str(tmp_path / "out")], stderr=subprocess.DEVNULL
         ) as process:
-            time.sleep(rng.uniform(0.3, 1.2))
-            process.send_signal(signal.SIGKILL)
-        killed += process.returncode == -signal.SIGKILL
-    assert killed
-    if not (tmp_path / "out" / "SHA256SUMS").exists():
-        subprocess.run([*command, str(tmp_path / "out")], check=True, capture_output=True)
+            while process.poll() is None:
+                if images.exists() and images.stat().st_size > share * whole:
+                    process.kill()
+                    break
+                time.sleep(0.001)
+        assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "out" / "SHA256SUMS").exists()
+    subprocess.run([*command, str(tmp_path / "out")], check=True, capture_output=True)
     assert len(PackedSource(tmp_path / "out")) == len(expected)
     for name in FILES:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
