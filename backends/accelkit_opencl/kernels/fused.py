@@ -159,7 +159,7 @@ def decompose(names: Sequence[str], extents: Sequence[int], flat: str, index: st
 def offsets(body: Body, space: Space, names: Sequence[str], index: str, skip: int | None) -> str:
     """Start of every read for the outer indices (all axes but ``skip``)."""
     return "".join(
-        _offset_of(f"o_{read.name}", read.view, space.strides[read.name], names, index, skip)
+        _offset_of(f"o_{read.name}", read.view.offset, space.strides[read.name], names, index, skip)
         for read in body.reads
         if read.view.constant is None
     )
@@ -167,13 +167,13 @@ def offsets(body: Body, space: Space, names: Sequence[str], index: str, skip: in
 
 def _offset_of(
     name: str,
-    view: View,
+    first: int,
     strides: Sequence[int],
     names: Sequence[str],
     index: str,
     skip: int | None,
 ) -> str:
-    terms = [str(view.offset)] if view.offset else []
+    terms = [str(first)] if first else []
     for axis, variable in enumerate(names):
         if axis != skip and strides[axis]:
             terms.append(f"{variable} * {strides[axis]}")
@@ -264,11 +264,12 @@ def elementwise_kernel(body: Body, *, cpu: bool, compute_units: int) -> KernelSo
     names = [f"i{axis}" for axis in range(len(space.extents))]
     outer = decompose(names[:-1], space.extents[:-1], "row", index)
     work = offsets(body, space, names, index, inner)
-    place = f"row * {length} + k"
-    if body.target is not None:
-        work += _offset_of("o_target", body.target, space.strides[""], names, index, inner)
-        step = space.strides[""][-1] if space.extents else 0
-        place = f"o_target + k * {step}"
+    # In the words of the reads: of what is overwritten in place a compiler must see that an element
+    # is read where it is written, or it takes the elements one by one.
+    first = body.target.offset if body.target else 0
+    work += _offset_of("o_out", first, space.strides[""], names, index, inner)
+    step = space.strides[""][-1] if space.extents else 0
+    place = "o_out + k" if step == 1 else f"o_out + k * {step}"
     store = "".join(f"{arg}[{place}] = {name};\n" for name, arg in body.outputs)
     lines = element_lines(body, space, inner, "k")
     element = "\n".join(lines) + "\n" + store

@@ -123,6 +123,30 @@ def doubling() -> KernelSource:
     return elementwise_kernel(body, cpu=True, compute_units=1)
 
 
+@pytest.mark.parametrize("broadcast", [(0, 0), (0, 1)], ids=["one axis", "two axes"])
+@pytest.mark.parametrize("cpu", [True, False])
+def test_what_is_overwritten_is_read_and_written_in_the_same_words(
+    broadcast: tuple[int, int], cpu: bool
+) -> None:
+    """Else a compiler cannot tell that both are one element, and makes no vectors."""
+    shape, dtype = (70, 900), dtypes.float32
+    body = Body(
+        shape,
+        (
+            Read("x", View(None, shape, dtype, (900, 1)), "p"),
+            Read("row", View(None, shape, dtype, broadcast), "r"),
+        ),
+        (Statement("y", dtype, "x + row", "add", ("x", "row")),),
+        (("y", "p"),),
+        (("p", dtype), ("r", dtype)),
+    )
+    source = elementwise_kernel(body, cpu=cpu, compute_units=2).source
+    begins = dict(re.findall(r"const int o_(x|out) = (.*);", source))
+    assert begins["x"] == begins["out"]
+    assert "const float x = p[o_x + k];" in source
+    assert "p[o_out + k] = y;" in source
+
+
 def run_doubling(runtime: Runtime, provider: SourceProvider) -> np.ndarray:
     (kernel,) = provider.kernels([doubling()])
     x, y = runtime.put(np.arange(3, dtype=np.float32)), runtime.empty((3,), dtypes.float32)
